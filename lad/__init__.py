@@ -1,7 +1,11 @@
 """Distillation of object detectors as MMDetection plugins; importing this registers everything."""
 
-from lad import mmcv_ops
+# ruff: noqa: E402 -- the patches come before anything that imports MMDetection.
+from lad import compat
 
-mmcv_ops.install()
+compat.apply()
+
+from lad import datasets, detectors, heads, methods, optim
 
 __version__ = "0.1.0"
+__all__ = ["compat", "datasets", "detectors", "heads", "methods", "optim"]

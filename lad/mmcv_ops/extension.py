@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import NoReturn
 
+from lad.mmcv_ops.missing import needs_compiled_mmcv
+
 NAME = "mmcv._ext"
 
 
@@ -30,10 +32,7 @@ class StandInExtension(ModuleType):
             raise AttributeError(f"module {NAME!r} has no attribute {name!r}")
 
         def missing(*args: object, **kwargs: object) -> NoReturn:
-            raise NotImplementedError(
-                f"mmcv operator {name!r} needs the compiled mmcv: uninstall mmcv-lite and install mmcv 2.1 "
-                f"built for this PyTorch (see mmcv's installation page)."
-            )
+            raise needs_compiled_mmcv(repr(name))
 
         missing.__name__ = name
         return missing
@@ -48,10 +47,8 @@ def install() -> bool:
     """Provide ``mmcv._ext`` unless a compiled one exists; returns whether the stand-in is in place."""
     import mmcv
 
-    if is_installed():
-        return True
-    if importlib.util.find_spec(NAME) is not None:
-        return False
+    if NAME in sys.modules or importlib.util.find_spec(NAME) is not None:
+        return is_installed()
     from lad.mmcv_ops.kernels import KERNELS
 
     extension = StandInExtension(KERNELS)

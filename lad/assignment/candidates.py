@@ -1,0 +1,106 @@
+"""The anchors that PAA chooses positives from, for a whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from lad.assignment.max_iou import IGNORED
+from lad.assignment.priors import PriorGrid
+
+
+@dataclass(frozen=True)
+class PAACandidates:
+    """Anchors that max-IoU gives to a ground truth: K of them in a batch of N images with P anchors each.
+
+    Attributes:
+        index: (K,) int64 into the N * P anchors of the batch.
+        gt_index: (K,) int64, the ground truth over the whole batch, in [0, num_gts).
+        level: (K,) int64, the feature level.
+        anchors: (K, 4) xyxy in pixels.
+        gt_bboxes: (K, 4) xyxy in pixels, the ground truth's box.
+        labels: (K,) int64, its class.
+        ignored: (N * P,) bool, anchors that take no part: neither positive nor negative.
+        num_gts: Ground truths in the batch.
+        num_levels: Feature levels.
+    """
+
+    index: Tensor
+    gt_index: Tensor
+    level: Tensor
+    anchors: Tensor
+    gt_bboxes: Tensor
+    labels: Tensor
+    ignored: Tensor
+    num_gts: int
+    num_levels: int
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+def find_candidates(
+    grid: PriorGrid,
+    assigned: Tensor,
+    batch_gt_instances: Sequence[InstanceData],
+    batch_img_metas: Sequence[dict],
+    finite: Tensor,
+) -> PAACandidates:
+    """Gather the candidates of a batch; the only place where the assignment waits for the device, once.
+
+    Args:
+        grid: The anchors.
+        assigned: (N, P) int64, ground truth within the image, negative where none.
+        batch_gt_instances: Ground truth with ``bboxes`` (xyxy in pixels) and ``labels``.
+        batch_img_metas: Metadata, for the error message.
+        finite: (N,) bool, whether an image's predictions are all finite; fetched with the count.
+
+    Raises:
+        FloatingPointError: an image's predictions are not finite; the message names it.
+    """
+    device = assigned.device
+    num_priors = assigned.shape[1]
+    is_candidate = (assigned >= 0).flatten()
+    place = is_candidate.cumsum(0)
+    count, *healthy = torch.cat([place[-1:], finite.to(place.dtype)]).tolist() if len(place) else [0]
+    if not all(healthy):
+        raise FloatingPointError(_name_images(batch_img_metas, healthy))
+    # nonzero() with a known count: what is no candidate goes to one slot more, which is cut off.
+    index = place.new_zeros(count + 1)
+    index.scatter_(0, torch.where(is_candidate, place - 1, count), torch.arange(len(place), device=device))
+    index = index[:count]
+
+    counts = [len(instances) for instances in batch_gt_instances]
+    offsets = torch.tensor([0, *accumulate(counts)][:-1]).to(device, non_blocking=True)
+    prior = index % num_priors
+    gt_index = assigned.flatten()[index] + offsets[index // num_priors]
+    gt_bboxes = torch.cat([instances.bboxes for instances in batch_gt_instances])
+    gt_labels = torch.cat([instances.labels for instances in batch_gt_instances])
+    return PAACandidates(
+        index=index,
+        gt_index=gt_index,
+        level=grid.level[prior],
+        anchors=grid.anchors[prior],
+        gt_bboxes=gt_bboxes[gt_index],
+        labels=gt_labels[gt_index],
+        ignored=(assigned == IGNORED).flatten(),
+        num_gts=sum(counts),
+        num_levels=grid.num_levels,
+    )
+
+
+def _name_images(batch_img_metas: Sequence[dict], healthy: Sequence[int]) -> str:
+    names = [
+        str(meta.get("img_path") or meta.get("img_id") or f"number {number} of the batch")
+        for number, (meta, good) in enumerate(zip(batch_img_metas, healthy, strict=True))
+        if not good
+    ]
+    return (
+        f"predictions for image {', '.join(names)} are NaN or infinite: the labels cannot be assigned; "
+        "lower the learning rate or clip gradients, and check the teacher and that image."
+    )

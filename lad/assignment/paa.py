@@ -1,0 +1,198 @@
+"""Probabilistic anchor assignment (PAA) of a whole batch as a fixed sequence of tensor operations.
+
+Kim & Lee, "Probabilistic Anchor Assignment with IoU Prediction for Object Detection", ECCV 2020,
+arXiv 2007.08103. MMDetection's ``PAAHead.paa_reassign`` loops over images, ground truths and levels and asks
+the device for a number at every step; here the sizes of all tensors follow from numbers the host already has.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lad.assignment.gmm import TwoGaussians, fit_two_gaussians
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The candidates of each of G ground truths that take part, in M = num_levels * topk slots.
+
+    Attributes:
+        candidate: (G, M) long. Index into the K candidates, in ascending order of loss; 0 in empty slots.
+        loss: (G, M) float64. The candidates' losses, exactly; 0 in empty slots.
+        valid: (G, M) bool. Whether the slot holds a candidate; filled slots come first.
+    """
+
+    candidate: Tensor
+    loss: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class PAAReassignment:
+    """Outcome of PAA for G ground truths with M = num_levels * topk slots each.
+
+    Attributes:
+        candidate: (G, M) long. Index into the K candidates, in ascending order of loss; 0 in empty slots.
+        loss: (G, M) float64. The candidates' losses, exactly; 0 in empty slots.
+        valid: (G, M) bool. Whether the slot holds a candidate; filled slots come first.
+        positive: (G, M) bool. The candidates that become positive samples of their ground truth. All other
+            candidates, selected or not, become background.
+        mixture: The mixture fitted to each row's losses.
+    """
+
+    candidate: Tensor
+    loss: Tensor
+    valid: Tensor
+    positive: Tensor
+    mixture: TwoGaussians
+
+
+def _sort_within_cells(losses: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Stable order of the K candidates by cell, then loss, and the cells in that order; both (K + 1,).
+
+    The last entry is a sentinel, index K in a cell above all others, so that neither is ever empty.
+    """
+    sentinel_cell = cell.new_full((1,), 2**31 - 1)
+    cell = torch.cat((cell, sentinel_cell))
+    if losses.dtype == torch.float64:
+        losses = torch.cat((losses, losses.new_full((1,), math.inf)))
+        by_loss = torch.sort(losses, stable=True).indices
+        cells, by_cell = torch.sort(cell[by_loss], stable=True)
+        return by_loss[by_cell], cells
+    # The bits of a float32, read as an integer, order as the number does once the negative ones are turned
+    # round: cell and loss fit one 64-bit key exactly, and one integer sort is three times as fast as two.
+    bits = (torch.cat((losses, losses.new_zeros(1))).float() + 0.0).view(
+        torch.int32
+    )  # + 0.0: -0.0 equals 0.0
+    bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    keys, order = torch.sort((cell << 32) + bits.long(), stable=True)
+    # The low half is signed; rounding to the nearest multiple of 2**32 undoes its borrow.
+    return order, (keys + 2**31) >> 32
+
+
+@torch.no_grad()
+def select_candidates(
+    losses: Tensor, gt_index: Tensor, level: Tensor, num_gts: int, num_levels: int, topk: int
+) -> Selection:
+    """Take each ground truth's `topk` candidates of smallest loss from each level, sorted by loss.
+
+    Equal losses keep the order of the candidates: of two candidates of one ground truth and level the earlier
+    is taken first, and within a row a lower level, then an earlier candidate, comes first. Comparisons are
+    exact in the dtype of `losses`. A row with no candidates is all empty slots.
+
+    Args:
+        losses: (K,) of any float dtype, one loss for each candidate of the whole batch. Must not be NaN or
+            infinite (a NaN sorts after every number, infinities are taken as numbers; what the mixture makes
+            of them is undefined).
+        gt_index: (K,) long, the ground truth each candidate is assigned to, counted through the whole batch.
+            A candidate whose index is outside [0, num_gts) is never taken, so callers may pad.
+        level: (K,) long in [0, num_levels), the pyramid level of each candidate.
+        num_gts: Number of ground truths in the batch, G.
+        num_levels: Number of pyramid levels.
+        topk: Most candidates taken from one level for one ground truth; at least 1.
+
+    Returns:
+        The selection, on the device of `losses`.
+
+    Raises:
+        ValueError: if the three tensors are not of one length, `losses` is not floating point or a count is
+            out of range.
+    """
+    if losses.dim() != 1 or losses.shape != gt_index.shape or losses.shape != level.shape:
+        raise ValueError(
+            f"losses, gt_index and level must share one (K,) shape, got {losses.shape}, {gt_index.shape} and "
+            f"{level.shape}"
+        )
+    if not losses.is_floating_point():
+        raise ValueError(f"losses must be floating point, got {losses.dtype}")
+    if num_gts < 0 or num_levels < 1 or topk < 1:
+        raise ValueError(
+            f"need num_gts >= 0, num_levels >= 1, topk >= 1; got {num_gts}, {num_levels}, {topk}"
+        )
+    num_cells = num_gts * num_levels
+    if num_cells >= 2**31 - 1:
+        raise ValueError(f"num_gts * num_levels must be below 2**31 - 1, got {num_cells}")
+    num_slots = num_levels * topk
+    device = losses.device
+
+    # A cell is one level of one ground truth.
+    order, cells = _sort_within_cells(losses, gt_index * num_levels + level)
+    bounds = torch.searchsorted(cells, torch.arange(num_cells + 1, device=device))
+    position = bounds[:-1, None] + torch.arange(topk, device=device)
+    taken = position < bounds[1:, None]
+    # Empty slots point at the sentinel: it sorts last in its row.
+    picked = order[position.masked_fill_(~taken, losses.shape[0])].view(num_gts, num_slots)
+    picked_loss = torch.cat((losses, losses.new_full((1,), math.inf)))[picked].double()
+    loss, by_loss = torch.sort(picked_loss, dim=1, stable=True)
+    candidate = picked.gather(1, by_loss)
+    valid = candidate < losses.shape[0]
+    return Selection(candidate.masked_fill_(~valid, 0), loss.masked_fill_(~valid, 0.0), valid)
+
+
+def separate(mixture: TwoGaussians, valid: Tensor) -> Tensor:
+    """Tell positives from the rest by the fitted mixtures: scheme (c) of Fig. 3 of the PAA paper.
+
+    Of the candidates in component 0 (the one of low losses), in ascending order of loss, all up to and
+    including the one of highest density are positive. The first such one counts if several are equally dense;
+    MMDetection leaves that to ``torch.topk``.
+
+    Args:
+        mixture: Fitted to rows sorted by loss.
+        valid: (G, M) bool, which slots hold a candidate.
+
+    Returns:
+        (G, M) bool, the positives. Rows of fewer than two candidates have none.
+    """
+    enough = valid.sum(1, keepdim=True) >= 2
+    foreground = (mixture.assignment == 0) & valid & enough
+    # A column of -inf in front gives argmax something to look at when there are no slots at all.
+    density = torch.nn.functional.pad(
+        mixture.log_density.masked_fill(~foreground, -math.inf), (1, 0), value=-math.inf
+    )
+    densest = density.argmax(1, keepdim=True) - 1
+    return foreground & (torch.arange(valid.shape[1], device=valid.device) <= densest)
+
+
+def reassign(
+    losses: Tensor,
+    gt_index: Tensor,
+    level: Tensor,
+    *,
+    num_gts: int,
+    num_levels: int,
+    topk: int,
+    covariance_type: str = "diag",
+) -> PAAReassignment:
+    """Decide which candidates of a batch are positive samples, by probabilistic anchor assignment.
+
+    Select, fit, separate: see `select_candidates`, `lad.assignment.gmm.fit_two_gaussians` and `separate` for
+    the rules, the handling of ties and the errors. Computed in float64 from the losses as given, where
+    MMDetection fits in float32; with its mixtures fitted in float64 the positives are the same, except where
+    the two best densities are equal up to rounding. That happens when component 0 holds two candidates and
+    none else is near, both then being equally far from their mean: MMDetection takes one or both as rounding
+    falls, this function the lower one. No gradient flows, and on a device other than the CPU the host never
+    waits.
+
+    Args:
+        losses: (K,) of any float dtype, finite, one loss for each candidate of the whole batch.
+        gt_index: (K,) long, ground truth of each candidate, counted through the whole batch.
+        level: (K,) long in [0, num_levels), the pyramid level of each candidate.
+        num_gts: Number of ground truths in the batch, G.
+        num_levels: Number of pyramid levels.
+        topk: Most candidates taken from one level for one ground truth.
+        covariance_type: 'full', 'diag', 'spherical' or 'tied'.
+
+    Returns:
+        The reassignment, in M = num_levels * topk slots a ground truth.
+
+    Raises:
+        ValueError: as the functions named above.
+    """
+    selection = select_candidates(losses, gt_index, level, num_gts, num_levels, topk)
+    mixture = fit_two_gaussians(selection.loss, selection.valid, covariance_type)
+    positive = separate(mixture, selection.valid)
+    return PAAReassignment(selection.candidate, selection.loss, selection.valid, positive, mixture)

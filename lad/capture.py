@@ -1,0 +1,70 @@
+"""Scoped forward hooks: what named modules put out while a block runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import nn
+
+from lad.errors import ConfigError, nearest
+
+
+class Outputs:
+    """The outputs of captured modules by name, in the order of their calls."""
+
+    def __init__(self) -> None:
+        self._calls: dict[str, list[Any]] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        """The output of a module that was called once.
+
+        Raises:
+            KeyError: it was not called, or several times (a head shared by the levels: see :meth:`calls`).
+        """
+        calls = self.calls(name)
+        if len(calls) != 1:
+            raise KeyError(f"module {name!r} was called {len(calls)} times, not once; use calls({name!r})")
+        return calls[0]
+
+    def calls(self, name: str) -> list[Any]:
+        """Every output of a module, one an element for each call."""
+        return self._calls.get(name, [])
+
+    def add(self, name: str, output: Any) -> None:
+        """Append the output of one call."""
+        self._calls.setdefault(name, []).append(output)
+
+
+def find_module(model: nn.Module, name: str) -> nn.Module:
+    """The submodule of a dotted name.
+
+    Raises:
+        ConfigError: there is none; the message names the nearest ones.
+    """
+    modules = dict(model.named_modules())
+    if not name or name not in modules:
+        raise ConfigError(
+            f"{type(model).__name__} has no module {name!r}{nearest(name, filter(None, modules))}."
+        )
+    return modules[name]
+
+
+@contextmanager
+def capture(model: nn.Module, names: Iterable[str]) -> Iterator[Outputs]:
+    """Collect what the named modules of ``model`` return while the block runs.
+
+    The hooks are removed on leaving the block, after an exception too.
+
+    Raises:
+        ConfigError: a name is not a module of the model.
+    """
+    outputs = Outputs()
+    with ExitStack() as hooks:
+        for name in dict.fromkeys(names):
+            handle = find_module(model, name).register_forward_hook(
+                lambda module, args, output, name=name: outputs.add(name, output)
+            )
+            hooks.callback(handle.remove)
+        yield outputs

@@ -1,0 +1,127 @@
+"""What the command-line tools share: MMDetection's arguments, config preparation, one-line errors."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+
+from lad.checks import check_dataset_files
+from lad.config import detector_config, load_config
+from lad.errors import ConfigError, LadError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that every tool with a config takes, as MMDetection names them."""
+    parser.add_argument("config", help="config file, or PACKAGE::PATH of an installed package")
+    parser.add_argument("--work-dir", help="folder for logs and checkpoints (default: work_dirs/CONFIG_NAME)")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override settings of the config, e.g. train_cfg.max_epochs=3 model.methods.0.mode=hard",
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local-rank", "--local_rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """The config that the arguments of :func:`add_arguments` describe.
+
+    Raises:
+        ConfigError: there is no such config.
+    """
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    setup_cache_size_limit_of_dynamo()
+    cfg = load_config(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    # The command line comes first, then the config, then the config's name.
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get("work_dir") is None:
+        cfg.work_dir = str(Path("work_dirs") / Path(args.config).stem)
+    return cfg
+
+
+def prepare_training(cfg: Config, *, amp: bool, auto_scale_lr: bool, resume: str | None) -> Config:
+    """Apply the options of ``tools/train.py``, in place.
+
+    Args:
+        cfg: The training config.
+        amp: Mixed precision: float16 with loss scaling on an accelerator, bfloat16 on a CPU.
+        auto_scale_lr: Scale the learning rate with the batch size.
+        resume: ``'auto'`` for the last checkpoint of the work_dir, a checkpoint path, or None.
+
+    Raises:
+        ConfigError: the config lacks what an option or the training needs.
+    """
+    for key in ("train_dataloader", "train_cfg", "optim_wrapper"):
+        if cfg.get(key) is None:
+            raise ConfigError(f"the config has no {key!r}: it describes no training.")
+    if amp:
+        if get_device() == "cpu":
+            cfg.optim_wrapper.type = "BFloat16OptimWrapper"
+        else:
+            cfg.optim_wrapper.type = "AmpOptimWrapper"
+            cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+    if auto_scale_lr:
+        if not {"enable", "base_batch_size"} <= set(cfg.get("auto_scale_lr") or {}):
+            raise ConfigError(
+                "--auto-scale-lr needs auto_scale_lr=dict(enable=False, base_batch_size=16) in the config."
+            )
+        cfg.auto_scale_lr.enable = True
+    if resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if resume == "auto" else resume
+    check_dataset_files(cfg)
+    return cfg
+
+
+def student_only(cfg: Config) -> Config:
+    """The same config with a distillation's student as its plain model; others are returned as they are.
+
+    What a distillation leaves behind is a plain checkpoint of the student: testing it needs no teacher.
+    """
+    if cfg.model.get("type") != "DistillationDetector":
+        return cfg
+    plain = Config(cfg._cfg_dict.to_dict(), filename=cfg.filename)
+    plain.model = detector_config(cfg.model.student, "student")
+    if cfg.model.get("data_preprocessor") is not None:
+        plain.model.data_preprocessor = cfg.model.data_preprocessor
+    return plain
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the process with one readable line for a mistake that the user can mend (exit code 2)."""
+    try:
+        yield
+    except LadError as error:
+        message = str(error)
+    except KeyError as error:
+        # MMEngine's answer to a `type` that nobody registered; any other KeyError is a defect.
+        message = str(error.args[0]) if error.args else ""
+        if "registry. Please check whether the value" not in message:
+            raise
+        message = (
+            message.split(" Please check")[0] + " Check the name, or import its module with custom_imports."
+        )
+    except FileNotFoundError as error:
+        # MMEngine's plain statement about load_from and resume.
+        message = str(error)
+        if "can not be found" not in message:
+            raise
+    else:
+        return
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,68 @@
+"""From what a user writes to a plain model config."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.hub import get_config
+from mmengine.utils import get_installed_path
+
+from lad.errors import ConfigError, nearest
+
+
+def load_config(path: str) -> Config:
+    """Read a config file, or one that an installed package ships (``mmdet::paa/paa_r50_fpn_1x_coco.py``).
+
+    Raises:
+        ConfigError: there is no such file; the message names the nearest ones.
+    """
+    if "::" in path:
+        package, name = path.split("::", 1)
+        try:
+            folder = Path(get_installed_path(package)) / ".mim" / "configs"
+        except Exception as error:
+            raise ConfigError(f"config {path!r}: package {package!r} is not installed.") from error
+        if not (folder / name).is_file():
+            known = [str(file.relative_to(folder)) for file in folder.glob("*/*.py")]
+            raise ConfigError(f"there is no config {name!r} in {package}{nearest(name, known)}.")
+        return get_config(path)
+    if not Path(path).is_file():
+        known = [str(file) for file in Path(path).parent.glob("*.py")] if Path(path).parent.is_dir() else []
+        raise ConfigError(f"there is no config {path!r}{nearest(path, known)}.")
+    return Config.fromfile(path)
+
+
+def detector_config(spec: str | dict, role: str) -> ConfigDict:
+    """The plain model config that a user's description of a detector stands for.
+
+    Args:
+        spec: A config path, whose ``model`` is taken; a model config with a ``type``; or a dict with ``config``
+            (a path) whose other keys override that config's ``model`` as a derived config would
+            (``_delete_=True`` replaces instead of merging).
+        role: What the detector is for ('student', 'teacher'), for error messages.
+
+    Raises:
+        ConfigError: the description is none of these, or the file has no ``model``.
+    """
+    if isinstance(spec, str):
+        spec = dict(config=spec)
+    if not isinstance(spec, dict):
+        raise ConfigError(f"{role} must be a config path or a dict, got {type(spec).__name__}.")
+    overrides: dict[str, Any] = copy.deepcopy(dict(spec))
+    path = overrides.pop("config", None)
+    if path is None:
+        if "type" not in overrides:
+            raise ConfigError(
+                f"{role} needs 'config' (a path) or 'type' (a detector); got {sorted(overrides)}."
+            )
+        return ConfigDict(overrides)
+    config = load_config(path)
+    if "model" not in config:
+        raise ConfigError(f"{role}: {path} has no `model`; give the config of a detector.")
+    model = config.model
+    if model.get("type") == "DistillationDetector":
+        raise ConfigError(f"{role}: {path} is itself a distillation config; name its student's or teacher's.")
+    return ConfigDict(Config._merge_a_into_b(overrides, model))

@@ -1,0 +1,34 @@
+"""The demo data set as MMDetection reads it."""
+
+from __future__ import annotations
+
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS
+
+from lad.datasets.digits import DIGIT_CLASSES
+
+
+@DATASETS.register_module()
+class DigitsDataset(CocoDataset):
+    """Handwritten digits on cards, as ``tools/dataset_converters/make_digits.py`` writes them.
+
+    Takes what ``CocoDataset`` takes. For ``data_root='data/digits/'``: ``ann_file='annotations/train.json'``
+    with ``data_prefix=dict(img='images/train/')``, and the same with ``val``. Label n is the digit n.
+    """
+
+    METAINFO = {
+        "classes": DIGIT_CLASSES,
+        # RGB; matplotlib's ten colours, told apart even in small pictures.
+        "palette": [
+            (31, 119, 180),
+            (255, 127, 14),
+            (44, 160, 44),
+            (214, 39, 40),
+            (148, 103, 189),
+            (140, 86, 75),
+            (227, 119, 194),
+            (127, 127, 127),
+            (188, 189, 34),
+            (23, 190, 207),
+        ],
+    }

@@ -1,0 +1,228 @@
+"""PAA's head with the assignment of the whole batch done at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from mmdet.models.dense_heads import PAAHead
+from mmdet.models.losses.utils import weight_reduce_loss
+from mmdet.registry import MODELS
+from mmdet.structures.bbox import bbox_overlaps
+from mmdet.utils import InstanceList, OptInstanceList
+from torch import Tensor
+
+from lad.assignment.candidates import PAACandidates, find_candidates
+from lad.assignment.max_iou import assign_max_iou, assign_one_by_one, is_batchable
+from lad.assignment.paa import PAAReassignment, reassign
+from lad.assignment.priors import PriorGrid, prior_grid
+from lad.assignment.score_voting import vote_boxes
+from lad.errors import ConfigError
+
+# mmdet.models.dense_heads.paa_head.EPS: the least weight of a positive's box loss.
+EPS = 1e-12
+
+
+@dataclass(frozen=True)
+class PAAPredictions:
+    """A head's outputs over the N * P anchors of a batch: by image, then as in :class:`PriorGrid`.
+
+    Attributes:
+        cls_scores: (N * P, C) logits.
+        bbox_preds: (N * P, 4) deltas.
+        iou_preds: (N * P, 1) logits.
+        num_images: N.
+    """
+
+    cls_scores: Tensor
+    bbox_preds: Tensor
+    iou_preds: Tensor
+    num_images: int
+
+    @classmethod
+    def from_levels(
+        cls, head: PAAHead, cls_scores: list[Tensor], bbox_preds: list[Tensor], iou_preds: list[Tensor]
+    ) -> PAAPredictions:
+        """Flatten what ``head.forward`` returned, (N, A * channels, H, W) a level."""
+        num_images = len(cls_scores[0])
+
+        def flatten(levels: list[Tensor], channels: int) -> Tensor:
+            flat = [level.permute(0, 2, 3, 1).reshape(num_images, -1, channels) for level in levels]
+            return torch.cat(flat, dim=1).flatten(0, 1)
+
+        return cls(
+            cls_scores=flatten(cls_scores, head.cls_out_channels),
+            bbox_preds=flatten(bbox_preds, 4),
+            iou_preds=flatten(iou_preds, 1),
+            num_images=num_images,
+        )
+
+
+class PAAScorer:
+    """What a network thinks of the candidates: PAA's loss of taking each as a positive.
+
+    It decides who is positive. A head scores its own predictions; in label-assignment distillation the teacher's
+    take their place.
+
+    Args:
+        head: Gives the losses, their weights and the box coder.
+        predictions: That head's outputs.
+    """
+
+    def __init__(self, head: PAAHead, predictions: PAAPredictions) -> None:
+        self.head = head
+        self.predictions = predictions
+
+    @cached_property
+    @torch.no_grad()
+    def finite(self) -> Tensor:
+        """(N,) bool: whether an image's scores and deltas are all finite. NaN and infinity survive a sum."""
+        total = self.predictions.cls_scores.sum(1, dtype=torch.float32)
+        total = total + self.predictions.bbox_preds.sum(1, dtype=torch.float32)
+        return total.view(self.predictions.num_images, -1).sum(1).isfinite()
+
+    @torch.no_grad()
+    def losses(self, candidates: PAACandidates) -> Tensor:
+        """(K,) float32 classification loss plus box loss of each candidate (PAA, Eq. 3)."""
+        cls_scores = self.predictions.cls_scores[candidates.index].float()
+        bbox_preds = self.predictions.bbox_preds[candidates.index].float()
+        boxes = self.head.bbox_coder.decode(candidates.anchors, bbox_preds)
+        loss_cls = self.head.loss_cls(cls_scores, candidates.labels, reduction_override="none").sum(-1)
+        loss_bbox = self.head.loss_bbox(boxes, candidates.gt_bboxes, reduction_override="none")
+        pos_weight = self.head.train_cfg.get("pos_weight", -1)
+        return loss_bbox + (loss_cls * pos_weight if pos_weight > 0 else loss_cls)
+
+
+@MODELS.register_module()
+class BatchedPAAHead(PAAHead):
+    """Drop-in for MMDetection's :class:`PAAHead`: same parameters, same results, no loop over objects.
+
+    Candidates, their losses, the mixtures and the separation into positives are computed for all images, objects
+    and levels together; the assignment waits for the device once. Mixtures are fitted in float64 (MMDetection
+    hands scikit-learn float32).
+
+    Args:
+        box_loss_weight: How the box loss is averaged over the positives: ``'iou'`` weights each by its IoU as
+            ``PAAHead`` does, ``'uniform'`` divides by their number as ``LADHead`` and the authors' LAD code do.
+        args, kwargs: As for ``PAAHead``.
+    """
+
+    def __init__(self, *args, box_loss_weight: str = "iou", **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if box_loss_weight not in ("iou", "uniform"):
+            raise ConfigError(
+                f"BatchedPAAHead: box_loss_weight must be 'iou' or 'uniform', got {box_loss_weight!r}."
+            )
+        self.box_loss_weight = box_loss_weight
+
+    def scorer(self, predictions: PAAPredictions) -> PAAScorer:
+        """Who decides which candidates are positive: these predictions themselves, unless replaced."""
+        return PAAScorer(self, predictions)
+
+    def loss_by_feat(
+        self,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        iou_preds: list[Tensor],
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+        batch_gt_instances_ignore: OptInstanceList = None,
+    ) -> dict[str, Tensor]:
+        """Losses ``loss_cls``, ``loss_bbox`` and ``loss_iou``; arguments as for ``PAAHead.loss_by_feat``."""
+        predictions = PAAPredictions.from_levels(self, cls_scores, bbox_preds, iou_preds)
+        scorer = self.scorer(predictions)
+        grid = prior_grid(
+            self.prior_generator, [level.shape[-2:] for level in cls_scores], device=cls_scores[0].device
+        )
+        assigned = self.pre_assign(grid, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore)
+        candidates = find_candidates(grid, assigned, batch_gt_instances, batch_img_metas, scorer.finite)
+        assignment = self.reassign(scorer.losses(candidates), candidates)
+        return self.assigned_losses(predictions, candidates, assignment)
+
+    @torch.no_grad()
+    def pre_assign(
+        self,
+        grid: PriorGrid,
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+        batch_gt_instances_ignore: OptInstanceList = None,
+    ) -> Tensor:
+        """Max-IoU assignment of the anchors, (N, P): see :func:`assign_max_iou`."""
+        inside = grid.inside(batch_img_metas, self.train_cfg["allowed_border"])
+        ignore = batch_gt_instances_ignore or [None] * len(batch_gt_instances)
+        has_ignored_regions = any(instances is not None and len(instances) for instances in ignore)
+        if is_batchable(self.assigner, self.sampler, has_ignored_regions):
+            bboxes = [instances.bboxes for instances in batch_gt_instances]
+            return assign_max_iou(grid.anchors, inside, bboxes, self.assigner)
+        return assign_one_by_one(grid.anchors, inside, batch_gt_instances, ignore, self.assigner)
+
+    def reassign(self, losses: Tensor, candidates: PAACandidates) -> PAAReassignment:
+        """Positives among the candidates by their losses (K,)."""
+        return reassign(
+            losses,
+            candidates.gt_index,
+            candidates.level,
+            num_gts=candidates.num_gts,
+            num_levels=candidates.num_levels,
+            topk=self.topk,
+            covariance_type=self.covariance_type,
+        )
+
+    def assigned_losses(
+        self, predictions: PAAPredictions, candidates: PAACandidates, assignment: PAAReassignment
+    ) -> dict[str, Tensor]:
+        """The head's losses for given positives.
+
+        Box and IoU terms are computed on PAA's slots (top-k a level and ground truth, a number known on the host)
+        with weight 0 for those that are not positive, so that nobody waits for the number of positives.
+        """
+        total = len(predictions.cls_scores)
+        # Without any candidate the slots have nothing to point at.
+        slots = assignment.candidate.flatten()[: None if len(candidates) else 0]
+        positive = assignment.positive.flatten()[: len(slots)]
+        index = candidates.index[slots]
+        num_pos = positive.sum()
+
+        # One label more than anchors takes what is written for slots that are not positive.
+        labels = candidates.labels.new_full((total + 1,), self.num_classes)
+        labels.scatter_(0, torch.where(positive, index, total), candidates.labels[slots])
+        label_weights = (~candidates.ignored).float()
+        if self.train_cfg["pos_weight"] > 0:
+            label_weights[candidates.index] = float(self.train_cfg["pos_weight"])
+        loss_cls = self.loss_cls(
+            predictions.cls_scores,
+            labels[:-1],
+            label_weights,
+            avg_factor=num_pos.clamp(min=predictions.num_images),
+        )
+
+        boxes = self.bbox_coder.decode(candidates.anchors[slots], predictions.bbox_preds[index])
+        targets = candidates.gt_bboxes[slots]
+        iou = bbox_overlaps(boxes.detach(), targets, is_aligned=True)
+        weight = positive.to(iou.dtype)
+        # Weighted out here: the loss modules ask whether any weight is positive, which waits for the device.
+        loss_iou = self.loss_centerness(
+            predictions.iou_preds[index], iou.unsqueeze(-1), reduction_override="none"
+        )
+        loss_bbox = self.loss_bbox(boxes, targets, reduction_override="none")
+        if self.box_loss_weight == "iou":
+            box_weight, box_factor = weight * iou.clamp(min=EPS), (weight * iou).sum()
+        else:
+            box_weight, box_factor = weight, num_pos
+        return dict(
+            loss_cls=loss_cls,
+            loss_bbox=weight_reduce_loss(loss_bbox, box_weight, avg_factor=box_factor),
+            loss_iou=weight_reduce_loss(loss_iou, weight.unsqueeze(-1), avg_factor=num_pos),
+        )
+
+    def score_voting(
+        self,
+        det_bboxes: Tensor,
+        det_labels: Tensor,
+        mlvl_bboxes: Tensor,
+        mlvl_nms_scores: Tensor,
+        score_thr: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Boxes averaged over their neighbours, all detections at once: see :func:`vote_boxes`."""
+        return vote_boxes(det_bboxes, det_labels, mlvl_bboxes, mlvl_nms_scores, score_thr)

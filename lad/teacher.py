@@ -1,0 +1,249 @@
+"""The teacher: built, loaded, verified, frozen, hidden, placed and run here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import SampleList
+from mmengine.config import ConfigDict
+from mmengine.model import ImgDataPreprocessor
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
+
+from lad.capture import Outputs, capture, find_module
+from lad.config import detector_config
+from lad.errors import CheckpointError, ConfigError, UnsupportedError, listed
+
+# Modules whose outputs change meaning with the training flag of the head alone (FCOS multiplies boxes by the
+# stride, VFNet and RepPoints return fewer tensors in eval mode).
+HEADS = ("bbox_head", "rpn_head", "roi_head", "mask_head", "query_head")
+
+
+class Renormalisation(nn.Module):
+    """Images normalised for the student, as the teacher's own config would normalise them.
+
+    Args:
+        student: The student's data preprocessor.
+        teacher: The teacher's data preprocessor.
+    """
+
+    def __init__(self, student: ImgDataPreprocessor, teacher: ImgDataPreprocessor) -> None:
+        super().__init__()
+        self.swap_channels = student._channel_conversion != teacher._channel_conversion
+        self.pad_value = teacher.pad_value
+        student_mean, student_std = _mean_std(student)
+        teacher_mean, teacher_std = _mean_std(teacher)
+        if self.swap_channels:
+            student_mean, student_std = student_mean.flip(0), student_std.flip(0)
+        self.register_buffer("scale", student_std / teacher_std, persistent=False)
+        self.register_buffer("shift", (student_mean - teacher_mean) / teacher_std, persistent=False)
+        self.is_identity = (
+            not self.swap_channels
+            and student.pad_value == teacher.pad_value
+            and torch.equal(student_mean, teacher_mean)
+            and torch.equal(student_std, teacher_std)
+        )
+
+    def forward(self, inputs: Tensor, data_samples: SampleList) -> Tensor:
+        """Images of shape (N, 3, H, W), padding set to the teacher's pad value outside each ``img_shape``."""
+        if self.is_identity:
+            return inputs
+        if self.swap_channels:
+            inputs = inputs.flip(1)
+        images = inputs * self.scale + self.shift
+        shapes = torch.tensor([sample.img_shape[:2] for sample in data_samples])
+        height, width = inputs.shape[-2:]
+        if bool((shapes == shapes.new_tensor([height, width])).all()):  # sizes live on the host: no wait
+            return images
+        shapes = shapes.to(inputs.device, non_blocking=True)
+        rows = torch.arange(height, device=inputs.device) < shapes[:, :1]
+        columns = torch.arange(width, device=inputs.device) < shapes[:, 1:]
+        inside = rows[:, None, :, None] & columns[:, None, None, :]
+        return torch.where(inside, images, images.new_full((), self.pad_value))
+
+
+def _mean_std(preprocessor: ImgDataPreprocessor) -> tuple[Tensor, Tensor]:
+    if not isinstance(preprocessor, ImgDataPreprocessor):
+        raise UnsupportedError(
+            f"data preprocessor {type(preprocessor).__name__} is not an ImgDataPreprocessor; "
+            "student and teacher need mean and std of images."
+        )
+    if preprocessor._enable_normalize:
+        return preprocessor.mean.clone(), preprocessor.std.clone()
+    return torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+
+
+class TeacherView:
+    """What the teacher says of one batch; computed at the first question, once, without gradient."""
+
+    def __init__(
+        self, teacher: FrozenTeacher, inputs: Tensor, data_samples: SampleList, modules: Iterable[str]
+    ):
+        self._teacher = teacher
+        self._inputs = inputs
+        self._data_samples = data_samples
+        self._modules = tuple(modules)
+
+    @property
+    def model(self) -> nn.Module:
+        """The teacher itself; for its heads' settings and losses."""
+        return self._teacher.model
+
+    @cached_property
+    def outputs(self) -> Outputs:
+        """The outputs of the modules that the methods listen to."""
+        return self._teacher.run(self._inputs, self._data_samples, self._modules)
+
+
+class FrozenTeacher:
+    """A trained detector that is asked and never changed.
+
+    Not an ``nn.Module``, so that the module that owns it does not register it: it appears in no parameter list,
+    optimizer, checkpoint, EMA copy or DDP bucket. The owner forwards ``_apply`` to :meth:`move` so that the
+    teacher follows ``.to()`` and ``.cuda()``. Copies share it: it is read-only.
+
+    Args:
+        model: The detector with its weights loaded.
+        renormalisation: From the student's images to the teacher's.
+        classes: The class names its checkpoint records, if any.
+    """
+
+    def __init__(
+        self, model: nn.Module, renormalisation: Renormalisation, classes: tuple[str, ...] | None = None
+    ) -> None:
+        self.model = model.requires_grad_(False).eval()
+        self.renormalisation = renormalisation
+        self.classes = classes
+        # Modules stay in eval mode (batch norm statistics, dropout); the flag of the detector and its heads alone
+        # makes them return what a training student's heads return.
+        self.model.training = True
+        for name in HEADS:
+            if isinstance(getattr(model, name, None), nn.Module):
+                getattr(model, name).training = True
+
+    def __deepcopy__(self, memo: dict) -> FrozenTeacher:
+        return self
+
+    def move(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Apply what the owner's ``_apply`` applies: a device or dtype change."""
+        self.model._apply(function)
+        self.renormalisation._apply(function)
+
+    def look(self, inputs: Tensor, data_samples: SampleList, modules: Iterable[str]) -> TeacherView:
+        """A lazy view of one batch; ``inputs`` are normalised for the student."""
+        return TeacherView(self, inputs, data_samples, modules)
+
+    @torch.no_grad()
+    def run(self, inputs: Tensor, data_samples: SampleList, modules: Iterable[str]) -> Outputs:
+        """Run no further than the named modules need and return their outputs."""
+        modules = tuple(modules)
+        if not modules:
+            return Outputs()
+        inputs = self.renormalisation(inputs, data_samples)
+        features_suffice = all(name.split(".")[0] in ("backbone", "neck") for name in modules)
+        with capture(self.model, modules) as outputs:
+            if features_suffice:
+                self.model.extract_feat(inputs)
+            else:
+                self.model._forward(inputs, data_samples)
+        return outputs
+
+    def check_modules(self, modules: Iterable[str]) -> None:
+        """Refuse names that the teacher does not have."""
+        for name in modules:
+            find_module(self.model, name)
+
+
+def build_teacher(spec: dict, student_preprocessor: nn.Module) -> FrozenTeacher:
+    """Build the teacher of a distillation config.
+
+    Args:
+        spec: ``dict(config=PATH, checkpoint=PATH_OR_URL)`` or a model dict with ``checkpoint``; further keys
+            override the config's ``model``.
+        student_preprocessor: What normalises the images that the teacher will be shown.
+
+    Raises:
+        ConfigError: no checkpoint is named, or the config is not a detector's.
+        CheckpointError: the checkpoint is missing, unsafe, or of another architecture.
+    """
+    if not isinstance(spec, dict) or not spec.get("checkpoint"):
+        raise ConfigError("teacher needs a checkpoint: teacher=dict(config=PATH, checkpoint=PATH_OR_URL).")
+    spec = dict(spec)
+    checkpoint = spec.pop("checkpoint")
+    name = spec.get("config") or spec.get("type")
+    config = detector_config(spec, "teacher")
+    # The weights come from the checkpoint alone: a random or ImageNet initialisation would be thrown away, and the
+    # random state it consumed would change the student's own initialisation.
+    with torch.random.fork_rng(devices=[]):
+        model = MODELS.build(without_pretraining(config))
+    meta = load_verified(model, checkpoint, owner=f"teacher {name}")
+    classes = (meta.get("dataset_meta") or {}).get("classes") or meta.get("CLASSES")
+    renormalisation = Renormalisation(student_preprocessor, model.data_preprocessor)
+    return FrozenTeacher(model, renormalisation, classes=tuple(classes) if classes else None)
+
+
+def without_pretraining(config: Any) -> Any:
+    """A copy of a model config without ``Pretrained`` initialisations and ``pretrained`` paths, at any depth."""
+    if isinstance(config, dict):
+        kept = {
+            key: without_pretraining(value)
+            for key, value in config.items()
+            if not (key == "pretrained" and isinstance(value, str))
+            and not (key == "init_cfg" and isinstance(value, dict) and value.get("type") == "Pretrained")
+        }
+        return ConfigDict(kept)
+    if isinstance(config, (list, tuple)):
+        return type(config)(without_pretraining(value) for value in config)
+    return config
+
+
+def load_verified(model: nn.Module, path: str, owner: str) -> dict:
+    """Load a checkpoint that must fit the model key by key; returns its ``meta``.
+
+    Keys of a distillation (``distillation.``) and of MMDetection 2's EMA (``ema_``) are not the detector's and
+    are passed over; ``num_batches_tracked`` may be missing, as for MMEngine.
+
+    Raises:
+        CheckpointError: missing, unexpected or mismatched keys; an unreadable file.
+    """
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location="cpu", logger=None)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{owner}: there is no checkpoint {path!r}; give its path or URL.") from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f"{owner}: {path} holds no state_dict.")
+    loaded = checkpoint.get("state_dict", checkpoint)
+    state = type(loaded)()
+    for key, value in loaded.items():
+        if not key.startswith(("distillation.", "ema_")):
+            state[key.removeprefix("module.")] = value
+    if hasattr(loaded, "_metadata"):
+        state._metadata = loaded._metadata
+
+    own = model.state_dict()
+    advice = "give the config that this checkpoint was trained with."
+    wrong = [key for key, value in state.items() if key in own and own[key].shape != value.shape]
+    if wrong:
+        shapes = ", ".join(
+            f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}" for key in wrong[:2]
+        )
+        more = f" and {len(wrong) - 2} more" if len(wrong) > 2 else ""
+        raise CheckpointError(
+            f"{owner}: checkpoint {path} is of another architecture or number of classes: {shapes}{more}; {advice}"
+        )
+    result = model.load_state_dict(state, strict=False)
+    missing = [key for key in result.missing_keys if not key.endswith("num_batches_tracked")]
+    problems = []
+    if missing:
+        problems.append(f"{len(missing)} keys are missing ({listed(missing, 2)})")
+    if result.unexpected_keys:
+        problems.append(f"{len(result.unexpected_keys)} are unknown ({listed(result.unexpected_keys, 2)})")
+    if problems:
+        raise CheckpointError(
+            f"{owner}: checkpoint {path} is of another architecture: {' and '.join(problems)}; {advice}"
+        )
+    return checkpoint.get("meta") or {}
