@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from torch import nn
-
 from lad.errors import ConfigError, nearest
+
+from torch import nn
 
 
 class Outputs:

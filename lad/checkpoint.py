@@ -10,13 +10,13 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlparse
 
+from lad.errors import CheckpointError
+
 import numpy as np
 import torch
 import torch.hub
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
-
-from lad.errors import CheckpointError
 
 
 def _history_buffer_method(owner: object, name: str) -> Callable:

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lad.detectors import DistillationDetector
+from lad.errors import ConfigError
+
 from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import nn
-
-from lad.detectors import DistillationDetector
-from lad.errors import ConfigError
 
 
 def check_dataset_files(cfg: Config) -> None:

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmdet.utils import setup_cache_size_limit_of_dynamo
-from mmengine.config import Config, DictAction
-from mmengine.device import get_device
-
 from lad.checks import check_dataset_files
 from lad.config import detector_config, load_config
 from lad.errors import ConfigError, LadError
+
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+from lad import mmcv_ops
+from lad.checkpoint import load_safely, load_url_safely
+
 import mmengine.dist.utils as dist_utils
 import mmengine.runner.checkpoint as checkpoint_module
 import torch
 from mmengine.device import get_device
 from mmengine.model import MMDistributedDataParallel
-
-from lad import mmcv_ops
-from lad.checkpoint import load_safely, load_url_safely
 
 
 def _once(patch: Callable[[], None]) -> Callable[[], None]:

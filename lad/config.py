@@ -6,11 +6,11 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from lad.errors import ConfigError, nearest
+
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.utils import get_installed_path
-
-from lad.errors import ConfigError, nearest
 
 
 def load_config(path: str) -> Config:

@@ -6,6 +6,10 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
+from lad.capture import Outputs, capture, find_module
+from lad.config import detector_config
+from lad.errors import CheckpointError, ConfigError, UnsupportedError, listed
+
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
@@ -14,10 +18,8 @@ from mmengine.model import ImgDataPreprocessor
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from lad.capture import Outputs, capture, find_module
-from lad.config import detector_config
-from lad.errors import CheckpointError, ConfigError, UnsupportedError, listed
-
+# Heads that take the features alone.
+DENSE_HEADS = ("bbox_head", "rpn_head")
 # Modules whose outputs change meaning with the training flag of the head alone (FCOS multiplies boxes by the
 # stride, VFNet and RepPoints return fewer tensors in eval mode).
 HEADS = ("bbox_head", "rpn_head", "roi_head", "mask_head", "query_head")
@@ -144,10 +146,14 @@ class FrozenTeacher:
         if not modules:
             return Outputs()
         inputs = self.renormalisation(inputs, data_samples)
-        features_suffice = all(name.split(".")[0] in ("backbone", "neck") for name in modules)
+        roots = {name.split(".")[0] for name in modules}
         with capture(self.model, modules) as outputs:
-            if features_suffice:
-                self.model.extract_feat(inputs)
+            if roots <= {"backbone", "neck", *DENSE_HEADS}:
+                features = self.model.extract_feat(inputs)
+                # The heads are called here: MMDetection's `_forward` calls their `forward` past the hooks.
+                for name in DENSE_HEADS:
+                    if name in roots:
+                        getattr(self.model, name)(features)
             else:
                 self.model._forward(inputs, data_samples)
         return outputs

@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lad.cli import add_arguments, one_line_errors, read_config, student_only
+from lad.errors import CheckpointError, ConfigError
+
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
-
-from lad.cli import add_arguments, one_line_errors, read_config, student_only
-from lad.errors import CheckpointError, ConfigError
 
 
 def parse_args() -> argparse.Namespace:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lad.checks import check_training
+from lad.cli import add_arguments, one_line_errors, prepare_training, read_config, student_only
+
 from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
-
-from lad.checks import check_training
-from lad.cli import add_arguments, one_line_errors, prepare_training, read_config, student_only
 
 
 def parse_args() -> argparse.Namespace:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from lad.assignment.max_iou import IGNORED
+from lad.assignment.priors import PriorGrid
+
 import torch
 from mmengine.structures import InstanceData
 from torch import Tensor
-
-from lad.assignment.max_iou import IGNORED
-from lad.assignment.priors import PriorGrid
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ class PAACandidates:
         return len(self.index)
 
 
+def fetch(values: Tensor) -> list[int]:
+    """Values that the host must know: the one place where the assignment of a batch waits for the device."""
+    return values.tolist()
+
+
 def find_candidates(
     grid: PriorGrid,
     assigned: Tensor,
@@ -51,7 +56,7 @@ def find_candidates(
     batch_img_metas: Sequence[dict],
     finite: Tensor,
 ) -> PAACandidates:
-    """Gather the candidates of a batch; the only place where the assignment waits for the device, once.
+    """Gather the candidates of a batch; waits for the device once, in :func:`fetch`.
 
     Args:
         grid: The anchors.
@@ -67,7 +72,7 @@ def find_candidates(
     num_priors = assigned.shape[1]
     is_candidate = (assigned >= 0).flatten()
     place = is_candidate.cumsum(0)
-    count, *healthy = torch.cat([place[-1:], finite.to(place.dtype)]).tolist() if len(place) else [0]
+    count, *healthy = fetch(torch.cat([place[-1:], finite.to(place.dtype)]))
     if not all(healthy):
         raise FloatingPointError(_name_images(batch_img_metas, healthy))
     # nonzero() with a known count: what is no candidate goes to one slot more, which is cut off.

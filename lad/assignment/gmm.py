@@ -17,7 +17,7 @@ COVARIANCE_TYPES = ("full", "diag", "spherical", "tied")
 
 # Iterations between two looks at which groups have converged. Looking costs more small operations than an
 # iteration does, so it is done for several at once.
-_WINDOW = 5
+_WINDOW = 7
 # Converged groups leave the working tensors once they are at least this share of them; below it, copying
 # the others costs more than the arithmetic saved.
 _DROP_SHARE = 0.2
@@ -51,31 +51,12 @@ class TwoGaussians:
 
 
 @dataclass(frozen=True)
-class _Parameters:
-    """Means, variances and masses, each (2, G, 1): component, group, and 1 to broadcast over slots.
-
-    A component's mass is its weight times the number of values. Used in place of the weight it adds a constant
-    to a group's log-likelihood, which neither the shares nor the convergence test can tell.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    mass: Tensor
-
-    def rows(self, index: Tensor) -> _Parameters:
-        return _Parameters(*(t.index_select(1, index) for t in (self.mean, self.variance, self.mass)))
-
-    def put(self, index: Tensor, other: _Parameters) -> None:
-        self.mean[:, index], self.variance[:, index], self.mass[:, index] = (
-            other.mean,
-            other.variance,
-            other.mass,
-        )
-
-
-@dataclass(frozen=True)
 class _Groups:
     """The groups still worked on.
+
+    Parameters are (2, G, 3): for each component and group its mean, variance and mass. A component's mass is
+    its weight times the number of values; used in place of the weight it adds a constant to a group's
+    log-likelihood, which neither the shares nor the convergence test can tell.
 
     Attributes:
         x: (G, M) values, something finite in invalid slots.
@@ -86,7 +67,7 @@ class _Groups:
         squared: (2, G, M) squared distances to the current means.
         current: Parameters after the last iteration, whether converged or not.
         kept: Parameters a converged group answers with; of an active one, those after the last iteration.
-        iterations: (G, 1) long.
+        iterations: (G, 1) long, as for `kept`.
     """
 
     x: Tensor
@@ -95,22 +76,18 @@ class _Groups:
     active: Tensor
     previous: Tensor
     squared: Tensor
-    current: _Parameters
-    kept: _Parameters
+    current: Tensor
+    kept: Tensor
     iterations: Tensor
 
     def rows(self, index: Tensor) -> _Groups:
-        kept = self.kept.rows(index)
+        """Only these of the groups."""
+        group_first = (self.x, self.present, self.least_change, self.active, self.previous)
+        group_second = (self.squared, self.current, self.kept)
         return _Groups(
-            x=self.x.index_select(0, index),
-            present=self.present.index_select(0, index),
-            least_change=self.least_change.index_select(0, index),
-            active=self.active.index_select(0, index),
-            previous=self.previous.index_select(0, index),
-            squared=self.squared.index_select(1, index),
-            current=kept,
-            kept=kept,
-            iterations=self.iterations.index_select(0, index),
+            *(t.index_select(0, index) for t in group_first),
+            *(t.index_select(1, index) for t in group_second),
+            self.iterations.index_select(0, index),
         )
 
 
@@ -142,38 +119,36 @@ def _iterate(groups: _Groups, count: int, covariance_type: str, regularisation: 
 
     Nothing is frozen on the way: a converged group goes on, and its parameters are taken from the record.
     """
-    x, present, squared, current = groups.x, groups.present, groups.squared, groups.current
+    x, present, squared = groups.x, groups.present, groups.squared
+    mean, variance, mass = groups.current.split(1, 2)
     # Shares and log-densities stand in one tensor to be masked and summed in one go.
     work = x.new_empty(3, *x.shape)
     share, log_density = work[:2], work[2]
-    bounds, record = [groups.previous], []
+    bounds, means, variances, masses = [groups.previous], [], [], []
     for _ in range(count):
         # E step.
-        joint = _joint_log_density(squared, current.variance, current.mass)
+        joint = _joint_log_density(squared, variance, mass)
         torch.softmax(joint, 0, out=share)
         # log(exp(a) + exp(b)) is the larger exponent minus the logarithm of the larger share.
         torch.sub(joint.amax(0), share.amax(0).log_(), out=log_density)
-        mass, bound = work.mul_(present).sum(2, keepdim=True).split((2, 1))
-        bounds.append(bound[0])
+        sums = work.mul_(present).sum(2, keepdim=True)
+        bounds.append(sums[2])
         # M step.
-        mass = mass + _MASS_FLOOR
+        mass = sums[:2] + _MASS_FLOOR
         mean = torch.mul(share, x).sum(2, keepdim=True).div_(mass)
         squared = (x - mean).square_()
         scatter = share.mul_(squared).sum(2, keepdim=True)
         variance = _variances(scatter, mass, mean, covariance_type, regularisation)
-        current = _Parameters(mean, variance, mass)
-        record.append(current)
+        means.append(mean)
+        variances.append(variance)
+        masses.append(mass)
 
     still = torch.cat(bounds, 1).diff(dim=1).abs_() >= groups.least_change
     going = still.all(1, keepdim=True)
-    # argmin finds the first iteration that did not change enough.
+    # The first iteration whose change was too small: argmin answers with the first of several.
     last = torch.where(going, count - 1, still.long().argmin(1, keepdim=True))
-    at = last.expand(2, -1, -1)
-    chosen = (
-        torch.cat([getattr(step, name) for step in record], 2).gather(2, at)
-        for name in ("mean", "variance", "mass")
-    )
-    old = (groups.kept.mean, groups.kept.variance, groups.kept.mass)
+    record = torch.cat((*means, *variances, *masses), 2).unflatten(2, (3, count))
+    reached = record.gather(3, last[:, :, None].expand(2, -1, 3, 1)).squeeze(3)
     return _Groups(
         x=x,
         present=present,
@@ -181,10 +156,8 @@ def _iterate(groups: _Groups, count: int, covariance_type: str, regularisation: 
         active=groups.active & going,
         previous=bounds[-1],
         squared=squared,
-        current=current,
-        kept=_Parameters(
-            *(torch.where(groups.active, new, kept) for new, kept in zip(chosen, old, strict=True))
-        ),
+        current=torch.cat((mean, variance, mass), 2),
+        kept=torch.where(groups.active, reached, groups.kept),
         iterations=groups.iterations + (last + 1) * groups.active,
     )
 
@@ -277,8 +250,8 @@ def fit_two_gaussians(
     mean = torch.stack((lowest, highest)).masked_fill(count == 0, 0.0)
     # Invalid slots take part in the arithmetic, weighted 0, so they need a finite value.
     x = torch.where(valid, x, mean[0])
-    start_mass = 0.5 * count.clamp(min=1).expand_as(mean)
-    fitted = _Parameters(mean, torch.ones_like(mean), start_mass.to(x.dtype))
+    mass = (0.5 * count.clamp(min=1)).to(x.dtype).expand_as(mean)
+    fitted = torch.cat((mean, torch.ones_like(mean), mass), 2)
     iterations = torch.zeros_like(count)
     groups = _Groups(
         x=x,
@@ -300,31 +273,27 @@ def fit_two_gaussians(
         done += window
         if rows is None:
             fitted, iterations = groups.kept, groups.iterations
-        if not check_every:
+        else:
+            fitted[:, rows], iterations[rows] = groups.kept, groups.iterations
+        if not check_every or done == max_iter:
             continue
         going = groups.active[:, 0].nonzero()[:, 0]
-        if len(going) and (len(going) > (1 - _DROP_SHARE) * len(groups.x) or done == max_iter):
-            continue
-        if rows is not None:
-            fitted.put(rows, groups.kept)
-            iterations[rows] = groups.iterations
-        rows = going if rows is None else rows[going]
         if not len(going):
             break
-        groups = groups.rows(going)
-    if rows is not None and len(rows):
-        fitted.put(rows, groups.kept)
-        iterations[rows] = groups.iterations
+        if len(going) <= (1 - _DROP_SHARE) * len(groups.x):
+            rows = going if rows is None else rows[going]
+            groups = groups.rows(going)
 
-    weight = fitted.mass / fitted.mass.sum(0, keepdim=True)
-    joint = _joint_log_density((x - fitted.mean).square_(), fitted.variance, weight)
+    mean, variance, mass = fitted.split(1, 2)
+    weight = mass / mass.sum(0, keepdim=True)
+    joint = _joint_log_density((x - mean).square_(), variance, weight)
     assignment = (joint[1] > joint[0]) & valid
     log_density = torch.logaddexp(joint[0], joint[1]).sub_(_HALF_LOG_2PI).masked_fill_(~valid, -math.inf)
     return TwoGaussians(
         assignment=assignment.long()[:, :num_slots],
         log_density=log_density[:, :num_slots],
-        means=fitted.mean[:, :, 0].T.contiguous(),
-        variances=fitted.variance[:, :, 0].T.contiguous(),
+        means=mean[:, :, 0].T.contiguous(),
+        variances=variance[:, :, 0].T.contiguous(),
         weights=weight[:, :, 0].T.contiguous(),
         iterations=iterations[:, 0],
     )

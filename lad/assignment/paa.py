@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from lad.assignment.gmm import TwoGaussians, fit_two_gaussians
+
 import torch
 from torch import Tensor
-
-from lad.assignment.gmm import TwoGaussians, fit_two_gaussians
 
 
 @dataclass(frozen=True)

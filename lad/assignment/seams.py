@@ -12,15 +12,15 @@ from contextlib import AbstractContextManager
 from itertools import count
 from typing import Any
 
+from lad.assignment.replay import replaced
+from lad.errors import UnsupportedError
+from lad.heads.batched_paa_head import BatchedPAAHead, PAAPredictions, PAAScorer
+
 import torch
 from mmdet.models.dense_heads import LADHead, PAAHead
 from mmdet.models.task_modules import AnchorGenerator
 from mmdet.models.utils import levels_to_images
 from torch import Tensor, nn
-
-from lad.assignment.replay import replaced
-from lad.errors import UnsupportedError
-from lad.heads.batched_paa_head import BatchedPAAHead, PAAPredictions, PAAScorer
 
 
 class Seam(ABC):

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from lad.datasets.digits_scenes import IMAGE_SIDE, SPLITS, Scene, Sources, make_scenes
+
+from PIL import Image
 
 DIGIT_CLASSES = tuple("0123456789")
 MANIFEST = "manifest.json"
@@ -220,5 +220,7 @@ def _hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file but the manifest, by its path within the folder."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     return {
-        name: hashlib.sha256(files[name].read_bytes()).hexdigest() for name in sorted(files) if name != MANIFEST
+        name: hashlib.sha256(files[name].read_bytes()).hexdigest()
+        for name in sorted(files)
+        if name != MANIFEST
     }

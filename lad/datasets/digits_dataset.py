@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from lad.datasets.digits import DIGIT_CLASSES
+
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
-
-from lad.datasets.digits import DIGIT_CLASSES
 
 
 @DATASETS.register_module()

@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from lad.capture import capture, find_module
+from lad.config import detector_config
+from lad.errors import ConfigError
+from lad.methods.base import DistillationMethod, Step
+from lad.teacher import build_teacher
+
 import torch
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
 from mmdet.structures import OptSampleList, SampleList
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
-
-from lad.capture import capture, find_module
-from lad.config import detector_config
-from lad.errors import ConfigError
-from lad.methods.base import DistillationMethod, Step
-from lad.teacher import build_teacher
 
 STUDENT = "student."
 DISTILLATION = "distillation."

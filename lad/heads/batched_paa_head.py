@@ -5,6 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from lad.assignment.candidates import PAACandidates, find_candidates
+from lad.assignment.max_iou import assign_max_iou, assign_one_by_one, is_batchable
+from lad.assignment.paa import PAAReassignment, reassign
+from lad.assignment.priors import PriorGrid, prior_grid
+from lad.assignment.score_voting import vote_boxes
+from lad.errors import ConfigError
+
 import torch
 from mmdet.models.dense_heads import PAAHead
 from mmdet.models.losses.utils import weight_reduce_loss
@@ -12,13 +19,6 @@ from mmdet.registry import MODELS
 from mmdet.structures.bbox import bbox_overlaps
 from mmdet.utils import InstanceList, OptInstanceList
 from torch import Tensor
-
-from lad.assignment.candidates import PAACandidates, find_candidates
-from lad.assignment.max_iou import assign_max_iou, assign_one_by_one, is_batchable
-from lad.assignment.paa import PAAReassignment, reassign
-from lad.assignment.priors import PriorGrid, prior_grid
-from lad.assignment.score_voting import vote_boxes
-from lad.errors import ConfigError
 
 # mmdet.models.dense_heads.paa_head.EPS: the least weight of a positive's box loss.
 EPS = 1e-12

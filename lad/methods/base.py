@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+from lad.capture import Outputs
+from lad.teacher import FrozenTeacher, TeacherView
+
 from mmdet.structures import SampleList
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-
-from lad.capture import Outputs
-from lad.teacher import FrozenTeacher, TeacherView
 
 
 @dataclass(frozen=True)

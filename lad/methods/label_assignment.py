@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from mmdet.registry import MODELS
-from torch import nn
-
 from lad.assignment.seams import find_seam
 from lad.errors import ConfigError
 from lad.methods.base import DistillationMethod, Step
 from lad.teacher import FrozenTeacher
+
+from mmdet.registry import MODELS
+from torch import nn
 
 
 @MODELS.register_module()

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lad.mmcv_ops.precision import upcast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from lad.mmcv_ops.precision import upcast
 
 
 def carafe_naive_forward(

@@ -6,10 +6,10 @@ pixel centres at half-integers, zeros outside.
 
 from __future__ import annotations
 
+from lad.mmcv_ops.precision import leaves, upcast
+
 import torch
 from torch import Tensor
-
-from lad.mmcv_ops.precision import leaves, upcast
 
 
 def ms_deform_attn_forward(

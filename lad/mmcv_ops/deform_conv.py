@@ -16,11 +16,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from lad.mmcv_ops.precision import leaves, upcast
+
 import torch
 from torch import Tensor
 from torchvision.ops import deform_conv2d
-
-from lad.mmcv_ops.precision import leaves, upcast
 
 
 class Geometry(NamedTuple):

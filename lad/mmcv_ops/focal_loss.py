@@ -7,11 +7,11 @@ background, has no class weight of its own; mmcv would read beyond the weights t
 
 from __future__ import annotations
 
+from lad.mmcv_ops.precision import upcast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from lad.mmcv_ops.precision import upcast
 
 TINY = torch.finfo(torch.float32).tiny
 

@@ -7,12 +7,12 @@ an IoU of exactly ``float32(0.6)`` does not exceed the threshold 0.6.
 
 from __future__ import annotations
 
+from lad.mmcv_ops.precision import upcast
+
 import numpy as np
 import torch
 import torchvision
 from torch import Tensor
-
-from lad.mmcv_ops.precision import upcast
 
 NAIVE, LINEAR, GAUSSIAN = range(3)
 

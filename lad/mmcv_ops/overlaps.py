@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from lad.mmcv_ops.precision import upcast
+
 import torch
 from torch import Tensor
-
-from lad.mmcv_ops.precision import upcast
 
 
 def bbox_overlaps(

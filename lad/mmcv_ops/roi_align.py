@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from lad.mmcv_ops.missing import needs_compiled_mmcv
+from lad.mmcv_ops.precision import upcast
+
 import torch
 from torch import Tensor
 from torchvision.ops import roi_align
-
-from lad.mmcv_ops.missing import needs_compiled_mmcv
-from lad.mmcv_ops.precision import upcast
 
 AVERAGE = 1
 

@@ -6,10 +6,10 @@ each bin, outwards, and includes the far side of the region's last pixel.
 
 from __future__ import annotations
 
+from lad.mmcv_ops.precision import upcast
+
 import torch
 from torch import Tensor
-
-from lad.mmcv_ops.precision import upcast
 
 # Where mmcv starts its search for a maximum, whatever the dtype.
 LOWEST = torch.finfo(torch.float32).min
@@ -95,4 +95,4 @@ def _bins(start: Tensor, stop: Tensor, scale: float, bins: int, size: int) -> tu
     index = torch.arange(bins, device=start.device)
     first = (index * (extent / bins) + start).floor().clamp(0, size).long()
     end = ((index + 1) * (extent / bins) + start).ceil().clamp(0, size).long()
-    return first, end
+    return first, torch.where(extent > 0, end, first)

@@ -4,13 +4,13 @@ import lad  # noqa: F401  puts the stand-in in place, before mmcv.ops asks for i
 
 # isort: split
 
+from lad.mmcv_ops.kernels import KERNELS
+
 import numpy as np
 import pytest
 import torch
 from mmcv.ops import CARAFEPack, carafe, carafe_naive
 from torch.autograd import gradcheck
-
-from lad.mmcv_ops.kernels import KERNELS
 
 # kernel size, groups, scale factor
 SHAPES = [(3, 1, 2), (5, 2, 2), (1, 4, 3), (3, 2, 1)]

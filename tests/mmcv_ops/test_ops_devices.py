@@ -4,10 +4,10 @@ import lad  # noqa: F401  puts the stand-in in place, before mmcv.ops asks for i
 
 # isort: split
 
+from lad.mmcv_ops.kernels import KERNELS
+
 import pytest
 import torch
-
-from lad.mmcv_ops.kernels import KERNELS
 
 # On the meta device there are no values: a tensor made on the CPU meets others of another device, and
 # whatever would wait for a GPU to hand over a number fails.
@@ -17,6 +17,9 @@ META = torch.device("meta")
 def empty(*shape, dtype=torch.float32):
     return torch.empty(shape, dtype=dtype, device=META)
 
+
+# Larger than the output, as DyHead's.
+OFFSET_AND_MASK = empty(2, 18, 8, 8), empty(2, 9, 8, 8)
 
 CALLS = {
     "bbox_overlaps": (
@@ -66,16 +69,9 @@ CALLS = {
     ),
     "modulated_deform_conv_backward": (
         [
-            empty(2, 4, 6, 7),
-            empty(6, 4, 3, 3),
-            empty(6),
-            empty(0),
-            empty(2, 18, 8, 8),
-            empty(2, 9, 8, 8),
-            empty(0),
-        ]
-        + [empty(2, 4, 6, 7), empty(6, 4, 3, 3), empty(6), empty(2, 18, 8, 8), empty(2, 9, 8, 8)]
-        + [empty(2, 6, 6, 7)],
+            *(empty(2, 4, 6, 7), empty(6, 4, 3, 3), empty(6), empty(0), *OFFSET_AND_MASK, empty(0)),
+            *(empty(2, 4, 6, 7), empty(6, 4, 3, 3), empty(6), *OFFSET_AND_MASK, empty(2, 6, 6, 7)),
+        ],
         {f"{name}_{axis}": n for name, n in (("kernel", 3), ("stride", 1), ("pad", 1)) for axis in "hw"}
         | {"dilation_h": 1, "dilation_w": 1, "group": 1, "deformable_group": 1, "with_bias": True},
     ),

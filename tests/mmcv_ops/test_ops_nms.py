@@ -122,9 +122,8 @@ def test_threshold_is_compared_in_float32():
     # IoU is exactly float32(0.6), which exceeds the double 0.6 but not mmcv's threshold.
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 6]])
     assert nms(boxes, torch.tensor([0.9, 0.8]), 0.6)[1].tolist() == [0, 1]
-    assert [
-        g.tolist() for g in nms_match(torch.tensor([[0.0, 0, 10, 10, 0.9], [0, 0, 10, 6, 0.8]]), 0.6)
-    ] == [[0, 1]]
+    dets = torch.tensor([[0.0, 0, 10, 10, 0.9], [0, 0, 10, 6, 0.8]])
+    assert [group.tolist() for group in nms_match(dets, 0.6)] == [[0, 1]]
 
 
 def test_offset_makes_boxes_one_pixel_wider():

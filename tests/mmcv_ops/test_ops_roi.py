@@ -170,8 +170,9 @@ def test_roi_pool_sends_gradient_to_the_first_of_equal_maxima():
 
 
 def test_roi_pool_of_a_region_that_ends_before_it_starts():
+    # From column 4.5 to 4.2: its bins, rounded outwards, would hold column 4.
     feats = features().requires_grad_()
-    pooled = roi_pool(feats, torch.tensor([[0, 8.0, 8, 2, 9]], dtype=torch.float64), 2, 0.5)
+    pooled = roi_pool(feats, torch.tensor([[0, 9.0, 4, 7.4, 8]], dtype=torch.float64), 2, 0.5)
     pooled.sum().backward()
     assert not pooled.any()
     assert not feats.grad.any()

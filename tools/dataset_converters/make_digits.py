@@ -6,9 +6,9 @@ import argparse
 import signal
 import sys
 
-from mmengine.utils import ProgressBar
-
 from lad.datasets import DigitsParameters, make_digits
+
+from mmengine.utils import ProgressBar
 
 
 class _Progress:

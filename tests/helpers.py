@@ -1,0 +1,126 @@
+"""Small detectors and batches that every test can build, without network and without data."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import lad  # noqa: F401  -- registers and patches before anything imports MMDetection
+from lad.config import detector_config
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
+from sklearn.mixture import GaussianMixture
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+ROOT = Path(__file__).parents[1]
+
+
+def small_paa(head: str = "BatchedPAAHead", base: int = 8, num_classes: int = 3, **bbox_head) -> ConfigDict:
+    """A PAA detector of a few thousand weights, on MMDetection's own config."""
+    return detector_config(
+        dict(
+            config="mmdet::paa/paa_r50_fpn_1x_coco.py",
+            backbone=dict(depth=18, base_channels=base, init_cfg=None, frozen_stages=-1, norm_eval=False),
+            neck=dict(in_channels=[base, base * 2, base * 4, base * 8], out_channels=32),
+            bbox_head=dict(
+                type=head,
+                num_classes=num_classes,
+                in_channels=32,
+                feat_channels=32,
+                stacked_convs=1,
+                **bbox_head,
+            ),
+        ),
+        "student",
+    )
+
+
+def build(config: dict, seed: int = 0) -> torch.nn.Module:
+    """Build a detector with random weights that depend on the seed alone; classification bias raised, so that
+    predictions differ between objects."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = MODELS.build(copy.deepcopy(config))
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def save_checkpoint(model: torch.nn.Module, path: Path, **meta) -> str:
+    """A checkpoint file as MMEngine writes it."""
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), path)
+    return str(path)
+
+
+def make_batch(
+    objects=(3, 0, 7), size=(96, 128), num_classes: int = 3, seed: int = 0, shapes=None
+) -> tuple[torch.Tensor, list[DetDataSample]]:
+    """Random images (normalised) with random boxes; ``objects`` a number for each image."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = size
+    inputs = torch.randn(len(objects), 3, height, width, generator=generator)
+    samples = []
+    for number, count in enumerate(objects):
+        h, w = shapes[number] if shapes else size
+        pad = ((h + 31) // 32 * 32, (w + 31) // 32 * 32)
+        inputs[number, :, h:] = 0
+        inputs[number, :, :, w:] = 0
+        sample = DetDataSample(
+            metainfo=dict(
+                img_id=number,
+                img_path=f"image_{number}.jpg",
+                img_shape=(h, w),
+                ori_shape=(h, w),
+                pad_shape=pad,
+                batch_input_shape=size,
+                scale_factor=(1.0, 1.0),
+            )
+        )
+        corner = torch.rand(count, 2, generator=generator) * torch.tensor([w * 0.6, h * 0.6])
+        extent = torch.rand(count, 2, generator=generator) * torch.tensor([w * 0.3, h * 0.3]) + 8
+        sample.gt_instances = InstanceData(
+            bboxes=torch.cat([corner, corner + extent], dim=1),
+            labels=torch.randint(0, num_classes, (count,), generator=generator),
+        )
+        sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
+        samples.append(sample)
+    return inputs, samples
+
+
+@contextmanager
+def float64_mixtures():
+    """MMDetection's PAA with its mixtures fitted in float64, the oracle for assignments.
+
+    It hands scikit-learn float32, whose answer differs from scikit-learn's own float64 one in about 1 % of groups.
+    """
+
+    class Mixture(GaussianMixture):
+        def fit(self, values, y=None):
+            return super().fit(values.astype("float64"), y)
+
+        def predict(self, values):
+            return super().predict(values.astype("float64"))
+
+        def score_samples(self, values):
+            return super().score_samples(values.astype("float64"))
+
+    with mock.patch("mmdet.models.dense_heads.paa_head.skm.GaussianMixture", Mixture):
+        yield
+
+
+@contextmanager
+def fake_cuda():
+    """Tensors without data on a CUDA device that need not exist.
+
+    Raises where a CPU tensor meets a CUDA one, and (with unbacked sizes) where code waits for a value.
+    """
+    with FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True) as mode:
+        yield mode

@@ -1,0 +1,56 @@
+"""Scoped forward hooks."""
+
+from lad.capture import capture
+from lad.errors import ConfigError
+
+import pytest
+import torch
+from torch import nn
+
+
+def make_model():
+    return nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.ModuleDict({"head": nn.Linear(3, 1)}))
+
+
+def test_outputs_are_what_the_modules_returned():
+    model = make_model()
+    x = torch.ones(1, 2)
+    with capture(model, ["0", "1", "0"]) as outputs:
+        hidden = model[1](model[0](x))
+    assert torch.equal(outputs["1"], hidden)
+    assert len(outputs.calls("0")) == 1
+
+
+def test_hooks_are_gone_after_the_block_and_after_an_exception():
+    model = make_model()
+    with pytest.raises(ZeroDivisionError), capture(model, ["0"]):
+        raise ZeroDivisionError
+    assert not model[0]._forward_hooks
+    with capture(model, ["0"]) as outputs:
+        pass
+    model[0](torch.ones(1, 2))
+    assert outputs.calls("0") == []
+
+
+def test_module_called_twice_or_never_has_no_single_output():
+    model = make_model()
+    with capture(model, ["0", "1"]) as outputs:
+        first, second = model[0](torch.ones(1, 2)), model[0](torch.zeros(1, 2))
+    assert [torch.equal(a, b) for a, b in zip(outputs.calls("0"), (first, second), strict=True)] == [
+        True,
+        True,
+    ]
+    with pytest.raises(KeyError, match="2 times"):
+        outputs["0"]
+    with pytest.raises(KeyError, match="0 times"):
+        outputs["1"]
+
+
+def test_unknown_module_is_answered_with_the_nearest_and_leaves_no_hook():
+    model = make_model()
+    with (
+        pytest.raises(ConfigError, match=r"no module '2.haed'; nearest: 2.head"),
+        capture(model, ["0", "2.haed"]),
+    ):
+        pass
+    assert not model[0]._forward_hooks
