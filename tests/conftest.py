@@ -10,7 +10,7 @@ from helpers import build, save_checkpoint, small_paa
 from mmengine.registry import init_default_scope
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _mmdet_scope():
     init_default_scope("mmdet")
     torch.set_num_threads(1)

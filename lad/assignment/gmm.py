@@ -91,9 +91,9 @@ class _Groups:
         )
 
 
-def _joint_log_density(squared: Tensor, variance: Tensor, mass: Tensor) -> Tensor:
-    """Logarithm of mass times density, up to a constant, (2, G, M), from squared distances to the means."""
-    return torch.addcmul(variance.rsqrt().mul_(mass).log_(), squared, variance.reciprocal(), value=-0.5)
+def _log_height(variance: Tensor, mass: Tensor) -> Tensor:
+    """Logarithm of mass times the density at the mean, up to a constant: both (2, G, 1)."""
+    return variance.rsqrt().mul_(mass).log_()
 
 
 def _variances(
@@ -121,42 +121,39 @@ def _iterate(groups: _Groups, count: int, covariance_type: str, regularisation: 
     """
     x, present, squared = groups.x, groups.present, groups.squared
     mean, variance, mass = groups.current.split(1, 2)
-    # Shares and log-densities stand in one tensor to be masked and summed in one go.
-    work = x.new_empty(3, *x.shape)
-    share, log_density = work[:2], work[2]
-    bounds, means, variances, masses = [groups.previous], [], [], []
-    for _ in range(count):
+    joints, shares = x.new_empty(2, count, 2, *x.shape).unbind(0)
+    record: list[Tensor] = []
+    for joint, share in zip(joints.unbind(0), shares.unbind(0), strict=True):
         # E step.
-        joint = _joint_log_density(squared, variance, mass)
-        torch.softmax(joint, 0, out=share)
-        # log(exp(a) + exp(b)) is the larger exponent minus the logarithm of the larger share.
-        torch.sub(joint.amax(0), share.amax(0).log_(), out=log_density)
-        sums = work.mul_(present).sum(2, keepdim=True)
-        bounds.append(sums[2])
+        torch.addcmul(_log_height(variance, mass), squared, variance.reciprocal(), value=-0.5, out=joint)
+        torch.softmax(joint, 0, out=share).mul_(present)
         # M step.
-        mass = sums[:2] + _MASS_FLOOR
+        mass = share.sum(2, keepdim=True).add_(_MASS_FLOOR)
         mean = torch.mul(share, x).sum(2, keepdim=True).div_(mass)
         squared = (x - mean).square_()
-        scatter = share.mul_(squared).sum(2, keepdim=True)
+        scatter = torch.mul(share, squared).sum(2, keepdim=True)
         variance = _variances(scatter, mass, mean, covariance_type, regularisation)
-        means.append(mean)
-        variances.append(variance)
-        masses.append(mass)
+        record += (mean, variance, mass)
 
-    still = torch.cat(bounds, 1).diff(dim=1).abs_() >= groups.least_change
+    # log(exp(a) + exp(b)) is the larger exponent minus the logarithm of the larger share; where there is no
+    # value both shares are 0, so 1 is added lest the logarithm be infinite.
+    log_share = shares.amax(1).add_(1 - present).log_()
+    bounds = joints.amax(1).sub_(log_share).mul_(present).sum(2).T
+    changes = torch.cat((groups.previous, bounds), 1).diff(dim=1).abs_()
+    still = changes >= groups.least_change
     going = still.all(1, keepdim=True)
     # The first iteration whose change was too small: argmin answers with the first of several.
     last = torch.where(going, count - 1, still.long().argmin(1, keepdim=True))
-    record = torch.cat((*means, *variances, *masses), 2).unflatten(2, (3, count))
-    reached = record.gather(3, last[:, :, None].expand(2, -1, 3, 1)).squeeze(3)
+    steps = torch.cat(record, 2).unflatten(2, (count, 3))
+    reached = steps.gather(2, last[:, :, None].expand(2, -1, 1, 3)).squeeze(2)
     return _Groups(
         x=x,
         present=present,
         least_change=groups.least_change,
         active=groups.active & going,
-        previous=bounds[-1],
+        previous=bounds[:, -1:],
         squared=squared,
-        current=torch.cat((mean, variance, mass), 2),
+        current=steps[:, :, -1],
         kept=torch.where(groups.active, reached, groups.kept),
         iterations=groups.iterations + (last + 1) * groups.active,
     )
@@ -286,7 +283,7 @@ def fit_two_gaussians(
 
     mean, variance, mass = fitted.split(1, 2)
     weight = mass / mass.sum(0, keepdim=True)
-    joint = _joint_log_density((x - mean).square_(), variance, weight)
+    joint = torch.addcdiv(_log_height(variance, weight), (x - mean).square_(), variance, value=-0.5)
     assignment = (joint[1] > joint[0]) & valid
     log_density = torch.logaddexp(joint[0], joint[1]).sub_(_HALF_LOG_2PI).masked_fill_(~valid, -math.inf)
     return TwoGaussians(

@@ -70,7 +70,7 @@ def _sort_within_cells(losses: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     )  # + 0.0: -0.0 equals 0.0
     bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     keys, order = torch.sort((cell << 32) + bits.long(), stable=True)
-    # The low half is signed; rounding to the nearest multiple of 2**32 undoes its borrow.
+    # The low half is signed and may have borrowed from the cell: round to the nearest, not down.
     return order, (keys + 2**31) >> 32
 
 
@@ -172,10 +172,11 @@ def reassign(
     Select, fit, separate: see `select_candidates`, `lad.assignment.gmm.fit_two_gaussians` and `separate` for
     the rules, the handling of ties and the errors. Computed in float64 from the losses as given, where
     MMDetection fits in float32; with its mixtures fitted in float64 the positives are the same, except where
-    the two best densities are equal up to rounding. That happens when component 0 holds two candidates and
-    none else is near, both then being equally far from their mean: MMDetection takes one or both as rounding
-    falls, this function the lower one. No gradient flows, and on a device other than the CPU the host never
-    waits.
+    the two best densities are equal up to rounding. That happens when component 0 is two candidates far from
+    all others, both then being equally far from their mean: this function always takes the lower one, and
+    MMDetection takes that one or, as the last digits fall, both.
+
+    No gradient flows, and on a device other than the CPU the host never waits.
 
     Args:
         losses: (K,) of any float dtype, finite, one loss for each candidate of the whole batch.

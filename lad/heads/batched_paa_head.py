@@ -178,24 +178,17 @@ class BatchedPAAHead(PAAHead):
         with weight 0 for those that are not positive, so that nobody waits for the number of positives.
         """
         total = len(predictions.cls_scores)
-        # Without any candidate the slots have nothing to point at.
-        slots = assignment.candidate.flatten()[: None if len(candidates) else 0]
-        positive = assignment.positive.flatten()[: len(slots)]
+        if len(candidates) == 0:
+            return self._background_losses(predictions, candidates)
+        slots = assignment.candidate.flatten()
+        positive = assignment.positive.flatten()
         index = candidates.index[slots]
         num_pos = positive.sum()
 
         # One label more than anchors takes what is written for slots that are not positive.
         labels = candidates.labels.new_full((total + 1,), self.num_classes)
         labels.scatter_(0, torch.where(positive, index, total), candidates.labels[slots])
-        label_weights = (~candidates.ignored).float()
-        if self.train_cfg["pos_weight"] > 0:
-            label_weights[candidates.index] = float(self.train_cfg["pos_weight"])
-        loss_cls = self.loss_cls(
-            predictions.cls_scores,
-            labels[:-1],
-            label_weights,
-            avg_factor=num_pos.clamp(min=predictions.num_images),
-        )
+        loss_cls = self._classification_loss(predictions, candidates, labels[:-1], num_pos)
 
         boxes = self.bbox_coder.decode(candidates.anchors[slots], predictions.bbox_preds[index])
         targets = candidates.gt_bboxes[slots]
@@ -214,6 +207,24 @@ class BatchedPAAHead(PAAHead):
             loss_cls=loss_cls,
             loss_bbox=weight_reduce_loss(loss_bbox, box_weight, avg_factor=box_factor),
             loss_iou=weight_reduce_loss(loss_iou, weight.unsqueeze(-1), avg_factor=num_pos),
+        )
+
+    def _classification_loss(
+        self, predictions: PAAPredictions, candidates: PAACandidates, labels: Tensor, num_pos: Tensor
+    ) -> Tensor:
+        weights = (~candidates.ignored).float()
+        if self.train_cfg["pos_weight"] > 0:
+            weights[candidates.index] = float(self.train_cfg["pos_weight"])
+        factor = num_pos.clamp(min=predictions.num_images)
+        return self.loss_cls(predictions.cls_scores, labels, weights, avg_factor=factor)
+
+    def _background_losses(self, predictions: PAAPredictions, candidates: PAACandidates) -> dict[str, Tensor]:
+        """Losses of a batch without objects; every branch stays in the graph, which DDP asks for."""
+        labels = torch.full_like(candidates.ignored, self.num_classes, dtype=torch.long)
+        return dict(
+            loss_cls=self._classification_loss(predictions, candidates, labels, labels.new_zeros(())),
+            loss_bbox=predictions.bbox_preds.sum() * 0,
+            loss_iou=predictions.iou_preds.sum() * 0,
         )
 
     def score_voting(

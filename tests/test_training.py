@@ -1,0 +1,217 @@
+"""Whole runs through the command line on a small set of real digits."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from lad.config import load_config
+from lad.datasets import DigitsParameters, make_digits
+
+import pytest
+import torch
+from helpers import ROOT, save_checkpoint
+from mmdet.apis import inference_detector, init_detector
+from mmdet.registry import MODELS
+from mmengine.config import Config
+
+LAD_CONFIG = str(ROOT / "configs/lad/lad_r18-c16-paa-r18-c32_fpn_digits.py")
+STUDENT_CONFIG = str(ROOT / "configs/lad/paa_r18-c16_fpn_digits.py")
+TEACHER_CONFIG = str(ROOT / "configs/lad/paa_r18-c32_fpn_digits.py")
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with twelve training images and a teacher's checkpoint."""
+    folder = tmp_path_factory.mktemp("training")
+    make_digits(folder / "digits", DigitsParameters(images=12, val_images=4))
+    torch.manual_seed(1)
+    teacher = MODELS.build(load_config(TEACHER_CONFIG).model)
+    teacher.init_weights()
+    save_checkpoint(teacher, folder / "teacher.pth")
+    return folder
+
+
+def options(workplace, **more):
+    """Settings for a run of seconds, as --cfg-options."""
+    data = f"{workplace}/digits/"
+    settings = {
+        "train_dataloader.dataset.data_root": data,
+        "val_dataloader.dataset.data_root": data,
+        "test_dataloader.dataset.data_root": data,
+        "val_evaluator.ann_file": f"{data}annotations/val.json",
+        "test_evaluator.ann_file": f"{data}annotations/val.json",
+        "train_dataloader.batch_size": 4,
+        "train_dataloader.num_workers": 0,
+        "train_dataloader.persistent_workers": False,
+        "val_dataloader.num_workers": 0,
+        "val_dataloader.persistent_workers": False,
+        "test_dataloader.num_workers": 0,
+        "test_dataloader.persistent_workers": False,
+        "default_hooks.logger.interval": 1,
+        "train_cfg.max_epochs": 1,
+        "train_cfg.val_interval": 1,
+        **more,
+    }
+    return ["--cfg-options", *(f"{key}={value}" for key, value in settings.items())]
+
+
+def lad_options(workplace, **more):
+    return options(workplace, **{"model.teacher.checkpoint": f"{workplace}/teacher.pth", **more})
+
+
+def run(*command, code=0):
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore", PYTHON=sys.executable)
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done
+
+
+def train(config, work_dir, *arguments, script="tools/train.py", code=0):
+    return run(sys.executable, ROOT / script, config, "--work-dir", work_dir, *arguments, code=code)
+
+
+def scalars(work_dir):
+    """The logged losses of the last run in a work_dir."""
+    file = max(Path(work_dir).glob("*/vis_data/scalars.json"), key=lambda path: path.stat().st_mtime)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k.startswith("loss")} for line in lines if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def trained(workplace):
+    """The work_dir of one epoch of LAD."""
+    train(LAD_CONFIG, workplace / "lad", *lad_options(workplace))
+    return workplace / "lad"
+
+
+def test_training_writes_a_plain_checkpoint_that_plain_mmdetection_loads_and_detects_with(trained, workplace):
+    checkpoint = str(trained / "epoch_1.pth")
+    plain = Config.fromfile(STUDENT_CONFIG)
+    plain.model.bbox_head.type = "PAAHead"
+    plain.model.test_cfg.score_thr = 0.0
+    model = init_detector(plain, checkpoint, device="cpu")
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert list(state) == list(model.state_dict())
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    image = next((workplace / "digits/images/val").glob("*.png"))
+    assert len(inference_detector(model, str(image)).pred_instances) > 0
+
+
+def test_work_dir_holds_the_plain_students_config(trained):
+    plain = Config.fromfile(trained / "student.py")
+    assert plain.model.type == "PAA"
+    assert plain.model.backbone.base_channels == 16
+    MODELS.build(plain.model)
+
+
+def test_training_changes_the_weights_and_repeats_bit_for_bit(trained, workplace):
+    train(LAD_CONFIG, workplace / "again", *lad_options(workplace))
+    states = [
+        torch.load(folder / "epoch_1.pth", weights_only=True)["state_dict"]
+        for folder in (trained, workplace / "again")
+    ]
+    torch.manual_seed(0)
+    fresh = MODELS.build(load_config(STUDENT_CONFIG).model).state_dict()
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    assert not torch.equal(states[0]["backbone.conv1.weight"], fresh["backbone.conv1.weight"])
+
+
+def test_mmdetections_own_train_script_gives_the_same_losses(trained, workplace):
+    import mmdet
+
+    script = Path(mmdet.__file__).parent / ".mim/tools/train.py"
+    train(LAD_CONFIG, workplace / "mmdet", *lad_options(workplace), script=script)
+    assert scalars(workplace / "mmdet") == scalars(trained)
+    assert len(scalars(trained)) == 3
+
+
+def test_test_script_evaluates_a_distillation_config_without_its_teacher(trained, workplace):
+    out = workplace / "predictions.pkl"
+    arguments = options(workplace, **{"model.teacher.checkpoint": "/nowhere.pth"})
+    done = run(
+        *(sys.executable, ROOT / "tools/test.py", LAD_CONFIG, trained / "epoch_1.pth", "--work-dir"),
+        *(workplace / "test", "--out", out, "--show-dir", "pictures", *arguments),
+    )
+    assert "coco/bbox_mAP:" in done.stdout + done.stderr
+    assert out.is_file()
+    assert list((workplace / "test").glob("*/pictures/**/*.png"))
+
+
+def test_ema_mixed_precision_and_tensorboard_train_and_resume(workplace):
+    folder = workplace / "full"
+    config = workplace / "full.py"
+    config.write_text(
+        f"_base_ = {LAD_CONFIG!r}\n"
+        "custom_hooks = [dict(type='EMAHook')]\n"
+        "visualizer = dict(vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])\n"
+    )
+    train(config, folder, "--amp", *lad_options(workplace))
+    first = torch.load(folder / "epoch_1.pth", weights_only=False)
+    assert set(first["ema_state_dict"]) >= {f"module.{key}" for key in first["state_dict"]}
+    assert all(value.dtype != torch.bfloat16 for value in first["state_dict"].values())
+    assert list(folder.glob("*/vis_data/events.out.tfevents.*"))
+    done = train(config, folder, "--amp", "--resume", *lad_options(workplace, **{"train_cfg.max_epochs": 2}))
+    assert "resumed epoch: 1, iter: 3" in done.stdout + done.stderr
+    second = torch.load(folder / "epoch_2.pth", weights_only=False)
+    assert second["meta"]["iter"] == 6
+
+
+def test_two_processes_on_the_cpu_train_to_identical_parameters(workplace, tmp_path):
+    (tmp_path / "save_ranks.py").write_text(
+        "import torch\n"
+        "from mmengine.hooks import Hook\n"
+        "from mmengine.registry import HOOKS\n"
+        "@HOOKS.register_module()\n"
+        "class SaveRanks(Hook):\n"
+        "    def after_train(self, runner):\n"
+        f"        torch.save(runner.model.module.state_dict(), f'{tmp_path}/rank_{{runner.rank}}.pth')\n"
+    )
+    config = tmp_path / "two.py"
+    config.write_text(
+        f"_base_ = {LAD_CONFIG!r}\n"
+        "custom_imports = dict(imports=['lad', 'save_ranks'])\n"
+        "custom_hooks = [dict(type='SaveRanks'), dict(type='SyncBuffersHook')]\n"
+    )
+    environment = {"PYTHONPATH": str(tmp_path), "PORT": "29611"}
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in environment.items():
+            patch.setenv(key, value)
+        run(ROOT / "tools/dist_train.sh", config, 2, "--work-dir", tmp_path / "out", *lad_options(workplace))
+    first, second = (torch.load(tmp_path / f"rank_{rank}.pth", weights_only=True) for rank in (0, 1))
+    trained = [key for key in first if "running" not in key and "num_batches" not in key]
+    assert trained
+    assert all(torch.equal(first[key], second[key]) for key in trained)
+    assert list(first) == list(torch.load(tmp_path / "out/epoch_1.pth", weights_only=True)["state_dict"])
+
+
+def test_demo_prints_a_table_of_three_detectors_and_draws_them(tmp_path):
+    command = (
+        sys.executable,
+        ROOT / "tools/demo.py",
+        "--work-dir",
+        tmp_path / "demo",
+        "--data",
+        tmp_path / "digits",
+    )
+    small = ("--images", 16, "--val-images", 4, "--epochs", 1)
+    done = run(*command, *small)
+    table = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert [line.split("|")[1].strip() for line in table] == [
+        "detector", "teacher", "student alone", "student with LAD",
+    ]  # fmt: skip
+    rows = json.loads((tmp_path / "demo/results.json").read_text())
+    assert rows[0]["parameters"] > rows[1]["parameters"] == rows[2]["parameters"]
+    assert all(0 <= row["mAP"] <= row["AP50"] <= 1 for row in rows)
+    assert (tmp_path / "demo/detections.png").stat().st_size > 10_000
+    again = run(*command, *small)
+    assert again.stdout.count("already trained") == 3
