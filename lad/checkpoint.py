@@ -154,5 +154,6 @@ def _explain(name: object, message: str) -> str:
                 f"{name} is refused: it names {culprit}, which is not tensor data and could run code; "
                 "keep only its state_dict: torch.save(dict(state_dict=...)) from where you trust the file."
             )
-    first = message.strip().splitlines()
-    return f"{name} is refused: {first[0][:200] if first else 'not a checkpoint'}"
+    # torch surrounds the reason with several lines of advice.
+    reason = message.split("WeightsUnpickler error:")[-1].strip().splitlines() or ["not a checkpoint"]
+    return f"{name} is refused: {reason[0][:200]}"

@@ -71,10 +71,10 @@ class DistillationDetector(BaseDetector):
         if name in self.distillation:
             raise ConfigError(f"two methods are called {name!r}: give each a name, dict(type=..., name=...).")
         method: DistillationMethod = MODELS.build(config)
+        method.bind(self.student, self.teacher)
         for module in method.student_modules:
             find_module(self.student, module)
         self.teacher.check_modules(method.teacher_modules)
-        method.bind(self.student, self.teacher)
         self.distillation[name] = method
 
     @property

@@ -203,6 +203,8 @@ def test_no_gradient_flows_and_inputs_are_left_alone():
     fit = fit_two_gaussians(values, torch.ones(4, 9, dtype=torch.bool))
     assert not fit.log_density.requires_grad
     assert torch.equal(values, before)
+    assert not fit.means.is_inference()
+    (values * fit.log_density).sum().backward()  # usable in computations that have one
 
 
 @pytest.mark.parametrize(

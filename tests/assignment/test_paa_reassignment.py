@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 from lad.assignment.gmm import COVARIANCE_TYPES, TwoGaussians
-from lad.assignment.paa import reassign, select_candidates, separate
+from lad.assignment.paa import _sort_within_cells, reassign, select_candidates, separate
 
 import mmdet.models.dense_heads.paa_head as mmdet_paa
 import numpy as np
@@ -126,13 +126,15 @@ def is_knife_edge(image: Image, mine: set[int], gt: int, topk: int, covariance_t
         image.sizes,
         1,
     )
-    local = {int((here == i).nonzero()) for i in mine}
+    # Told apart by their losses: noise also decides which of several equal ones are selected.
+    wanted = frozenset(image.losses.double()[sorted(mine)].tolist())
     generator = torch.Generator().manual_seed(0)
     answers = set()
     for _ in range(200):
         noise = torch.randn(len(here), generator=generator, dtype=torch.float64) * 4e-16
-        answers.add(frozenset(positives(only, topk, covariance_type, only.losses * (1 + noise))))
-        if len(answers) > 1 and frozenset(local) in answers:
+        found = positives(only, topk, covariance_type, only.losses * (1 + noise))
+        answers.add(frozenset(only.losses[sorted(found)].tolist()))
+        if len(answers) > 1 and wanted in answers:
             return True
     return False
 
@@ -281,6 +283,17 @@ def test_selection_equals_a_plain_sort(seed, dtype, topk):
         assert found.candidate[row][found.valid[row]].tolist() == expected
         assert found.loss[row][: len(expected)].tolist() == [float(losses[i]) for i in expected]
         assert not found.valid[row][len(expected) :].any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_with_many_cells_the_order_is_the_same(dtype):
+    generator = torch.Generator().manual_seed(0)
+    losses = torch.randn(3000, generator=generator).to(dtype)  # in half precision with many ties
+    cell = torch.randint(-1, 6, (3000,), generator=generator)
+    few, many = (_sort_within_cells(losses, cell, num_cells) for num_cells in (5, 2**29))
+    assert torch.equal(few[0], many[0])
+    assert torch.equal(few[1], many[1])
+    assert torch.equal(few[1], cell.sort().values)
 
 
 def test_neighbouring_float32_losses_are_told_apart():
