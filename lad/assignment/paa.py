@@ -64,8 +64,9 @@ def _sort_within_cells(losses: Tensor, cell: Tensor, num_cells: int) -> tuple[Te
     # round: cell and loss fit one 64-bit key exactly, and one integer sort is three times as fast as two.
     bits = (losses.float() + 0.0).view(torch.int32)  # adding 0 makes -0 equal to it
     bits = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() + 2**31
-    cell_bits, index_bits = (num_cells + 1).bit_length(), len(losses).bit_length()
-    if losses.device.type == "cpu" and cell_bits + 32 + index_bits <= 64:
+    on_cpu = losses.device.type == "cpu"
+    cell_bits, index_bits = (num_cells + 1).bit_length(), len(losses).bit_length() if on_cpu else 0
+    if on_cpu and cell_bits + 32 + index_bits <= 64:
         # If the index fits in as well, the keys alone say it all, and numpy's vectorised sort, which knows
         # no indices and is not stable, is several times as fast again. Half the range makes use of the sign.
         half = 2 ** (cell_bits - 1)
@@ -119,6 +120,7 @@ def select_candidates(
     if num_cells >= 2**31 - 1:
         raise ValueError(f"num_gts * num_levels must be below 2**31 - 1, got {num_cells}")
     num_slots = num_levels * topk
+    count = losses.shape[0]
     device = losses.device
 
     # A cell is one level of one ground truth. Candidates of none are put outside them all.
@@ -128,12 +130,12 @@ def select_candidates(
     position = bounds[:-1, None] + torch.arange(topk, device=device)
     taken = position < bounds[1:, None]
     # Empty slots point at one more candidate, of infinite loss: it sorts last in its row.
-    order = torch.nn.functional.pad(order, (0, 1), value=len(losses))
-    picked = order[position.masked_fill_(~taken, len(losses))].view(num_gts, num_slots)
-    picked_loss = torch.nn.functional.pad(losses, (0, 1), value=math.inf)[picked].double()
+    order = torch.cat((order, order.new_full((1,), count)))
+    picked = order[position.masked_fill_(~taken, count)].view(num_gts, num_slots)
+    picked_loss = torch.cat((losses, losses.new_full((1,), math.inf)))[picked].double()
     loss, by_loss = torch.sort(picked_loss, dim=1, stable=True)
     candidate = picked.gather(1, by_loss)
-    valid = candidate < len(losses)
+    valid = candidate < count
     return Selection(candidate.masked_fill_(~valid, 0), loss.masked_fill_(~valid, 0.0), valid)
 
 
@@ -176,9 +178,10 @@ def reassign(
     Select, fit, separate: see `select_candidates`, `lad.assignment.gmm.fit_two_gaussians` and `separate` for
     the rules, the handling of ties and the errors. Computed in float64 from the losses as given, where
     MMDetection fits in float32; with its mixtures fitted in float64 the positives are the same, except where
-    the two best densities are equal up to rounding. That happens when component 0 is two candidates far from
-    all others, both then being equally far from their mean: this function always takes the lower one, and
-    MMDetection takes that one or, as the last digits fall, both.
+    two numbers compared are equal up to rounding. That is so of the densities of two candidates that are
+    component 0 and far from all others, both then being equally far from their mean: this function takes the
+    lower one, and MMDetection takes that one or, as the last digits fall, both. And it is so of a candidate
+    exactly halfway between the components, as in evenly spaced losses.
 
     No gradient flows, and on a device other than the CPU the host never waits.
 

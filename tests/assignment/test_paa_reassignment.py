@@ -130,8 +130,9 @@ def is_knife_edge(image: Image, mine: set[int], gt: int, topk: int, covariance_t
     wanted = frozenset(image.losses.double()[sorted(mine)].tolist())
     generator = torch.Generator().manual_seed(0)
     answers = set()
-    for _ in range(200):
-        noise = torch.randn(len(here), generator=generator, dtype=torch.float64) * 4e-16
+    for trial in range(200):
+        size = 4e-15 if trial % 2 else 4e-16
+        noise = torch.randn(len(here), generator=generator, dtype=torch.float64) * size
         found = positives(only, topk, covariance_type, only.losses * (1 + noise))
         answers.add(frozenset(only.losses[sorted(found)].tolist()))
         if len(answers) > 1 and wanted in answers:
@@ -237,6 +238,16 @@ def test_a_pair_by_itself_is_a_knife_edge_and_the_lower_one_wins():
         mine = reassign(losses * (1 + noise), image.gt, image.level, num_gts=1, num_levels=1, topk=9)
         assert mine.positive.tolist() == result.positive.tolist()
     assert answers == {frozenset({0}), frozenset({0, 1})}
+
+
+def test_a_candidate_halfway_between_the_components_is_a_knife_edge():
+    losses = torch.tensor([0.0, 0.125, 0.25, 0.375, 0.5], dtype=torch.float64)
+    image = Image(losses, torch.arange(5), torch.zeros(5).long(), torch.zeros(5).long(), [5], 1)
+    assert positives(image, 9, "full") == {0, 1}
+    result = reassign(losses, image.gt, image.level, num_gts=1, num_levels=1, topk=9, covariance_type="full")
+    mine = set(result.candidate[result.positive].tolist())
+    assert mine in ({0, 1}, {0, 1, 2})
+    assert is_knife_edge(image, {0, 1, 2}, 0, 9, "full")
 
 
 def test_two_clear_clusters_by_hand():
