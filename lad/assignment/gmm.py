@@ -23,6 +23,10 @@ _WINDOW = 8
 _DROP_SHARE = 0.2
 # scikit-learn adds ten machine epsilons to the mass of each component, lest an empty one divide by zero.
 _MASS_FLOOR = 10 * torch.finfo(torch.float64).eps
+# How far numbers that would be equal in exact arithmetic may be apart, relative to 1 + their magnitude. It
+# matters since the last digit of a logarithm depends on the place of its argument in a vector register:
+# without allowance equal candidates could be told apart, and the answer depend on the rest of the batch.
+ROUNDING = 8 * torch.finfo(torch.float64).eps
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -32,7 +36,7 @@ class TwoGaussians:
 
     Attributes:
         assignment: (G, M) long. The component (0 or 1) each candidate most probably comes from, 0 if both are
-            equally probable. Component 0 started at the group's minimum. 0 in invalid slots.
+            equally probable up to rounding. Component 0 started at the group's minimum. 0 in invalid slots.
         log_density: (G, M) float64. Natural logarithm of the mixture's density at each candidate
             (scikit-learn's ``score_samples``). ``-inf`` in invalid slots.
         means: (G, 2) float64, in the unit of the values.
@@ -240,7 +244,7 @@ def _fit(
     mean, variance, mass = fitted.split(1, 2)
     weight = mass / mass.sum(0, keepdim=True)
     joint = torch.addcdiv(_log_height(variance, weight), (x - mean).square_(), variance, value=-0.5)
-    assignment = (joint[1] > joint[0]) & valid
+    assignment = (joint[1] - joint[0] > ROUNDING * (1 + joint[0].abs())) & valid
     log_density = torch.logaddexp(joint[0], joint[1]).sub_(_HALF_LOG_2PI).masked_fill_(~valid, -math.inf)
     return TwoGaussians(
         assignment=assignment.long()[:, :num_slots],
