@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from mmengine.config import ConfigDict
 from mmengine.model import ImgDataPreprocessor
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 # Heads that take the features alone.
 DENSE_HEADS = ("bbox_head", "rpn_head")
@@ -83,12 +84,18 @@ class TeacherView:
     """What the teacher says of one batch; computed at the first question, once, without gradient."""
 
     def __init__(
-        self, teacher: FrozenTeacher, inputs: Tensor, data_samples: SampleList, modules: Iterable[str]
-    ):
+        self,
+        teacher: FrozenTeacher,
+        inputs: Tensor,
+        data_samples: SampleList,
+        modules: Iterable[str],
+        shared: bool = False,
+    ) -> None:
         self._teacher = teacher
         self._inputs = inputs
         self._data_samples = data_samples
         self._modules = tuple(modules)
+        self._shared = shared
 
     @property
     def model(self) -> nn.Module:
@@ -99,6 +106,19 @@ class TeacherView:
     def outputs(self) -> Outputs:
         """The outputs of the modules that the methods listen to."""
         return self._teacher.run(self._inputs, self._data_samples, self._modules)
+
+    def outputs_of(self, images: Sequence[int], module: str) -> Any:
+        """What one module returns for some images of the batch, by their numbers.
+
+        The teacher runs for these images alone, unless the whole batch is wanted anyway: by this question, or by
+        another method that listens. What the module returns must be tensors with the images first.
+        """
+        if len(images) == len(self._data_samples):
+            return self.outputs[module]
+        if self._shared or "outputs" in self.__dict__:
+            return tree_map(lambda value: value[list(images)], self.outputs[module])
+        samples = [self._data_samples[image] for image in images]
+        return self._teacher.run(self._inputs[list(images)], samples, [module])[module]
 
 
 class FrozenTeacher:
@@ -112,11 +132,17 @@ class FrozenTeacher:
         model: The detector with its weights loaded.
         renormalisation: From the student's images to the teacher's.
         classes: The class names its checkpoint records, if any.
+        config: The model config it was built from, for telling teachers apart.
     """
 
     def __init__(
-        self, model: nn.Module, renormalisation: Renormalisation, classes: tuple[str, ...] | None = None
+        self,
+        model: nn.Module,
+        renormalisation: Renormalisation,
+        classes: tuple[str, ...] | None = None,
+        config: dict | None = None,
     ) -> None:
+        self.config = config
         self.model = model.requires_grad_(False).eval()
         self.renormalisation = renormalisation
         self.classes = classes
@@ -135,9 +161,18 @@ class FrozenTeacher:
         self.model._apply(function)
         self.renormalisation._apply(function)
 
-    def look(self, inputs: Tensor, data_samples: SampleList, modules: Iterable[str]) -> TeacherView:
-        """A lazy view of one batch; ``inputs`` are normalised for the student."""
-        return TeacherView(self, inputs, data_samples, modules)
+    def look(
+        self, inputs: Tensor, data_samples: SampleList, modules: Iterable[str], shared: bool = False
+    ) -> TeacherView:
+        """A lazy view of one batch.
+
+        Args:
+            inputs: Images normalised for the student.
+            data_samples: Their metadata.
+            modules: Names of the modules whose outputs are wanted.
+            shared: Whether several methods will ask.
+        """
+        return TeacherView(self, inputs, data_samples, modules, shared)
 
     @torch.no_grad()
     def run(self, inputs: Tensor, data_samples: SampleList, modules: Iterable[str]) -> Outputs:
@@ -189,7 +224,7 @@ def build_teacher(spec: dict, student_preprocessor: nn.Module) -> FrozenTeacher:
     meta = load_verified(model, checkpoint, owner=f"teacher {name}")
     classes = (meta.get("dataset_meta") or {}).get("classes") or meta.get("CLASSES")
     renormalisation = Renormalisation(student_preprocessor, model.data_preprocessor)
-    return FrozenTeacher(model, renormalisation, classes=tuple(classes) if classes else None)
+    return FrozenTeacher(model, renormalisation, tuple(classes) if classes else None, config)
 
 
 def without_pretraining(config: Any) -> Any:

@@ -26,8 +26,8 @@ class PAACandidates:
         gt_bboxes: (K, 4) xyxy in pixels, the ground truth's box.
         labels: (K,) int64, its class.
         ignored: (N * P,) bool, anchors that take no part: neither positive nor negative.
-        num_gts: Ground truths in the batch.
-        num_levels: Feature levels.
+        gt_counts: How many ground truths each image has.
+        grid: The anchors.
     """
 
     index: Tensor
@@ -37,11 +37,16 @@ class PAACandidates:
     gt_bboxes: Tensor
     labels: Tensor
     ignored: Tensor
-    num_gts: int
-    num_levels: int
+    gt_counts: tuple[int, ...]
+    grid: PriorGrid
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def num_gts(self) -> int:
+        """Ground truths in the batch."""
+        return sum(self.gt_counts)
 
 
 def fetch(values: Tensor) -> list[int]:
@@ -94,8 +99,8 @@ def find_candidates(
         gt_bboxes=gt_bboxes[gt_index],
         labels=gt_labels[gt_index],
         ignored=(assigned == IGNORED).flatten(),
-        num_gts=sum(counts),
-        num_levels=grid.num_levels,
+        gt_counts=tuple(counts),
+        grid=grid,
     )
 
 

@@ -16,17 +16,17 @@ from torch import Tensor
 COVARIANCE_TYPES = ("full", "diag", "spherical", "tied")
 
 # Iterations between two looks at which groups have converged. Looking costs more small operations than an
-# iteration does, so it is done for several at once.
+# iteration does, so it is done for several at once; all of them are kept until then, so they are not many.
 _WINDOW = 8
 # Converged groups leave the working tensors once they are at least this share of them; below it, copying
 # the others costs more than the arithmetic saved.
 _DROP_SHARE = 0.2
 # scikit-learn adds ten machine epsilons to the mass of each component, lest an empty one divide by zero.
 _MASS_FLOOR = 10 * torch.finfo(torch.float64).eps
-# How far numbers that would be equal in exact arithmetic may be apart, relative to 1 + their magnitude. It
-# matters since the last digit of a logarithm depends on the place of its argument in a vector register:
-# without allowance equal candidates could be told apart, and the answer depend on the rest of the batch.
-ROUNDING = 8 * torch.finfo(torch.float64).eps
+# How far apart the joint densities of a candidate equally probable in both components may come out, relative
+# to 1 + their magnitude. The last digit of a logarithm depends on where its argument stands in a vector
+# register: without allowance the answer for equal candidates would depend on their places.
+_ROUNDING = 8 * torch.finfo(torch.float64).eps
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -223,17 +223,18 @@ def _fit(
     )
     regularisation = x.new_full((), reg_covar)
     rows: Tensor | None = None  # which groups `groups` holds; None is all of them
-    done = 0
+    done, next_look = 0, check_every
     while done < max_iter:
-        window = min(check_every or _WINDOW, max_iter - done)
+        window = min(_WINDOW, check_every or _WINDOW, max_iter - done)
         groups = _iterate(groups, window, covariance_type, regularisation)
         done += window
         if rows is None:
             fitted, iterations = groups.kept, groups.iterations
         else:
             fitted[:, rows], iterations[rows] = groups.kept, groups.iterations
-        if not check_every or done == max_iter:
+        if not check_every or done < next_look or done == max_iter:
             continue
+        next_look = done + check_every
         going = groups.active[:, 0].nonzero()[:, 0]
         if not len(going):
             break
@@ -244,7 +245,7 @@ def _fit(
     mean, variance, mass = fitted.split(1, 2)
     weight = mass / mass.sum(0, keepdim=True)
     joint = torch.addcdiv(_log_height(variance, weight), (x - mean).square_(), variance, value=-0.5)
-    assignment = (joint[1] - joint[0] > ROUNDING * (1 + joint[0].abs())) & valid
+    assignment = (joint[1] - joint[0] > _ROUNDING * (1 + joint[0].abs())) & valid
     log_density = torch.logaddexp(joint[0], joint[1]).sub_(_HALF_LOG_2PI).masked_fill_(~valid, -math.inf)
     return TwoGaussians(
         assignment=assignment.long()[:, :num_slots],
@@ -295,7 +296,7 @@ def fit_two_gaussians(
         max_iter: Most iterations made; 0 returns the starting parameters.
         tol: Convergence threshold on the mean log-likelihood per value.
         reg_covar: Added to each variance, in the unit of the values squared; positive.
-        check_every: Look for converged rows every so many iterations, to leave them out and to stop early;
+        check_every: Look for converged rows every so many iterations or a few more, to leave them out and to stop early;
             0 is never. Looking waits for the device. None: every few iterations on a CPU, else never. The
             answer does not depend on it.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lad.assignment.gmm import ROUNDING, TwoGaussians, fit_two_gaussians
+from lad.assignment.gmm import TwoGaussians, fit_two_gaussians
 
 import torch
 from torch import Tensor
@@ -139,29 +139,31 @@ def select_candidates(
     return Selection(candidate.masked_fill_(~valid, 0), loss.masked_fill_(~valid, 0.0), valid)
 
 
-def separate(mixture: TwoGaussians, valid: Tensor) -> Tensor:
+def separate(mixture: TwoGaussians, valid: Tensor, loss: Tensor | None = None) -> Tensor:
     """Tell positives from the rest by the fitted mixtures: scheme (c) of Fig. 3 of the PAA paper.
 
     Of the candidates in component 0 (the one of low losses), in ascending order of loss, all up to and
-    including the one of highest density are positive. The first such one counts if several are equally dense
-    up to rounding; MMDetection leaves that to rounding and ``torch.topk``.
+    including the one of highest density are positive. The first such one counts if several are equally dense;
+    MMDetection leaves that to ``torch.topk``.
 
     Args:
         mixture: Fitted to rows sorted by loss.
         valid: (G, M) bool, which slots hold a candidate.
+        loss: (G, M), the losses it was fitted to. If given, equal ones count as equally dense even if the last
+            digits of their densities differ, as they may from one place in a tensor to another.
 
     Returns:
         (G, M) bool, the positives. Rows of fewer than two candidates have none.
     """
+    if valid.shape[1] == 0:
+        return torch.zeros_like(valid)
     enough = valid.sum(1, keepdim=True) >= 2
     foreground = (mixture.assignment == 0) & valid & enough
-    # A column of -inf in front gives amax something to look at when there are no slots at all.
-    density = torch.nn.functional.pad(
-        mixture.log_density.masked_fill(~foreground, -math.inf), (1, 0), value=-math.inf
-    )
-    highest = density.amax(1, keepdim=True)
-    # argmax finds the first of several.
-    densest = (density >= highest - ROUNDING * (1 + highest.abs())).byte().argmax(1, keepdim=True) - 1
+    # argmax answers with the first of several.
+    densest = mixture.log_density.masked_fill(~foreground, -math.inf).argmax(1, keepdim=True)
+    if loss is not None:
+        equal = (loss == loss.gather(1, densest)) & foreground
+        densest = equal.byte().argmax(1, keepdim=True)
     return foreground & (torch.arange(valid.shape[1], device=valid.device) <= densest)
 
 
@@ -180,11 +182,11 @@ def reassign(
     Select, fit, separate: see `select_candidates`, `lad.assignment.gmm.fit_two_gaussians` and `separate` for
     the rules, the handling of ties and the errors. Computed in float64 from the losses as given, where
     MMDetection fits in float32; with its mixtures fitted in float64 the positives are the same, except where
-    two numbers compared are equal up to rounding, which decides in MMDetection and is overlooked here. Such
-    are the densities of two candidates that are component 0 and far from all others, both then being equally
-    far from their mean: this function takes the lower one, MMDetection either that one or both. So is a
-    candidate exactly halfway between the components, as in evenly spaced losses: it belongs to component 0
-    here. And so are the densities of losses that differ by far less than ``reg_covar``'s root, 1e-3.
+    two numbers compared are equal but for rounding. Such are the densities of two candidates that are component
+    0 and far from all others, both then being equally far from their mean: this function takes the lower one,
+    MMDetection either that one or both. So is a candidate exactly halfway between the components, as in
+    evenly spaced losses: it belongs to component 0 here. And so are the densities of losses that differ by
+    far less than the root of ``reg_covar``, 1e-3.
 
     No gradient flows, and on a device other than the CPU the host never waits.
 
@@ -205,5 +207,5 @@ def reassign(
     """
     selection = select_candidates(losses, gt_index, level, num_gts, num_levels, topk)
     mixture = fit_two_gaussians(selection.loss, selection.valid, covariance_type)
-    positive = separate(mixture, selection.valid)
+    positive = separate(mixture, selection.valid, selection.loss)
     return PAAReassignment(selection.candidate, selection.loss, selection.valid, positive, mixture)

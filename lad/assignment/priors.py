@@ -21,6 +21,7 @@ class PriorGrid:
         row, column: (P,) int64, its cell in that level.
         sizes: (height, width) of each level in cells.
         strides: (horizontal, vertical) of each level in pixels.
+        per_cell: Base anchors of a cell in each level.
     """
 
     anchors: Tensor
@@ -29,11 +30,19 @@ class PriorGrid:
     column: Tensor
     sizes: tuple[tuple[int, int], ...]
     strides: tuple[tuple[int, int], ...]
+    per_cell: tuple[int, ...]
 
     @property
     def num_levels(self) -> int:
         """How many feature levels there are."""
         return len(self.sizes)
+
+    def sizes_for(self, shape: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """The part of each level, (height, width) in cells, that an image padded to ``shape`` alone would have."""
+        return tuple(
+            (min(ceil(shape[0] / stride[1]), size[0]), min(ceil(shape[1] / stride[0]), size[1]))
+            for stride, size in zip(self.strides, self.sizes, strict=True)
+        )
 
     def inside(self, batch_img_metas: Sequence[dict], allowed_border: int) -> Tensor:
         """Which anchors take part in each image, (N, P) bool, as ``AnchorHead`` decides.
@@ -42,18 +51,8 @@ class PriorGrid:
         reach at most that many pixels beyond ``img_shape``.
         """
         device = self.anchors.device
-        limits = [
-            [
-                [ceil(meta["pad_shape"][0] / stride[1]), ceil(meta["pad_shape"][1] / stride[0])]
-                for stride in self.strides
-            ]
-            for meta in batch_img_metas
-        ]
-        if all(
-            limit[0] >= size[0] and limit[1] >= size[1]
-            for image in limits
-            for limit, size in zip(image, self.sizes, strict=True)
-        ):
+        limits = [self.sizes_for(meta["pad_shape"]) for meta in batch_img_metas]
+        if all(limit == self.sizes for limit in limits):
             inside = torch.ones(len(limits), len(self.anchors), dtype=torch.bool, device=device)
         else:
             cells = torch.tensor(limits).to(device, non_blocking=True)[:, self.level]  # (N, P, 2)
@@ -93,4 +92,5 @@ def prior_grid(
         column=cell % width,
         sizes=sizes,
         strides=tuple(tuple(stride) for stride in generator.strides),
+        per_cell=tuple(per_cell),
     )

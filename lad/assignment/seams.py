@@ -7,11 +7,14 @@ which the student's head decides as the teacher does.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
+from lad.assignment.candidates import PAACandidates
+from lad.assignment.paa import PAAReassignment
+from lad.assignment.paa_memory import RememberingScorer, encode
 from lad.assignment.replay import replaced
 from lad.errors import UnsupportedError
 from lad.heads.batched_paa_head import BatchedPAAHead, PAAPredictions, PAAScorer
@@ -43,15 +46,40 @@ class Seam(ABC):
 
     @abstractmethod
     def replay(
-        self, student: nn.Module, teacher: nn.Module, teacher_outputs: Callable[[], Any]
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        teacher_outputs: TeacherOutputs,
+        metas: Sequence[dict],
+        memory: Memory | None = None,
     ) -> AbstractContextManager:
         """A context in which ``student`` takes its positives from ``teacher``.
 
         Args:
             student: The student's head.
             teacher: The teacher's head.
-            teacher_outputs: Gives what the teacher's head returned for the same images; asked at most once.
+            teacher_outputs: Gives what the teacher's head returns for images of the batch, by their numbers.
+            metas: Metadata of the images.
+            memory: What is remembered of the teacher; None to compute everything.
         """
+
+    def check_memory(self, student: nn.Module) -> None:
+        """Refuse to remember the teacher for a head that cannot use it."""
+        raise UnsupportedError(
+            f"{type(student).__name__} cannot use a remembered teacher: leave out `cache`."
+        )
+
+
+TeacherOutputs = Callable[[Sequence[int]], Any]
+
+
+class Memory(Protocol):
+    """What is remembered of a teacher for the images of one batch."""
+
+    records: Sequence[bytes | None]
+
+    def remember(self, images: Sequence[int], records: Sequence[bytes]) -> None:
+        """Keep records of images, by their numbers in the batch."""
 
 
 class PAASeam(Seam):
@@ -78,27 +106,74 @@ class PAASeam(Seam):
             )
         check_same_priors(student.prior_generator, teacher.prior_generator)
 
+    def check_memory(self, student: PAAHead) -> None:  # noqa: D102
+        if not isinstance(student, BatchedPAAHead):
+            raise UnsupportedError(
+                f"{type(student).__name__} cannot use a remembered teacher: use BatchedPAAHead, or leave out `cache`."
+            )
+
     def replay(  # noqa: D102
-        self, student: PAAHead, teacher: PAAHead, teacher_outputs: Callable[[], Any]
+        self,
+        student: PAAHead,
+        teacher: PAAHead,
+        teacher_outputs: TeacherOutputs,
+        metas: Sequence[dict],
+        memory: Memory | None = None,
     ) -> AbstractContextManager:
-        if isinstance(student, BatchedPAAHead):
+        if not isinstance(student, BatchedPAAHead):
+            return replaced(
+                student, "get_pos_loss", _scorer_image_by_image(teacher, teacher_outputs, len(metas))
+            )
+        if memory is None:
             return replaced(student, "scorer", _batched_scorer(teacher, teacher_outputs))
-        return replaced(student, "get_pos_loss", _scorer_image_by_image(teacher, teacher_outputs))
+        return _replay_with_memory(student, teacher, teacher_outputs, metas, memory)
 
 
 def _batched_scorer(
-    teacher: PAAHead, teacher_outputs: Callable[[], Any]
+    teacher: PAAHead, teacher_outputs: TeacherOutputs
 ) -> Callable[[PAAPredictions], PAAScorer]:
     def scorer(student: PAAPredictions) -> PAAScorer:
-        predictions = PAAPredictions.from_levels(teacher, *teacher_outputs())
+        predictions = PAAPredictions.from_levels(teacher, *teacher_outputs(range(student.num_images)))
         _check_same_size(len(student.cls_scores), len(predictions.cls_scores))
         return PAAScorer(teacher, predictions)
 
     return scorer
 
 
+@contextmanager
+def _replay_with_memory(
+    student: BatchedPAAHead,
+    teacher: PAAHead,
+    teacher_outputs: TeacherOutputs,
+    metas: Sequence[dict],
+    memory: Memory,
+) -> Iterator[None]:
+    missing = [image for image, record in enumerate(memory.records) if record is None]
+
+    def scorer(predictions: PAAPredictions) -> RememberingScorer:
+        computed = None
+        if missing:
+            seen = PAAPredictions.from_levels(teacher, *teacher_outputs(missing))
+            _check_same_size(
+                len(predictions.cls_scores) // predictions.num_images, len(seen.cls_scores) // len(missing)
+            )
+            computed = PAAScorer(teacher, seen)
+        return RememberingScorer(memory.records, metas, computed, predictions.cls_scores.device)
+
+    reassign = student.reassign
+
+    def reassign_and_remember(losses: Tensor, candidates: PAACandidates) -> PAAReassignment:
+        assignment = reassign(losses, candidates)
+        if missing:
+            memory.remember(missing, encode(candidates, assignment, metas, missing))
+        return assignment
+
+    with replaced(student, "scorer", scorer), replaced(student, "reassign", reassign_and_remember):
+        yield
+
+
 def _scorer_image_by_image(
-    teacher: PAAHead, teacher_outputs: Callable[[], Any]
+    teacher: PAAHead, teacher_outputs: TeacherOutputs, num_images: int
 ) -> Callable[..., tuple[Tensor]]:
     """For MMDetection's own head, which asks for the losses of one image after the other."""
     numbers = count()
@@ -109,7 +184,7 @@ def _scorer_image_by_image(
         anchors: list[Tensor], cls_score: Tensor, bbox_pred: Tensor, *targets: Tensor
     ) -> tuple[Tensor]:
         if not images:
-            cls_scores, bbox_preds, _ = teacher_outputs()
+            cls_scores, bbox_preds, _ = teacher_outputs(range(num_images))
             images.extend(zip(levels_to_images(cls_scores), levels_to_images(bbox_preds), strict=True))
         teacher_cls, teacher_bbox = images[next(numbers)]
         teacher_cls = teacher_cls.reshape(-1, teacher.cls_out_channels)

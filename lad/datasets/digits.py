@@ -122,14 +122,14 @@ def make_digits(
 
 
 def is_complete(out: str | os.PathLike[str], parameters: DigitsParameters) -> bool:
-    """Return whether ``out`` holds the data set of these parameters, every byte of it and nothing else."""
+    """Return whether ``out`` holds the data set of these parameters, every byte of it; files besides do no harm."""
     out = Path(out)
     try:
         manifest = json.loads((out / MANIFEST).read_bytes())
         if manifest["format"] != _FORMAT or manifest["parameters"] != asdict(parameters):
             return False
-        return manifest["sha256"] == _hashes(out)
-    except (OSError, ValueError, KeyError, TypeError):
+        return all(_sha256(out / name) == sha256 for name, sha256 in manifest["sha256"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
@@ -217,10 +217,10 @@ def _dump(content: dict[str, Any], path: Path, indent: int | None = None) -> Non
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file but the manifest, by its path within the folder."""
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return {
-        name: hashlib.sha256(files[name].read_bytes()).hexdigest()
-        for name in sorted(files)
-        if name != MANIFEST
-    }
+    """Return the SHA-256 of every file by its path within the folder."""
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return {name: _sha256(folder / name) for name in files}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -118,8 +118,8 @@ def make_scenes(sources: Sources, split: str, count: int, size: int, seed: int) 
     deck = _deal(split_digits(sources.labels, seed)[split], np.random.default_rng([seed, stream]))
     for index in range(count):
         rng = np.random.default_rng([seed, stream, index])
-        background, photo, crop, flipped = _background(sources.photos, split, size, rng)
-        canvas, cards = background, []
+        canvas, photo, crop, flipped = _background(sources.photos, split, size, rng)
+        cards = []
         for bbox in _place_cards(size, rng):
             chosen = next(deck)
             _draw_card(canvas, bbox, sources.digits[chosen], rng)
@@ -151,7 +151,7 @@ def _place_cards(size: int, rng: np.random.Generator) -> list[tuple[int, int, in
     for _ in range(rng.integers(CARDS_PER_IMAGE[0], CARDS_PER_IMAGE[1] + 1)):
         for _ in range(_PLACING_ATTEMPTS):
             side, aspect = rng.uniform(*CARD_SIDE), rng.uniform(0.8, 1.25)
-            w, h = (int(round(v)) for v in np.clip([side * aspect**0.5, side / aspect**0.5], *CARD_SIDE))
+            w, h = (round(float(v)) for v in np.clip([side * aspect**0.5, side / aspect**0.5], *CARD_SIDE))
             bbox = (int(rng.integers(size - w + 1)), int(rng.integers(size - h + 1)), w, h)
             if all(_covered(bbox, other) <= MAX_COVERED for other in placed):
                 placed.append(bbox)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from typing import Any
 
 from lad.capture import capture, find_module
@@ -12,6 +13,7 @@ from lad.config import detector_config
 from lad.errors import ConfigError
 from lad.methods.base import DistillationMethod, Step
 from lad.teacher import build_teacher
+from lad.teacher_cache import take_fingerprints
 
 import torch
 from mmdet.models.detectors import BaseDetector
@@ -64,6 +66,8 @@ class DistillationDetector(BaseDetector):
         with torch.random.fork_rng(devices=[]):
             for method in methods:
                 self._add_method(dict(method))
+        if any(method.needs_fingerprints for method in self.methods):
+            self.data_preprocessor.register_forward_pre_hook(take_fingerprints)
         self._register_state_dict_hook(_strip_student_prefix)
 
     def _add_method(self, config: dict) -> None:
@@ -90,8 +94,9 @@ class DistillationDetector(BaseDetector):
             batch_data_samples: Ground truth and metadata of the N images.
         """
         methods = self.methods
+        listening = [method.teacher_modules for method in methods if method.teacher_modules]
         teacher = self.teacher.look(
-            batch_inputs, batch_data_samples, (name for method in methods for name in method.teacher_modules)
+            batch_inputs, batch_data_samples, chain.from_iterable(listening), shared=len(listening) > 1
         )
         with ExitStack() as steering:
             outputs = steering.enter_context(

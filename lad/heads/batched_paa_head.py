@@ -83,10 +83,16 @@ class PAAScorer:
         return total.view(self.predictions.num_images, -1).sum(1).isfinite()
 
     @torch.no_grad()
-    def losses(self, candidates: PAACandidates) -> Tensor:
-        """(K,) float32 classification loss plus box loss of each candidate (PAA, Eq. 3)."""
-        cls_scores = self.predictions.cls_scores[candidates.index].float()
-        bbox_preds = self.predictions.bbox_preds[candidates.index].float()
+    def losses(self, candidates: PAACandidates, index: Tensor | None = None) -> Tensor:
+        """(K,) float32 classification loss plus box loss of each candidate (PAA, Eq. 3).
+
+        Args:
+            candidates: The candidates.
+            index: (K,) int64, where their predictions are; by default at ``candidates.index``.
+        """
+        index = candidates.index if index is None else index
+        cls_scores = self.predictions.cls_scores[index].float()
+        bbox_preds = self.predictions.bbox_preds[index].float()
         boxes = self.head.bbox_coder.decode(candidates.anchors, bbox_preds)
         loss_cls = self.head.loss_cls(cls_scores, candidates.labels, reduction_override="none").sum(-1)
         loss_bbox = self.head.loss_bbox(boxes, candidates.gt_bboxes, reduction_override="none")
@@ -164,7 +170,7 @@ class BatchedPAAHead(PAAHead):
             candidates.gt_index,
             candidates.level,
             num_gts=candidates.num_gts,
-            num_levels=candidates.num_levels,
+            num_levels=candidates.grid.num_levels,
             topk=self.topk,
             covariance_type=self.covariance_type,
         )

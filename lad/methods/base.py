@@ -42,6 +42,8 @@ class DistillationMethod(BaseModule):
 
     teacher_modules: tuple[str, ...] = ()
     student_modules: tuple[str, ...] = ()
+    #: Whether training images are to carry their fingerprint (see :mod:`lad.teacher_cache`).
+    needs_fingerprints: bool = False
 
     def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
         """Check that the method fits both detectors and build what depends on them; called once.

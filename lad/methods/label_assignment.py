@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from lad.assignment.seams import find_seam
 from lad.errors import ConfigError
 from lad.methods.base import DistillationMethod, Step
 from lad.teacher import FrozenTeacher
+from lad.teacher_cache import FINGERPRINT, TeacherCache, hash_of
 
 from mmdet.registry import MODELS
+from mmdet.structures import SampleList
 from torch import nn
 
 
@@ -23,22 +27,67 @@ class LabelAssignmentDistillation(DistillationMethod):
 
     Args:
         mode: ``'hard'``: the teacher's matches, with qualities (IoU targets) from the student's own boxes.
+        cache: Remember the teacher: ``dict(dir=FOLDER, max_gb=8.0, ...)``, see :class:`lad.teacher_cache.TeacherCache`.
+            Images whose pixels and boxes were seen before cost no teacher forward. Folders can be shared by runs: what
+            a teacher said is kept under a hash of its weights and of all settings that matter.
         init_cfg: As in MMEngine.
     """
 
     teacher_modules = ("bbox_head",)
 
-    def __init__(self, mode: str = "hard", init_cfg: dict | None = None) -> None:
+    def __init__(self, mode: str = "hard", cache: dict | None = None, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg=init_cfg)
         if mode != "hard":
             raise ConfigError(f"LabelAssignmentDistillation: mode must be 'hard', got {mode!r}.")
+        if cache is not None and not (isinstance(cache, dict) and cache.get("dir")):
+            raise ConfigError(
+                f"LabelAssignmentDistillation: cache must be dict(dir=FOLDER, ...), got {cache!r}."
+            )
+        self.cache: TeacherCache | None = None
+        self._cache_settings = cache
+        self.needs_fingerprints = cache is not None
 
     def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
         """Find where the two heads decide; refuse those that cannot share a decision."""
         self.seam = find_seam(student, teacher.model)
+        if self._cache_settings is not None:
+            head = student.bbox_head
+            self.seam.check_memory(head)
+            settings = dict(self._cache_settings)
+            # Everything that a record depends on and that is not in the image itself.
+            name = hash_of(
+                teacher.model, teacher.config, student.data_preprocessor.mean, student.data_preprocessor.std,
+                head.prior_generator, head.train_cfg, head.topk,
+            )  # fmt: skip
+            self.cache = TeacherCache(Path(settings.pop("dir")) / name, **settings)
 
     def steer(self, step: Step) -> AbstractContextManager:
         """The student's own loss, with the teacher's positives."""
         return self.seam.replay(
-            step.student.bbox_head, step.teacher.model.bbox_head, lambda: step.teacher.outputs["bbox_head"]
+            step.student.bbox_head,
+            step.teacher.model.bbox_head,
+            lambda images: step.teacher.outputs_of(images, "bbox_head"),
+            [sample.metainfo for sample in step.data_samples],
+            self.cache and BatchMemory(self.cache, step.data_samples),
         )
+
+
+class BatchMemory:
+    """What a cache knows of the images of one batch, and where to put what it does not know.
+
+    Images without a fingerprint (a loss computed without the data preprocessor) are neither looked up nor kept.
+    """
+
+    def __init__(self, cache: TeacherCache, samples: SampleList) -> None:
+        self._cache = cache
+        self._keys = [sample.metainfo.get(FINGERPRINT) for sample in samples]
+        self.records: list[bytes | None] = [
+            cache.get(key, sample.metainfo.get("img_id")) if key is not None else None
+            for key, sample in zip(self._keys, samples, strict=True)
+        ]
+
+    def remember(self, images: Sequence[int], records: Sequence[bytes]) -> None:
+        """Put records of images, by their numbers in the batch, into the cache."""
+        for image, record in zip(images, records, strict=True):
+            if self._keys[image] is not None:
+                self._cache.put(self._keys[image], record)

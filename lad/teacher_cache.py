@@ -1,0 +1,240 @@
+"""What a frozen teacher said of an image, remembered on disk.
+
+With a fixed teacher, what a method needs of it is a function of the image it is shown. A record is kept under a
+fingerprint of the image's pixels and its ground truth after the data pipeline, so resizing and flipping are told apart
+by what they did, and anything random (colour, mosaic, crops) simply misses.
+
+Layout: a folder a teacher, in it one append-only file a process. A record is its header (magic, fingerprint, length,
+checksum) and its payload. A record that a killed process left torn fails its checksum and is a miss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import mmap
+import os
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from lad.errors import ConfigError
+
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+HEADER = struct.Struct("<4s16sII")  # magic, fingerprint, payload length, checksum
+MAGIC = b"LAD1"
+FINGERPRINT = "lad_fingerprint"  # key of the metadata
+# How often other processes' files are looked at for new records.
+REFRESH_SECONDS = 5.0
+
+
+def fingerprint(image: Tensor, sample: DetDataSample) -> bytes:
+    """16 bytes that name an image's pixels and ground truth.
+
+    Args:
+        image: The image as the data loader gives it, on the CPU, before normalisation and padding.
+        sample: Its ground truth (``bboxes``, ``labels``), on the CPU.
+    """
+    digest = hashlib.sha256()  # processors have instructions for it
+    digest.update(repr((tuple(image.shape), str(image.dtype))).encode())
+    digest.update(_bytes(image))
+    for instances in (sample.gt_instances, sample.get("ignored_instances")):
+        if instances is not None:
+            boxes = instances.bboxes
+            digest.update(_bytes(getattr(boxes, "tensor", boxes)))
+            digest.update(_bytes(instances.labels))
+    return digest.digest()[:16]
+
+
+def take_fingerprints(preprocessor: nn.Module, args: tuple) -> None:
+    """Forward pre-hook of a data preprocessor: note each training image's fingerprint in its metadata.
+
+    This is the last moment at which the pixels are on the host as the pipeline left them.
+    """
+    data, training = args[0], len(args) > 1 and args[1]
+    if training and isinstance(data, dict):
+        for image, sample in zip(data["inputs"], data["data_samples"], strict=True):
+            sample.set_metainfo({FINGERPRINT: fingerprint(image, sample)})
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.detach().cpu().contiguous().view(-1).numpy()).cast("B")
+
+
+def hash_of(module: nn.Module, *settings: object) -> str:
+    """A name for a network's weights together with settings that its answers depend on."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for name, value in module.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(_bytes(value.view(torch.int16) if value.dtype == torch.bfloat16 else value))
+    return digest.hexdigest()[:24]
+
+
+@dataclass
+class CacheStatistics:
+    """How a cache has served this process.
+
+    Attributes:
+        hits, misses: Look-ups answered and not answered.
+        repeats: Look-ups of an image id that was looked up before; only those could have hit.
+        repeat_hits: Hits among them.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    repeats: int = 0
+    repeat_hits: int = 0
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of look-ups that were answered."""
+        return self.hits / max(self.hits + self.misses, 1)
+
+
+class TeacherCache:
+    """Payloads by fingerprint, in memory-mapped files that the processes of a node share.
+
+    Args:
+        folder: Where to keep the files; made if it is not there. Give every teacher its own (see :func:`hash_of`).
+        max_gb: Bound on the size of all files of the folder. A full cache answers and takes nothing more.
+        patience: Turn off when so many look-ups of images seen before have found next to nothing (under 1 %): a
+            pipeline with random transforms never shows the same pixels twice.
+        report_every: Write hit rate and size to the log every so many look-ups.
+    """
+
+    def __init__(
+        self, folder: str | Path, max_gb: float = 8.0, patience: int = 2000, report_every: int = 20_000
+    ) -> None:
+        if max_gb <= 0:
+            raise ConfigError(f"teacher cache: max_gb must be positive, got {max_gb}.")
+        self.folder = Path(folder)
+        self.max_bytes = int(max_gb * 1e9)
+        self.patience = patience
+        self.report_every = report_every
+        self.statistics = CacheStatistics()
+        self.enabled = True
+        self._places: dict[bytes, tuple[Path, int, int]] = {}
+        self._scanned: dict[Path, int] = {}
+        self._maps: dict[Path, mmap.mmap] = {}
+        self._seen: set[object] = set()
+        self._file = None
+        self._refreshed = 0.0
+        self._full = False
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    # -- reading -----------------------------------------------------------------------------------------------
+
+    def get(self, key: bytes, image_id: object = None) -> bytes | None:
+        """The payload of a fingerprint, or None; ``image_id`` lets the cache notice that nothing ever repeats."""
+        if not self.enabled:
+            return None
+        if key not in self._places:
+            self._refresh()
+        place = self._places.get(key)
+        payload = self._read(*place) if place is not None else None
+        self._count(payload is not None, image_id)
+        return payload
+
+    def _read(self, path: Path, start: int, length: int) -> bytes | None:
+        content = self._maps.get(path)
+        if content is None or len(content) < start + length:
+            with path.open("rb") as file:
+                content = self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return content[start : start + length]
+
+    def _refresh(self) -> None:
+        """Index what this and other processes have appended since the last look."""
+        if time.monotonic() - self._refreshed < REFRESH_SECONDS and self._refreshed:
+            return
+        self._refreshed = time.monotonic()
+        for path in sorted(self.folder.glob("*.bin")):
+            if path.stat().st_size > self._scanned.get(path, 0):
+                self._scan(path)
+
+    def _scan(self, path: Path) -> None:
+        content = path.read_bytes() if path not in self._scanned else self._tail(path)
+        offset, base = 0, self._scanned.get(path, 0)
+        while offset + HEADER.size <= len(content):
+            magic, key, length, checksum = HEADER.unpack_from(content, offset)
+            start = offset + HEADER.size
+            payload = content[start : start + length]
+            if magic != MAGIC or len(payload) < length or _checksum(key, payload) != checksum:
+                break  # torn, or still being written: nothing after it is believed
+            self._places[key] = (path, base + start, length)
+            offset = start + length
+        self._scanned[path] = base + offset
+
+    def _tail(self, path: Path) -> bytes:
+        with path.open("rb") as file:
+            file.seek(self._scanned[path])
+            return file.read()
+
+    # -- writing -----------------------------------------------------------------------------------------------
+
+    def put(self, key: bytes, payload: bytes) -> None:
+        """Remember a payload; does nothing when the cache is off, full or knows it."""
+        if not self.enabled or self._full or key in self._places:
+            return
+        record = HEADER.pack(MAGIC, key, len(payload), _checksum(key, payload)) + payload
+        if self.size() + len(record) > self.max_bytes:
+            self._full = True
+            print_log(
+                f"teacher cache: full at {self.size() / 1e9:.2f} GB ({self.folder})",
+                "current",
+                logging.WARNING,
+            )
+            return
+        if self._file is None:
+            # A file of its own for each process: nobody waits, and a torn end is never written after.
+            name = f"{os.uname().nodename}-{os.getpid()}-{time.time_ns()}.bin"
+            self._path = self.folder / name
+            self._file = self._path.open("ab", buffering=0)
+        start = self._file.tell() + HEADER.size
+        self._file.write(record)
+        self._places[key] = (self._path, start, len(payload))
+        self._scanned[self._path] = start + len(payload)
+
+    def size(self) -> int:
+        """Bytes of all files in the folder."""
+        return sum(path.stat().st_size for path in self.folder.glob("*.bin"))
+
+    # -- judging -----------------------------------------------------------------------------------------------
+
+    def _count(self, hit: bool, image_id: object) -> None:
+        statistics = self.statistics
+        statistics.hits += hit
+        statistics.misses += not hit
+        if image_id is not None:
+            if image_id in self._seen:
+                statistics.repeats += 1
+                statistics.repeat_hits += hit
+            self._seen.add(image_id)
+        if (statistics.hits + statistics.misses) % self.report_every == 0:
+            print_log(f"teacher cache: {self}", "current")
+        if statistics.repeats >= self.patience and statistics.repeat_hits < 0.01 * statistics.repeats:
+            self.enabled = False
+            print_log(
+                f"teacher cache: turned off, {statistics.repeats} images came again and none looked the same: "
+                "the pipeline changes them at random.",
+                "current",
+                logging.WARNING,
+            )
+
+    def __str__(self) -> str:
+        size = self.size()
+        return (
+            f"{self.statistics.hit_rate:.1%} of {self.statistics.hits + self.statistics.misses} look-ups answered, "
+            f"{len(self._places)} images in {size / 1e6:.1f} MB ({self.folder})"
+        )
+
+    def __deepcopy__(self, memo: dict) -> TeacherCache:
+        return self  # an EMA copy is never trained, and files are not copied
+
+
+def _checksum(key: bytes, payload: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(key + payload, digest_size=4).digest(), "little")
