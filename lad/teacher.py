@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
 from lad.capture import Outputs, capture, find_module
 from lad.config import detector_config
 from lad.errors import CheckpointError, ConfigError, UnsupportedError, listed
+from lad.teacher_speed import TeacherSpeed
 
 import torch
 from mmdet.registry import MODELS
@@ -133,6 +135,7 @@ class FrozenTeacher:
         renormalisation: From the student's images to the teacher's.
         classes: The class names its checkpoint records, if any.
         config: The model config it was built from, for telling teachers apart.
+        speed: How to make it cheaper.
     """
 
     def __init__(
@@ -141,9 +144,11 @@ class FrozenTeacher:
         renormalisation: Renormalisation,
         classes: tuple[str, ...] | None = None,
         config: dict | None = None,
+        speed: TeacherSpeed | None = None,
     ) -> None:
         self.config = config
-        self.model = model.requires_grad_(False).eval()
+        self.speed = speed or TeacherSpeed()
+        self.model = self.speed.prepare(model.requires_grad_(False).eval())
         self.renormalisation = renormalisation
         self.classes = classes
         # Modules stay in eval mode (batch norm statistics, dropout); the flag of the detector and its heads alone
@@ -181,8 +186,10 @@ class FrozenTeacher:
         if not modules:
             return Outputs()
         inputs = self.renormalisation(inputs, data_samples)
+        if self.speed.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
         roots = {name.split(".")[0] for name in modules}
-        with capture(self.model, modules) as outputs:
+        with capture(self.model, modules) as outputs, self._precision(inputs.device):
             if roots <= {"backbone", "neck", *DENSE_HEADS}:
                 features = self.model.extract_feat(inputs)
                 # The heads are called here: MMDetection's `_forward` calls their `forward` past the hooks.
@@ -192,6 +199,10 @@ class FrozenTeacher:
             else:
                 self.model._forward(inputs, data_samples)
         return outputs
+
+    def _precision(self, device: torch.device) -> AbstractContextManager:
+        # Without an option of its own the teacher runs in whatever precision the training does.
+        return self.speed.autocast(device) if self.speed.bfloat16 else nullcontext()
 
     def check_modules(self, modules: Iterable[str]) -> None:
         """Refuse names that the teacher does not have."""
@@ -203,8 +214,8 @@ def build_teacher(spec: dict, student_preprocessor: nn.Module) -> FrozenTeacher:
     """Build the teacher of a distillation config.
 
     Args:
-        spec: ``dict(config=PATH, checkpoint=PATH_OR_URL)`` or a model dict with ``checkpoint``; further keys
-            override the config's ``model``.
+        spec: ``dict(config=PATH, checkpoint=PATH_OR_URL)`` or a model dict with ``checkpoint``; ``speed`` holds
+            options of :class:`TeacherSpeed`, further keys override the config's ``model``.
         student_preprocessor: What normalises the images that the teacher will be shown.
 
     Raises:
@@ -215,6 +226,7 @@ def build_teacher(spec: dict, student_preprocessor: nn.Module) -> FrozenTeacher:
         raise ConfigError("teacher needs a checkpoint: teacher=dict(config=PATH, checkpoint=PATH_OR_URL).")
     spec = dict(spec)
     checkpoint = spec.pop("checkpoint")
+    speed = TeacherSpeed.from_config(spec.pop("speed", None))
     name = spec.get("config") or spec.get("type")
     config = detector_config(spec, "teacher")
     # The weights come from the checkpoint alone: a random or ImageNet initialisation would be thrown away, and the
@@ -224,7 +236,7 @@ def build_teacher(spec: dict, student_preprocessor: nn.Module) -> FrozenTeacher:
     meta = load_verified(model, checkpoint, owner=f"teacher {name}")
     classes = (meta.get("dataset_meta") or {}).get("classes") or meta.get("CLASSES")
     renormalisation = Renormalisation(student_preprocessor, model.data_preprocessor)
-    return FrozenTeacher(model, renormalisation, tuple(classes) if classes else None, config)
+    return FrozenTeacher(model, renormalisation, tuple(classes) if classes else None, config, speed)
 
 
 def without_pretraining(config: Any) -> Any:

@@ -296,9 +296,9 @@ def fit_two_gaussians(
         max_iter: Most iterations made; 0 returns the starting parameters.
         tol: Convergence threshold on the mean log-likelihood per value.
         reg_covar: Added to each variance, in the unit of the values squared; positive.
-        check_every: Look for converged rows every so many iterations or a few more, to leave them out and to stop early;
-            0 is never. Looking waits for the device. None: every few iterations on a CPU, else never. The
-            answer does not depend on it.
+        check_every: Look for converged rows every so many iterations or a few more, to leave them out and to
+            stop early; 0 is never. Looking waits for the device. None: every few iterations on a CPU, else
+            never. The answer does not depend on it.
 
     Returns:
         The mixtures, on the device of `values`.

@@ -109,12 +109,11 @@ def make_digits(
         _write(partial, parameters, progress)
         if out.exists():
             out.rename(old)
-        try:
-            partial.rename(out)
-        except BaseException:
-            if old.exists():
-                old.rename(out)
-            raise
+        partial.rename(out)
+    except BaseException:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)

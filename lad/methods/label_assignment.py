@@ -55,10 +55,9 @@ class LabelAssignmentDistillation(DistillationMethod):
             self.seam.check_memory(head)
             settings = dict(self._cache_settings)
             # Everything that a record depends on and that is not in the image itself.
-            name = hash_of(
-                teacher.model, teacher.config, student.data_preprocessor.mean, student.data_preprocessor.std,
-                head.prior_generator, head.train_cfg, head.topk,
-            )  # fmt: skip
+            images = (student.data_preprocessor.mean, student.data_preprocessor.std)
+            decision = (head.prior_generator, head.train_cfg, head.topk)
+            name = hash_of(teacher.model, teacher.config, teacher.speed, images, decision)
             self.cache = TeacherCache(Path(settings.pop("dir")) / name, **settings)
 
     def steer(self, step: Step) -> AbstractContextManager:

@@ -232,10 +232,8 @@ def bench_memory(counts: list[int]) -> None:
             used[head] = receiver.recv()
             process.join()
         plain, batched = used["PAAHead"], used["BatchedPAAHead"]
-        print(
-            f"  {objects:4d} objects  PAAHead {plain:6.0f} MB  BatchedPAAHead {batched:6.0f} MB  ({batched - plain:+.0f} MB)",
-            flush=True,
-        )
+        figures = f"PAAHead {plain:6.0f} MB  BatchedPAAHead {batched:6.0f} MB  ({batched - plain:+.0f} MB)"
+        print(f"  {objects:4d} objects  {figures}", flush=True)
 
 
 def main() -> None:

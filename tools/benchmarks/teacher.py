@@ -1,0 +1,111 @@
+"""What each way of making a frozen teacher cheaper saves, and how many assigned labels it changes.
+
+python tools/benchmarks/teacher.py CONFIG CHECKPOINT [--images 64] [--repeats 5]
+
+CONFIG is a detector's with a PAA head and its training data, for instance the demo's teacher.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import warnings
+
+from lad.config import load_config
+from lad.heads.batched_paa_head import PAAPredictions, PAAScorer
+from lad.teacher import FrozenTeacher, build_teacher
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import SampleList
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from timing import alternate, ratio
+from torch import Tensor
+
+OPTIONS = {
+    "as it is": dict(),
+    "fuse": dict(fuse=True),
+    "channels_last": dict(channels_last=True),
+    "fuse, channels_last": dict(fuse=True, channels_last=True),
+    "bfloat16": dict(bfloat16=True),
+    "compile": dict(compile=True),
+    "fuse, compile": dict(fuse=True, compile=True),
+}
+
+
+def positives(teacher: FrozenTeacher, inputs: Tensor, samples: SampleList) -> set[int]:
+    """The anchors of a batch that the teacher calls positive."""
+    head = teacher.model.bbox_head
+    outputs = teacher.run(inputs, samples, ["bbox_head"])["bbox_head"]
+    found: set[int] = set()
+    reassign = head.reassign
+
+    def remember(losses: Tensor, candidates: object) -> object:
+        assignment = reassign(losses, candidates)
+        found.update(candidates.index[assignment.candidate[assignment.positive]].tolist())
+        return assignment
+
+    head.reassign = remember
+    assert isinstance(head.scorer(PAAPredictions.from_levels(head, *outputs)), PAAScorer)
+    with torch.no_grad():
+        head.loss_by_feat(
+            *outputs, [sample.gt_instances for sample in samples], [sample.metainfo for sample in samples]
+        )
+    del head.reassign
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config")
+    parser.add_argument("checkpoint")
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", nargs="+", choices=OPTIONS, default=list(OPTIONS))
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    init_default_scope("mmdet")
+    torch.set_num_threads(args.threads)
+    cfg = load_config(args.config)
+    cfg.model.bbox_head.type = "BatchedPAAHead"
+    preprocessor = MODELS.build(cfg.model.data_preprocessor)
+    loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+    batches = []
+    for data in loader:
+        prepared = preprocessor(data, True)
+        batches.append((prepared["inputs"], prepared["data_samples"]))
+        if sum(len(samples) for _, samples in batches) >= args.images:
+            break
+
+    def build(speed: dict) -> FrozenTeacher:
+        return build_teacher(
+            dict(copy.deepcopy(cfg.model), checkpoint=args.checkpoint, speed=speed), preprocessor
+        )
+
+    teachers = {name: build(OPTIONS[name]) for name in dict.fromkeys(["as it is", *args.only])}
+    inputs, samples = batches[0]
+    seconds = alternate(
+        {
+            name: lambda teacher=teacher: teacher.run(inputs, samples, ["bbox_head"])
+            for name, teacher in teachers.items()
+        },
+        args.repeats * 2,
+        warmup=2,
+    )
+    plain = seconds["as it is"]
+    print(
+        f"teacher forward, {len(samples)} images of {tuple(inputs.shape[2:])}: {statistics.median(plain):.4f} s"
+    )
+    wanted = [positives(teachers["as it is"], *batch) for batch in batches]
+    for name, teacher in teachers.items():
+        got = [positives(teacher, *batch) for batch in batches]
+        changed = sum(len(a ^ b) for a, b in zip(wanted, got, strict=True))
+        total = sum(map(len, wanted))
+        print(f"  {name:20s} {ratio(plain, seconds[name])}   {changed} of {total} positives differ")
+
+
+if __name__ == "__main__":
+    main()
