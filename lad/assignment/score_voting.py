@@ -5,17 +5,39 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding, embedding_bag, pad
 
 _MIN_IOU = 0.01
 _SIGMA = 0.025
 _MIN_UNION = 1e-6
 
 
-def _true_positions(mask: Tensor) -> Tensor:
-    """Indices (N,) long at which a flat mask is true."""
-    if mask.device.type == "cpu":  # numpy finds few in many three times as fast
-        return torch.from_numpy(np.flatnonzero(mask.numpy()))
-    return mask.nonzero()[:, 0]
+def _eligible_pairs(scores: Tensor, det_labels: Tensor, score_thr: float) -> tuple[Tensor, Tensor, Tensor]:
+    """All pairs of a detection and a candidate that scores enough for the detection's class, detection by detection.
+
+    Returns:
+        Detection and candidate of each pair, both (N,) long, and (D,) where each detection's pairs begin.
+    """
+    if scores.device.type != "cpu":
+        own_scores = scores.index_select(1, det_labels).T
+        det, candidate = (own_scores > score_thr).nonzero().unbind(1)
+        repeats = torch.bincount(det, minlength=len(det_labels))
+        return det, candidate, repeats.cumsum(0) - repeats
+    # The few scores above the threshold are found once, sorted by class and handed to the detections of that class.
+    # numpy finds few in many three times as fast, and repeats ten times as fast.
+    is_wide = scores.dtype in (torch.float32, torch.float64)
+    above = np.flatnonzero(scores.numpy() > score_thr if is_wide else (scores > score_thr).numpy())
+    candidate, label = np.divmod(above, scores.shape[1])
+    # Numbers of 16 bits or fewer are sorted by radix.
+    candidate = candidate[np.argsort(label.astype(np.min_scalar_type(scores.shape[1])), kind="stable")]
+    count = np.bincount(label, minlength=scores.shape[1])
+    labels = det_labels.numpy()
+    repeats = count[labels]
+    begin = np.cumsum(repeats) - repeats
+    shift = np.repeat((np.cumsum(count) - count)[labels] - begin, repeats)
+    candidate = candidate[np.arange(len(shift)) + shift]
+    det = np.repeat(np.arange(len(labels)), repeats)
+    return torch.from_numpy(det), torch.from_numpy(candidate), torch.from_numpy(begin)
 
 
 def _votes(own: Tensor, boxes: Tensor, scores: Tensor) -> Tensor:
@@ -89,22 +111,17 @@ def vote_boxes(
     boxes, own = bboxes.to(dtype), det_bboxes[:, :4].to(dtype)
     # Boxes without a vote weigh 0, which a coordinate that is not finite would turn into NaN; the column of
     # ones sums up the weights.
-    summands = torch.nn.functional.pad(boxes.nan_to_num(0.0, 0.0, 0.0), (0, 1), value=1.0)
+    summands = pad(boxes.nan_to_num(0.0, 0.0, 0.0), (0, 1), value=1.0)
 
     if compact:
-        # Whole rows of bytes are quicker to pick than columns of floats, and one index to find than two.
-        eligible = (scores > score_thr).T.contiguous().index_select(0, det_labels).flatten()
-        pair = _true_positions(eligible)
-        det = torch.div(pair, max(len(boxes), 1), rounding_mode="floor")
-        candidate = pair - det * len(boxes)
-        pair_scores = scores.flatten().index_select(0, candidate * scores.shape[1] + det_labels[det])
+        det, candidate, begin = _eligible_pairs(scores, det_labels, score_thr)
+        # Rows by number, and their weighted sums, are what embeddings are made for: several times as fast as indexing.
         weight = _votes(
-            own.T.contiguous().index_select(1, det),
-            boxes.T.contiguous().index_select(1, candidate),
-            pair_scores,
+            embedding(det, own).unbind(1),
+            embedding(candidate, boxes).unbind(1),
+            embedding(candidate * scores.shape[1] + det_labels[det], scores.reshape(-1, 1))[:, 0].to(dtype),
         )
-        summed = summands.new_zeros(len(own), 5)
-        summed.index_add_(0, det, summands.index_select(0, candidate).mul_(weight[:, None]))
+        summed = embedding_bag(candidate, summands, begin, mode="sum", per_sample_weights=weight)
     else:
         own_scores = scores.index_select(1, det_labels).T
         weight = _votes(own.T[:, :, None], boxes.T[:, None, :], own_scores)
