@@ -139,6 +139,12 @@ def select_candidates(
     return Selection(candidate.masked_fill_(~valid, 0), loss.masked_fill_(~valid, 0.0), valid)
 
 
+def _without_empty_slots(selection: Selection) -> Selection:
+    """Cut off the slots that are empty for every ground truth: objects rarely have candidates on every level."""
+    used = int(selection.valid.any(0).sum())
+    return Selection(selection.candidate[:, :used], selection.loss[:, :used], selection.valid[:, :used])
+
+
 def separate(mixture: TwoGaussians, valid: Tensor, loss: Tensor | None = None) -> Tensor:
     """Tell positives from the rest by the fitted mixtures: scheme (c) of Fig. 3 of the PAA paper.
 
@@ -200,12 +206,15 @@ def reassign(
         covariance_type: 'full', 'diag', 'spherical' or 'tied'.
 
     Returns:
-        The reassignment, in M = num_levels * topk slots a ground truth.
+        The reassignment, in M = num_levels * topk slots a ground truth; on a CPU, where looking costs nothing, in as
+        many as the largest ground truth needs.
 
     Raises:
         ValueError: as the functions named above.
     """
     selection = select_candidates(losses, gt_index, level, num_gts, num_levels, topk)
+    if losses.device.type == "cpu":
+        selection = _without_empty_slots(selection)
     mixture = fit_two_gaussians(selection.loss, selection.valid, covariance_type)
     positive = separate(mixture, selection.valid, selection.loss)
     return PAAReassignment(selection.candidate, selection.loss, selection.valid, positive, mixture)
