@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -179,17 +178,20 @@ class FrozenTeacher:
         """
         return TeacherView(self, inputs, data_samples, modules, shared)
 
-    @torch.no_grad()
     def run(self, inputs: Tensor, data_samples: SampleList, modules: Iterable[str]) -> Outputs:
-        """Run no further than the named modules need and return their outputs."""
+        """Run no further than the named modules need and return their outputs; without gradient."""
         modules = tuple(modules)
         if not modules:
             return Outputs()
+        with self.speed.running(inputs.device):
+            return self._run(inputs, data_samples, modules)
+
+    def _run(self, inputs: Tensor, data_samples: SampleList, modules: tuple[str, ...]) -> Outputs:
         inputs = self.renormalisation(inputs, data_samples)
         if self.speed.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         roots = {name.split(".")[0] for name in modules}
-        with capture(self.model, modules) as outputs, self._precision(inputs.device):
+        with capture(self.model, modules) as outputs:
             if roots <= {"backbone", "neck", *DENSE_HEADS}:
                 features = self.model.extract_feat(inputs)
                 # The heads are called here: MMDetection's `_forward` calls their `forward` past the hooks.
@@ -199,10 +201,6 @@ class FrozenTeacher:
             else:
                 self.model._forward(inputs, data_samples)
         return outputs
-
-    def _precision(self, device: torch.device) -> AbstractContextManager:
-        # Without an option of its own the teacher runs in whatever precision the training does.
-        return self.speed.autocast(device) if self.speed.bfloat16 else nullcontext()
 
     def check_modules(self, modules: Iterable[str]) -> None:
         """Refuse names that the teacher does not have."""

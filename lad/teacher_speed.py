@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from lad.errors import ConfigError
@@ -16,6 +18,8 @@ class TeacherSpeed:
     """What may be done to a teacher that is never trained; all off by default, because each changes rounding.
 
     Attributes:
+        inference_mode: Run under ``torch.inference_mode``. Only for methods that do not compare the teacher's tensors
+            with the student's in a loss, such as label assignment: autograd cannot save what it returns.
         fuse: Fold each batch norm into the convolution before it. Modules called ``bn`` then pass their input on, so
             methods that listen to them cannot use it.
         channels_last: Lay images and weights out channel by channel for each pixel, which GPUs' tensor cores prefer.
@@ -23,6 +27,7 @@ class TeacherSpeed:
         compile: ``torch.compile`` backbone and neck; costs a minute at the first batch, and again at other image sizes.
     """
 
+    inference_mode: bool = False
     fuse: bool = False
     channels_last: bool = False
     bfloat16: bool = False
@@ -49,6 +54,12 @@ class TeacherSpeed:
                     getattr(model, name).compile()
         return model
 
-    def autocast(self, device: torch.device) -> torch.autocast:
-        """bfloat16 autocast on a device."""
-        return torch.autocast(device.type, dtype=torch.bfloat16)
+    @contextmanager
+    def running(self, device: torch.device) -> Iterator[None]:
+        """The context in which the teacher runs, without gradient.
+
+        Without ``bfloat16`` of its own it runs in whatever precision the training does.
+        """
+        precision = torch.autocast(device.type, dtype=torch.bfloat16) if self.bfloat16 else nullcontext()
+        with torch.inference_mode() if self.inference_mode else torch.no_grad(), precision:
+            yield

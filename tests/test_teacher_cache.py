@@ -263,6 +263,16 @@ def test_image_remembered_in_one_batch_is_found_in_a_batch_of_another_size(tmp_p
     assert calls == [2, 2]
 
 
+def test_same_padding_tells_batch_sizes_apart(tmp_path):
+    model, calls = distil(tmp_path, same_padding=True)
+    small = pixels((3, 2), seed=0, shapes=[(64, 96), (64, 96)])
+    larger = pixels((2, 3), seed=9, shapes=[(96, 128), (96, 120)])
+    losses_of(model, small)
+    losses_of(model, small)
+    losses_of(model, {name: [*small[name], *larger[name]] for name in small})
+    assert calls == [2, 4]
+
+
 def test_record_of_an_object_is_under_half_a_kilobyte(tmp_path):
     model, _ = distil(tmp_path)
     losses_of(model, pixels((40, 40, 40)))

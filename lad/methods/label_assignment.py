@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -29,7 +30,8 @@ class LabelAssignmentDistillation(DistillationMethod):
         mode: ``'hard'``: the teacher's matches, with qualities (IoU targets) from the student's own boxes.
         cache: Remember the teacher: ``dict(dir=FOLDER, max_gb=8.0, ...)``, see :class:`lad.teacher_cache.TeacherCache`.
             Images whose pixels and boxes were seen before cost no teacher forward. Folders can be shared by runs: what
-            a teacher said is kept under a hash of its weights and of all settings that matter.
+            a teacher said is kept under a hash of its weights and of all settings that matter. What it said of an
+            image in one batch stands for the image in batches that pad it otherwise, unless ``same_padding=True``.
         init_cfg: As in MMEngine.
     """
 
@@ -54,6 +56,7 @@ class LabelAssignmentDistillation(DistillationMethod):
             head = student.bbox_head
             self.seam.check_memory(head)
             settings = dict(self._cache_settings)
+            self._same_padding = settings.pop("same_padding", False)
             # Everything that a record depends on and that is not in the image itself.
             images = (student.data_preprocessor.mean, student.data_preprocessor.std)
             decision = (head.prior_generator, head.train_cfg, head.topk)
@@ -67,7 +70,7 @@ class LabelAssignmentDistillation(DistillationMethod):
             step.teacher.model.bbox_head,
             lambda images: step.teacher.outputs_of(images, "bbox_head"),
             [sample.metainfo for sample in step.data_samples],
-            self.cache and BatchMemory(self.cache, step.data_samples),
+            self.cache and BatchMemory(self.cache, step.data_samples, self._same_padding),
         )
 
 
@@ -75,11 +78,19 @@ class BatchMemory:
     """What a cache knows of the images of one batch, and where to put what it does not know.
 
     Images without a fingerprint (a loss computed without the data preprocessor) are neither looked up nor kept.
+
+    Args:
+        cache: What is known.
+        samples: The images of the batch.
+        same_padding: Tell an image in a batch of one size from the same image in a batch of another.
     """
 
-    def __init__(self, cache: TeacherCache, samples: SampleList) -> None:
+    def __init__(self, cache: TeacherCache, samples: SampleList, same_padding: bool = False) -> None:
         self._cache = cache
         self._keys = [sample.metainfo.get(FINGERPRINT) for sample in samples]
+        if same_padding:
+            size = repr(samples[0].metainfo.get("batch_input_shape")).encode()
+            self._keys = [key and hashlib.sha256(key + size).digest()[:16] for key in self._keys]
         self.records: list[bytes | None] = [
             cache.get(key, sample.metainfo.get("img_id")) if key is not None else None
             for key, sample in zip(self._keys, samples, strict=True)
