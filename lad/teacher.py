@@ -81,6 +81,17 @@ def _mean_std(preprocessor: ImgDataPreprocessor) -> tuple[Tensor, Tensor]:
     return torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
 
 
+def run_dense(model: nn.Module, inputs: Tensor, heads: Iterable[str] = DENSE_HEADS) -> None:
+    """Run backbone, neck and those of the dense heads that a detector has, for whoever listens to them.
+
+    The heads are called here: MMDetection's ``_forward`` calls their ``forward`` past the hooks.
+    """
+    features = model.extract_feat(inputs)
+    for name in DENSE_HEADS:
+        if name in heads and hasattr(model, name):
+            getattr(model, name)(features)
+
+
 class TeacherView:
     """What the teacher says of one batch; computed at the first question, once, without gradient."""
 
@@ -193,11 +204,7 @@ class FrozenTeacher:
         roots = {name.split(".")[0] for name in modules}
         with capture(self.model, modules) as outputs:
             if roots <= {"backbone", "neck", *DENSE_HEADS}:
-                features = self.model.extract_feat(inputs)
-                # The heads are called here: MMDetection's `_forward` calls their `forward` past the hooks.
-                for name in DENSE_HEADS:
-                    if name in roots:
-                        getattr(self.model, name)(features)
+                run_dense(self.model, inputs, roots)
             else:
                 self.model._forward(inputs, data_samples)
         return outputs

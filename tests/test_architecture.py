@@ -8,7 +8,7 @@ from helpers import ROOT
 # From the bottom up; a package may import itself and what stands before it.
 LAYERS = [
     ["errors"],
-    ["checkpoint", "config", "capture", "mmcv_ops", "optim", "teacher_cache", "teacher_speed"],
+    ["checkpoint", "config", "capture", "mmcv_ops", "optim", "teacher_cache", "teacher_speed", "losses"],
     ["compat"],
     ["assignment", "heads", "datasets", "visualization"],
     ["teacher"],

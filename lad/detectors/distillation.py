@@ -10,9 +10,9 @@ from typing import Any
 
 from lad.capture import capture, find_module
 from lad.config import detector_config
-from lad.errors import ConfigError
+from lad.errors import ConfigError, UnsupportedError
 from lad.methods.base import DistillationMethod, Step
-from lad.teacher import build_teacher
+from lad.teacher import DENSE_HEADS, build_teacher, run_dense
 from lad.teacher_cache import take_fingerprints
 
 import torch
@@ -39,6 +39,8 @@ class DistillationDetector(BaseDetector):
         teacher: Likewise, with the required key ``checkpoint`` (path or URL).
         methods: Configs of distillation methods. A method's ``name`` (default: its type) is its key under
             ``distillation.``.
+        student_loss: Whether the student learns its own loss too. False: from the teacher alone, by the methods'
+            losses; labels are then needed only where a method asks for them.
         data_preprocessor: Replaces the student's.
         init_cfg: As in MMEngine.
 
@@ -51,6 +53,7 @@ class DistillationDetector(BaseDetector):
         student: str | dict,
         teacher: dict,
         methods: Sequence[dict],
+        student_loss: bool = True,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
@@ -61,6 +64,12 @@ class DistillationDetector(BaseDetector):
         self.student = MODELS.build(config)
         self.data_preprocessor = self.student.data_preprocessor
         self.teacher = build_teacher(teacher, self.student.data_preprocessor)
+        self.student_loss = student_loss
+        if not student_loss and not any(hasattr(self.student, name) for name in DENSE_HEADS):
+            raise UnsupportedError(
+                f"student_loss=False needs a dense head ({', '.join(DENSE_HEADS)}), which "
+                f"{type(self.student).__name__} has not."
+            )
         self.distillation = ModuleDict()
         # Adapters draw their initial weights here; the student's own must not depend on which methods there are.
         with torch.random.fork_rng(devices=[]):
@@ -105,7 +114,11 @@ class DistillationDetector(BaseDetector):
             step = Step(batch_inputs, batch_data_samples, self.student, teacher, outputs)
             for method in methods:
                 steering.enter_context(method.steer(step))
-            losses = dict(self.student.loss(batch_inputs, batch_data_samples))
+            losses = {}
+            if self.student_loss:
+                losses.update(self.student.loss(batch_inputs, batch_data_samples))
+            else:
+                run_dense(self.student, batch_inputs)
         for name, method in self.distillation.items():
             terms = method.losses(step)
             if taken := sorted(set(terms) & set(losses)):

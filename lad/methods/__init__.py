@@ -2,5 +2,6 @@
 
 from lad.methods.base import DistillationMethod, Step
 from lad.methods.label_assignment import LabelAssignmentDistillation
+from lad.methods.soft_label import SoftLabelDistillation
 
-__all__ = ["DistillationMethod", "LabelAssignmentDistillation", "Step"]
+__all__ = ["DistillationMethod", "LabelAssignmentDistillation", "SoftLabelDistillation", "Step"]
