@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
+import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -17,16 +20,70 @@ import torch
 import torch.hub
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+
+# -- What stands in for what files name ------------------------------------------------------------------------------
+#
+# numpy's own functions trust their arguments: an array of "objects" made from a file's bytes is a list of pointers
+# that the file chose. These take plain numbers and text, and check the sizes.
 
 
-def _history_buffer_method(owner: object, name: str) -> Callable:
-    """Stands in for ``getattr`` in checkpoints.
+class PlainDtype:
+    """Stands in for ``numpy.dtype`` in files: numbers, booleans and text only."""
 
-    MMEngine pickles the message hub's HistoryBuffers together with their statistics methods, and pickle
-    writes a method as ``getattr(HistoryBuffer, name)``. Nothing else may be looked up this way.
+    def __init__(self, code: str = "u1", align: bool = False, copy: bool = False) -> None:
+        if not (isinstance(code, str) and re.fullmatch(r"[<>|=]?[biufcUS]\d{1,4}", code)):
+            raise pickle.UnpicklingError(f"an array of {code!r} is not allowed in a checkpoint")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
+        if order not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError("a dtype's state is not what numpy writes")
+        self.dtype = self.dtype.newbyteorder(order)
+
+
+class PlainArray(np.ndarray):
+    """Stands in for ``numpy.ndarray`` in files; pickled again it is numpy's own."""
+
+    def __new__(cls) -> PlainArray:
+        """An empty array, whatever a file asks for; its state fills it."""
+        return super().__new__(cls, (0,), np.uint8)
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, fortran, content = state
+        if not (isinstance(dtype, PlainDtype) and isinstance(content, bytes)):
+            raise pickle.UnpicklingError("an array's content is not plain bytes of a plain dtype")
+        if len(content) != int(np.prod(shape, dtype=np.int64)) * dtype.dtype.itemsize:
+            raise pickle.UnpicklingError("an array's content does not fill its shape")
+        super().__setstate__((1, shape, dtype.dtype, bool(fortran), content))
+
+    def __reduce__(self) -> tuple:
+        return self.view(np.ndarray).__reduce__()
+
+
+def plain_array(*args: object) -> PlainArray:
+    """Stands in for numpy's ``_reconstruct``, which makes the empty array that its state then fills."""
+    return PlainArray()
+
+
+def plain_scalar(dtype: PlainDtype, content: bytes) -> np.generic:
+    """Stands in for numpy's ``scalar``."""
+    if not (isinstance(dtype, PlainDtype) and isinstance(content, bytes)):
+        raise pickle.UnpicklingError("a numpy scalar is not plain bytes of a plain dtype")
+    return np.frombuffer(content, dtype=dtype.dtype, count=1)[0]
+
+
+def plain_attribute(owner: object, name: str) -> Callable:
+    """Stands in for ``getattr``, by which pickle names methods.
+
+    MMEngine saves the statistics methods of its HistoryBuffers and the annealing function of its one-cycle schedule.
+    Nothing else may be looked up this way.
     """
     if owner is HistoryBuffer and name in ("min", "max", "current", "mean"):
         return getattr(HistoryBuffer, name)
+    if owner is OneCycleParamScheduler and name in ("_annealing_cos", "_annealing_linear"):
+        return getattr(OneCycleParamScheduler, name)
     raise pickle.UnpicklingError(f"getattr({owner!r}, {name!r}) is not allowed in a checkpoint")
 
 
@@ -35,28 +92,27 @@ def allowed_globals() -> dict[str, Any]:
 
     numpy 2 moved ``numpy.core`` to ``numpy._core``; files written under either name are read.
     """
-    from numpy.core.multiarray import _reconstruct, scalar
-
-    # One instance each of the plain kinds: their classes (numpy.dtypes.Float64DType, ...) are named in files.
-    kinds = [np.dtype(code) for code in ("?", *"bhilqBHILQefdgFDSUO")]
-    globals_ = {
-        "builtins.getattr": _history_buffer_method,
-        "__builtin__.getattr": _history_buffer_method,
+    allowed = {
+        "builtins.getattr": plain_attribute,
+        "__builtin__.getattr": plain_attribute,
         "mmengine.logging.history_buffer.HistoryBuffer": HistoryBuffer,
         "mmengine.config.config.ConfigDict": ConfigDict,
-        "numpy.dtype": np.dtype,
-        "numpy.ndarray": np.ndarray,
+        "mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler": OneCycleParamScheduler,
+        "numpy.dtype": PlainDtype,
+        "numpy.ndarray": PlainArray,
     }
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        globals_[f"{module}._reconstruct"] = _reconstruct
-        globals_[f"{module}.scalar"] = scalar
-    for kind in kinds:
-        globals_[f"numpy.dtypes.{type(kind).__name__}"] = type(kind)
-    return globals_
+        allowed[f"{module}._reconstruct"] = plain_array
+        allowed[f"{module}.scalar"] = plain_scalar
+    return allowed
 
 
-def _restricted_pickle() -> ModuleType:
-    """A pickle module for torch < 2.4, whose ``weights_only`` reader has no allow-list of ours."""
+def restricted_pickle() -> ModuleType:
+    """A pickle module for torch before 2.6, with the same allow-list.
+
+    Its own ``weights_only`` reader takes no names of ours before 2.4 and could be tricked before 2.6
+    (CVE-2025-32434).
+    """
     from torch._weights_only_unpickler import _get_allowed_globals
 
     allowed = {**_get_allowed_globals(), **allowed_globals()}
@@ -74,6 +130,9 @@ def _restricted_pickle() -> ModuleType:
     return restricted
 
 
+# -- Loading ---------------------------------------------------------------------------------------------------------
+
+
 def load_safely(file: Any, map_location: Any = None, **kwargs: Any) -> Any:
     """``torch.load`` that accepts tensors, plain data and MMEngine's own records, and nothing else.
 
@@ -88,62 +147,35 @@ def load_safely(file: Any, map_location: Any = None, **kwargs: Any) -> Any:
     kwargs.pop("weights_only", None)
     kwargs.pop("pickle_module", None)
     name = file if isinstance(file, (str, Path)) else getattr(file, "name", "the checkpoint")
+    if _torch_version() >= (2, 6):
+        torch.serialization.add_safe_globals([(value, key) for key, value in allowed_globals().items()])
+        kwargs["weights_only"] = True
+    else:
+        kwargs.update(weights_only=False, pickle_module=restricted_pickle())
     try:
-        if hasattr(torch.serialization, "add_safe_globals"):
-            torch.serialization.add_safe_globals(_as_safe_globals())
-            return torch.load(file, map_location=map_location, weights_only=True, **kwargs)
-        return torch.load(
-            file, map_location=map_location, weights_only=False, pickle_module=_restricted_pickle(), **kwargs
-        )
+        return torch.load(file, map_location=map_location, **kwargs)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_explain(name, str(error))) from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        first = str(error).strip().splitlines()
-        raise CheckpointError(
-            f"{name} cannot be read as a checkpoint ({first[0][:160] if first else type(error).__name__}): "
-            "it is truncated, corrupt or of another kind; write or download it again."
-        ) from error
+    except (EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(_unreadable(name, error)) from error
+    except RuntimeError as error:
+        # torch's words for a file that is not a whole archive; a device error is another thing.
+        if not re.search(r"PytorchStreamReader|zip archive|unexpected EOF|corrupted", str(error)):
+            raise
+        raise CheckpointError(_unreadable(name, error)) from error
 
 
-def load_url_safely(
-    url: str,
-    model_dir: str | None = None,
-    map_location: Any = None,
-    progress: bool = True,
-    check_hash: bool = False,
-    file_name: str | None = None,
-    **kwargs: Any,
-) -> Any:
-    """``torch.hub.load_state_dict_from_url``, whose files are read by :func:`load_safely`.
-
-    Downloads once into torch's checkpoint cache; the arguments are those of the function it replaces.
-    """
-    folder = Path(model_dir or os.path.join(torch.hub.get_dir(), "checkpoints"))
-    path = folder / (file_name or os.path.basename(urlparse(url).path))
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        prefix = torch.hub.HASH_REGEX.search(path.name) if check_hash else None
-        try:
-            torch.hub.download_url_to_file(url, str(path), prefix and prefix.group(1), progress=progress)
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot download {url} ({error}): check the address and the network."
-            ) from error
-    return load_safely(path, map_location=map_location)
+def _torch_version() -> tuple[int, int]:
+    major, minor = torch.__version__.split(".")[:2]
+    return int(major), int(minor)
 
 
-def _as_safe_globals() -> list[Any]:
-    """``allowed_globals`` as ``add_safe_globals`` takes it, for torch 2.4 on.
-
-    Pairs of an object and its name in files came with torch 2.6. Before, an object is known by its own
-    module and name only, so the stand-in for ``getattr`` poses as the builtin and numpy's old names are lost.
-    """
-    allowed = allowed_globals()
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 6):
-        return [(value, name) for name, value in allowed.items()]
-    _history_buffer_method.__module__, _history_buffer_method.__qualname__ = "builtins", "getattr"
-    _history_buffer_method.__name__ = "getattr"
-    return list(dict.fromkeys(allowed.values()))
+def _unreadable(name: object, error: Exception) -> str:
+    first = str(error).strip().splitlines()
+    return (
+        f"{name} cannot be read as a checkpoint ({first[0][:160] if first else type(error).__name__}): "
+        "it is truncated, corrupt or of another kind; write or download it again."
+    )
 
 
 def _explain(name: object, message: str) -> str:
@@ -157,3 +189,35 @@ def _explain(name: object, message: str) -> str:
     # torch surrounds the reason with several lines of advice.
     reason = message.split("WeightsUnpickler error:")[-1].strip().splitlines() or ["not a checkpoint"]
     return f"{name} is refused: {reason[0][:200]}"
+
+
+def load_url_safely(
+    url: str,
+    model_dir: str | None = None,
+    map_location: Any = None,
+    progress: bool = True,
+    check_hash: bool = False,
+    file_name: str | None = None,
+    **kwargs: Any,
+) -> Any:
+    """``torch.hub.load_state_dict_from_url``, whose files are read by :func:`load_safely`.
+
+    Downloads once into torch's checkpoint cache; the arguments are those of the function it replaces. Files whose name
+    carries no hash are kept under one of their address: every run calls its last checkpoint alike.
+    """
+    folder = Path(model_dir or os.path.join(torch.hub.get_dir(), "checkpoints"))
+    name = file_name or os.path.basename(urlparse(url).path)
+    hashed = torch.hub.HASH_REGEX.search(name)
+    if file_name is None and not (hashed and len(hashed.group(1)) >= 8):
+        name = f"{hashlib.sha256(url.encode()).hexdigest()[:8]}_{name}"
+    path = folder / name
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        prefix = hashed.group(1) if check_hash and hashed else None
+        try:
+            torch.hub.download_url_to_file(url, str(path), prefix, progress=progress)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot download {url} ({error}): check the address and the network."
+            ) from error
+    return load_safely(path, map_location=map_location)

@@ -22,10 +22,11 @@ def check_dataset_files(cfg: Config) -> None:
     """
     for loader in ("train_dataloader", "val_dataloader"):
         for dataset in _datasets((cfg.get(loader) or {}).get("dataset")):
-            name = dataset.get("ann_file")
-            if not name or "://" in name:
+            name, root = dataset.get("ann_file"), dataset.get("data_root") or ""
+            backend = (dataset.get("backend_args") or {}).get("backend", "local")
+            if not name or "://" in name or "://" in root or backend not in ("local", "disk"):
                 continue
-            path = Path(dataset.get("data_root") or "") / name
+            path = Path(root) / name
             if not path.is_file():
                 raise ConfigError(
                     f"{loader}: there is no annotation file {path}; set {loader}.dataset.data_root and ann_file."
@@ -62,13 +63,18 @@ def check_training(runner: Runner) -> None:
             "train_dataloader: no image is left to train on: check that the data set's classes (metainfo) are those "
             "of the annotation file, and filter_cfg."
         )
-    classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
+    metainfo = getattr(dataset, "metainfo", None) or {}
+    classes = metainfo.get("thing_classes") or metainfo.get("classes")
     if not classes:
         return
     model = runner.model.module if hasattr(runner.model, "module") else runner.model
     for name, head in model.named_modules():
         known = getattr(head, "num_classes", None)
-        if name.endswith("bbox_head") and isinstance(known, int) and known != len(classes):
+        # One class is an RPN's or a class-agnostic head's; heads on language models count tokens.
+        counts = (
+            name.endswith("bbox_head") and isinstance(known, int) and not hasattr(model, "language_model")
+        )
+        if counts and known not in (1, len(classes)):
             raise ConfigError(
                 f"{name.removeprefix('student.')} has num_classes={known} but the training data has {len(classes)} "
                 f"classes ({', '.join(classes[:3])}, ...): set num_classes or the data set's metainfo."

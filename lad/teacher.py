@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
@@ -138,7 +139,7 @@ class FrozenTeacher:
 
     Not an ``nn.Module``, so that the module that owns it does not register it: it appears in no parameter list,
     optimizer, checkpoint, EMA copy or DDP bucket. The owner forwards ``_apply`` to :meth:`move` so that the
-    teacher follows ``.to()`` and ``.cuda()``. Copies share it: it is read-only.
+    teacher follows ``.to()`` and ``.cuda()``. Copies (EMA) share the network, which is read-only, and do not move it.
 
     Args:
         model: The detector with its weights loaded.
@@ -156,6 +157,7 @@ class FrozenTeacher:
         config: dict | None = None,
         speed: TeacherSpeed | None = None,
     ) -> None:
+        self._is_copy = False
         self.config = config
         self.speed = speed or TeacherSpeed()
         self.model = self.speed.prepare(model.requires_grad_(False).eval())
@@ -169,10 +171,17 @@ class FrozenTeacher:
                 getattr(model, name).training = True
 
     def __deepcopy__(self, memo: dict) -> FrozenTeacher:
-        return self
+        twin = copy.copy(self)
+        twin._is_copy = True
+        return twin
 
     def move(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Apply what the owner's ``_apply`` applies: a device or dtype change."""
+        """Apply what the owner's ``_apply`` applies: a device or dtype change.
+
+        A copy does not move the network that it shares: an EMA model kept on the CPU would take it along.
+        """
+        if self._is_copy:
+            return
         self.model._apply(function)
         self.renormalisation._apply(function)
 

@@ -51,12 +51,14 @@ def fingerprint(image: Tensor, sample: DetDataSample) -> bytes:
     return digest.digest()[:16]
 
 
-def take_fingerprints(preprocessor: nn.Module, args: tuple) -> None:
-    """Forward pre-hook of a data preprocessor: note each training image's fingerprint in its metadata.
+def take_fingerprints(preprocessor: nn.Module, args: tuple, kwargs: dict) -> None:
+    """Forward pre-hook (with keywords) of a data preprocessor: note each training image's fingerprint.
 
-    This is the last moment at which the pixels are on the host as the pipeline left them.
+    This is the last moment at which the pixels are on the host as the pipeline left them. MMEngine's models pass
+    ``training`` by position, its wrappers for several processes by keyword.
     """
-    data, training = args[0], len(args) > 1 and args[1]
+    data = args[0] if args else kwargs["data"]
+    training = kwargs.get("training", args[1] if len(args) > 1 else False)
     if training and isinstance(data, dict):
         for image, sample in zip(data["inputs"], data["data_samples"], strict=True):
             sample.set_metainfo({FINGERPRINT: fingerprint(image, sample)})
@@ -125,6 +127,7 @@ class TeacherCache:
         self._file = None
         self._refreshed = 0.0
         self._full = False
+        self._known_size = 0
         self.folder.mkdir(parents=True, exist_ok=True)
 
     # -- reading -----------------------------------------------------------------------------------------------
@@ -141,19 +144,25 @@ class TeacherCache:
         return payload
 
     def _read(self, path: Path, start: int, length: int) -> bytes | None:
-        content = self._maps.get(path)
-        if content is None or len(content) < start + length:
-            with path.open("rb") as file:
-                content = self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return content[start : start + length]
+        try:
+            content = self._maps.get(path)
+            if content is None or len(content) < start + length:
+                with path.open("rb") as file:
+                    content = self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError):  # the folder was cleaned, or the file cut short: not remembered
+            return None
+        payload = content[start : start + length]
+        return payload if len(payload) == length else None
 
     def _refresh(self) -> None:
         """Index what this and other processes have appended since the last look."""
         if time.monotonic() - self._refreshed < REFRESH_SECONDS and self._refreshed:
             return
         self._refreshed = time.monotonic()
-        for path in sorted(self.folder.glob("*.bin")):
-            if path.stat().st_size > self._scanned.get(path, 0):
+        sizes = {path: path.stat().st_size for path in sorted(self.folder.glob("*.bin"))}
+        self._known_size = sum(sizes.values())
+        for path, size in sizes.items():
+            if size > self._scanned.get(path, 0):
                 self._scan(path)
 
     def _scan(self, path: Path) -> None:
@@ -181,23 +190,31 @@ class TeacherCache:
         if not self.enabled or self._full or key in self._places:
             return
         record = HEADER.pack(MAGIC, key, len(payload), _checksum(key, payload)) + payload
-        if self.size() + len(record) > self.max_bytes:
-            self._full = True
-            print_log(
-                f"teacher cache: full at {self.size() / 1e9:.2f} GB ({self.folder})",
-                "current",
-                logging.WARNING,
-            )
+        if self._known_size + len(record) > self.max_bytes:
+            self._stop_writing(f"full at {self._known_size / 1e9:.2f} GB")
             return
-        if self._file is None:
-            # A file of its own for each process: nobody waits, and a torn end is never written after.
-            name = f"{os.uname().nodename}-{os.getpid()}-{time.time_ns()}.bin"
-            self._path = self.folder / name
-            self._file = self._path.open("ab", buffering=0)
-        start = self._file.tell() + HEADER.size
-        self._file.write(record)
+        try:
+            if self._file is None:
+                # A file of its own for each process: nobody waits, and a torn end is never written after.
+                name = f"{os.uname().nodename}-{os.getpid()}-{time.time_ns()}.bin"
+                self._path = self.folder / name
+                self._file = self._path.open("ab", buffering=0)
+            start = self._file.tell() + HEADER.size
+            written = self._file.write(record)
+        except OSError as error:
+            self._stop_writing(str(error))
+            return
+        if written != len(record):
+            self._stop_writing("the disk is full")
+            return
+        self._known_size += len(record)
         self._places[key] = (self._path, start, len(payload))
         self._scanned[self._path] = start + len(payload)
+
+    def _stop_writing(self, reason: str) -> None:
+        self._full = True
+        message = f"teacher cache: remembers nothing more, {reason} ({self.folder})"
+        print_log(message, "current", logging.WARNING)
 
     def size(self) -> int:
         """Bytes of all files in the folder."""

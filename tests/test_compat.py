@@ -30,6 +30,27 @@ class Malicious:
         return os.system, (f"touch {self.target}",)
 
 
+class ForgedArray:
+    """An array of Python objects whose pointers are bytes of the file."""
+
+    def __init__(self, code="O"):
+        self.code = code
+
+    def __reduce__(self):
+        reconstruct = np.zeros(1).__reduce__()[0]
+        return reconstruct, (np.ndarray, (0,), b"b"), (1, (1,), ForgedDtype(self.code), False, b"AAAAAAAA")
+
+
+class ForgedDtype:
+    """A dtype whose state does not say that it holds objects."""
+
+    def __init__(self, code):
+        self.code = code
+
+    def __reduce__(self):
+        return np.dtype, (self.code, False, True), (3, "|", None, None, None, -1, -1, 0)
+
+
 class GetAttribute:
     """Reaches for a function through ``getattr``, which MMEngine's own checkpoints name."""
 
@@ -63,7 +84,7 @@ def test_engine_checkpoints_load_with_their_histories_and_numpy_values(tmp_path)
     assert loaded["meta"]["seed"] == 3
 
 
-def test_every_numpy_kind_is_read():
+def test_every_plain_numpy_kind_is_read():
     import io
 
     for kind in (
@@ -116,6 +137,46 @@ def test_getattr_reaches_nothing_but_the_statistics_of_a_history(tmp_path):
         load_safely(tmp_path / "bad.pth")
 
 
+def test_array_of_forged_pointers_is_refused(tmp_path):
+    torch.save(dict(extra=ForgedArray()), tmp_path / "bad.pth")
+    with pytest.raises(CheckpointError, match="an array of 'O' is not allowed"):
+        load_safely(tmp_path / "bad.pth")
+
+
+def test_array_whose_bytes_do_not_fill_it_is_refused(tmp_path):
+    torch.save(dict(extra=ForgedArray("f4")), tmp_path / "bad.pth")
+    with pytest.raises(CheckpointError, match="does not fill its shape"):
+        load_safely(tmp_path / "bad.pth")
+
+
+def test_loaded_arrays_are_saved_again_as_numpys_own(tmp_path):
+    torch.save(engine_checkpoint(), tmp_path / "a.pth")
+    torch.save(load_safely(tmp_path / "a.pth"), tmp_path / "b.pth")
+    assert b"PlainArray" not in (tmp_path / "b.pth").read_bytes()
+    array = torch.load(tmp_path / "b.pth", weights_only=False)["message_hub"]["runtime_info"]["numbers"][
+        "array"
+    ]
+    assert type(array) is np.ndarray
+    np.testing.assert_array_equal(array, [0, 1, 2])
+
+
+def test_one_cycle_schedule_is_read(tmp_path):
+    from mmengine.optim.scheduler import OneCycleLR
+
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
+    state = OneCycleLR(optimizer, eta_max=1.0, total_steps=10).state_dict()
+    torch.save(dict(param_schedulers=[state]), tmp_path / "a.pth")
+    loaded = load_safely(tmp_path / "a.pth")["param_schedulers"][0]
+    assert loaded["anneal_func"](0.0, 1.0, 0.5) == pytest.approx(state["anneal_func"](0.0, 1.0, 0.5))
+
+
+def test_device_errors_are_not_called_corruption(tmp_path):
+    torch.save(dict(state_dict={"a": torch.zeros(1)}), tmp_path / "a.pth")
+    with pytest.raises((RuntimeError, AssertionError)) as caught:
+        load_safely(tmp_path / "a.pth", map_location="cuda")
+    assert not isinstance(caught.value, CheckpointError)
+
+
 def test_asking_for_unsafe_loading_does_not_help(tmp_path):
     target = tmp_path / "written"
     torch.save(dict(extra=Malicious(target)), tmp_path / "bad.pth")
@@ -149,6 +210,10 @@ def test_downloads_are_loaded_safely_and_once(server, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"names posix\.system"):
         CheckpointLoader.load_checkpoint(f"{url}/bad.pth")
     assert not target.exists()
+    # Another run's checkpoint of the same name is another file.
+    (folder / "other").mkdir()
+    torch.save(dict(state_dict={}, meta=dict(run="other")), folder / "other/good.pth")
+    assert CheckpointLoader.load_checkpoint(f"{url}/other/good.pth")["meta"]["run"] == "other"
     with pytest.raises(CheckpointError, match="cannot download"):
         CheckpointLoader.load_checkpoint(f"{url}/absent.pth")
 
@@ -178,13 +243,13 @@ def test_patches_are_applied_once():
 
 
 def test_restricted_pickle_for_older_torch_reads_the_same_files_and_refuses_the_same(tmp_path):
-    from lad.checkpoint import _restricted_pickle
+    from lad.checkpoint import restricted_pickle
 
     torch.save(engine_checkpoint(), tmp_path / "a.pth")
-    loaded = torch.load(tmp_path / "a.pth", weights_only=False, pickle_module=_restricted_pickle())
+    loaded = torch.load(tmp_path / "a.pth", weights_only=False, pickle_module=restricted_pickle())
     assert loaded["message_hub"]["log_scalars"]["train/loss"].statistics("mean") == 2.0
     target = tmp_path / "written"
     torch.save(dict(extra=Malicious(target)), tmp_path / "bad.pth")
     with pytest.raises(Exception, match=r"Unsupported global: GLOBAL posix\.system"):
-        torch.load(tmp_path / "bad.pth", weights_only=False, pickle_module=_restricted_pickle())
+        torch.load(tmp_path / "bad.pth", weights_only=False, pickle_module=restricted_pickle())
     assert not target.exists()

@@ -113,11 +113,18 @@ def test_teacher_follows_the_detector_to_another_device_and_dtype(teacher_spec):
 def test_copies_share_the_teacher_and_own_their_student(teacher_spec):
     model = distil(teacher_spec(), [LAD, dict(type="ProbeMethod")])
     twin = copy.deepcopy(model)
-    assert twin.teacher is model.teacher
+    assert twin.teacher.model is model.teacher.model
     with torch.no_grad():
         twin.backbone.conv1.weight.add_(1)
     assert not torch.equal(model.backbone.conv1.weight, twin.backbone.conv1.weight)
     assert list(twin.state_dict()) == list(model.state_dict())
+
+
+def test_ema_on_another_device_leaves_the_teacher_where_it_is(teacher_spec):
+    model = distil(teacher_spec())
+    ema = ExponentialMovingAverage(model, device="meta")
+    assert next(ema.module.parameters()).device.type == "meta"
+    assert next(model.teacher.model.parameters()).device.type == "cpu"
 
 
 def test_ema_averages_the_student_alone(teacher_spec):
@@ -249,6 +256,19 @@ def test_two_methods_of_one_name_are_refused_and_names_are_given_by_the_config(t
     model = distil(spec, [dict(type="ProbeMethod"), dict(type="ProbeMethod", name="other")])
     with pytest.raises(ConfigError, match="loss_probe"):
         model.train().loss(*make_batch())
+
+
+def test_nothing_to_train_on_is_refused(teacher_spec):
+    with pytest.raises(ConfigError, match="student_loss=False leaves nothing to train on"):
+        MODELS.build(
+            dict(
+                type="DistillationDetector",
+                student=small_paa(),
+                teacher=teacher_spec(),
+                methods=[LAD],
+                student_loss=False,
+            )
+        )
 
 
 def test_teacher_runs_once_a_step_without_gradient_and_only_as_far_as_asked(teacher_spec):

@@ -298,6 +298,57 @@ def test_random_pixels_turn_the_cache_off_and_training_goes_on(tmp_path):
     assert calls == [2] * 5
 
 
+def test_wrappers_for_several_processes_hand_the_flag_over_by_keyword(tmp_path):
+    model, calls = distil(tmp_path)
+    for _ in range(2):
+        prepared = model.data_preprocessor(pixels(), training=True)
+        model.loss(prepared["inputs"], prepared["data_samples"])
+    assert calls == [3]
+
+
+def test_other_padding_divisor_and_batch_augments_are_told_apart_or_refused(tmp_path):
+    def build_with(**preprocessor):
+        student = small_paa()
+        student.data_preprocessor.update(preprocessor)
+        teacher = dict(
+            small_paa(base=16), checkpoint=save_checkpoint(build(small_paa(base=16), 1), tmp_path / "t.pth")
+        )
+        method = dict(type="LabelAssignmentDistillation", cache=dict(dir=str(tmp_path / "cache")))
+        return MODELS.build(
+            dict(type="DistillationDetector", student=student, teacher=teacher, methods=[method])
+        )
+
+    folders = {build_with(pad_size_divisor=divisor).methods[0].cache.folder for divisor in (32, 64)}
+    assert len(folders) == 2
+    resize = dict(type="BatchSyncRandomResize", random_size_range=(64, 128), interval=1, size_divisor=32)
+    with pytest.raises(UnsupportedError, match="batch_augments change images"):
+        build_with(batch_augments=[resize])
+
+
+def test_full_disk_and_cleaned_folder_end_in_misses(tmp_path, monkeypatch):
+    cache = TeacherCache(tmp_path / "a")
+    cache.put(key(1), b"one")
+
+    class Short:
+        def tell(self):
+            return 0
+
+        def write(self, record):
+            return len(record) // 2
+
+    cache._file = Short()
+    cache.put(key(2), b"two")
+    assert cache.get(key(2)) is None
+    assert cache.get(key(1)) == b"one"
+    cache.put(key(3), b"three")
+    assert cache.get(key(3)) is None
+    other = TeacherCache(tmp_path / "b")
+    other.put(key(1), b"one")
+    for file in (tmp_path / "b").glob("*.bin"):
+        file.unlink()
+    assert other.get(key(1)) is None
+
+
 def test_images_without_fingerprint_are_computed_and_not_kept(tmp_path):
     model, calls = distil(tmp_path)
     model.loss(*make_batch())

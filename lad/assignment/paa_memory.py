@@ -86,6 +86,8 @@ def encode(
     candidates: PAACandidates, assignment: PAAReassignment, metas: Sequence[dict], images: Sequence[int]
 ) -> list[bytes]:
     """The records of some images of a batch; fetches the selection from the device once."""
+    if len(candidates) == 0:
+        return [b"" for _ in images]
     index = candidates.index[assignment.candidate].cpu().numpy()
     loss = assignment.loss.float().cpu().numpy()
     valid = assignment.valid.cpu().numpy()

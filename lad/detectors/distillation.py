@@ -75,8 +75,13 @@ class DistillationDetector(BaseDetector):
         with torch.random.fork_rng(devices=[]):
             for method in methods:
                 self._add_method(dict(method))
+        adds_losses = [type(method).losses is not DistillationMethod.losses for method in self.methods]
+        if not student_loss and not any(adds_losses):
+            raise ConfigError(
+                "student_loss=False leaves nothing to train on: no method adds a loss of its own."
+            )
         if any(method.needs_fingerprints for method in self.methods):
-            self.data_preprocessor.register_forward_pre_hook(take_fingerprints)
+            self.data_preprocessor.register_forward_pre_hook(take_fingerprints, with_kwargs=True)
         self._register_state_dict_hook(_strip_student_prefix)
 
     def _add_method(self, config: dict) -> None:

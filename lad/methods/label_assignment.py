@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from lad.assignment.seams import find_seam
-from lad.errors import ConfigError
+from lad.errors import ConfigError, UnsupportedError
 from lad.methods.base import DistillationMethod, Step
 from lad.teacher import FrozenTeacher
 from lad.teacher_cache import FINGERPRINT, TeacherCache, hash_of
@@ -58,7 +58,13 @@ class LabelAssignmentDistillation(DistillationMethod):
             settings = dict(self._cache_settings)
             self._same_padding = settings.pop("same_padding", False)
             # Everything that a record depends on and that is not in the image itself.
-            images = (student.data_preprocessor.mean, student.data_preprocessor.std)
+            preprocessor = student.data_preprocessor
+            if getattr(preprocessor, "batch_augments", None) is not None:
+                raise UnsupportedError(
+                    "LabelAssignmentDistillation: batch_augments change images after they are told apart, so the "
+                    "teacher cannot be remembered: leave out `cache`, or do the same in the pipeline."
+                )
+            images = (preprocessor.mean, preprocessor.std, preprocessor.pad_size_divisor)
             decision = (head.prior_generator, head.train_cfg, head.topk)
             name = hash_of(teacher.model, teacher.config, teacher.speed, images, decision)
             self.cache = TeacherCache(Path(settings.pop("dir")) / name, **settings)

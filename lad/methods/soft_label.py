@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lad.assignment.max_iou import MAX_OVERLAPS
 from lad.assignment.priors import PriorGrid, prior_grid
 from lad.assignment.seams import check_same_priors
 from lad.errors import UnsupportedError
@@ -107,7 +108,10 @@ class SoftLabelDistillation(DistillationMethod):
         most = max(map(len, gt_bboxes))
         if most == 0:
             return boxes.new_zeros(len(boxes))
-        # Padded with boxes of no area, which overlap nothing.
+        # Padded with boxes of no area, which overlap nothing. In parts where objects are very many: bounds the memory.
         padded = pad_sequence(gt_bboxes, batch_first=True)
-        best = bbox_overlaps(boxes.view(len(metas), -1, 4), padded).amax(dim=2)
+        boxes = boxes.view(len(metas), -1, 4)
+        per_part = max(1, MAX_OVERLAPS // (most * boxes.shape[1]))
+        parts = zip(boxes.split(per_part), padded.split(per_part), strict=True)
+        best = torch.cat([bbox_overlaps(own, truth).amax(dim=2) for own, truth in parts])
         return (best * (best > self.min_iou) * inside).flatten()
