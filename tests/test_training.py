@@ -2,10 +2,12 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from lad.checkpoint import load_safely
 from lad.config import load_config
 from lad.datasets import DigitsParameters, make_digits
 
@@ -80,6 +82,12 @@ def train(config, work_dir, *arguments, script="tools/train.py", code=0):
     return run(sys.executable, ROOT / script, config, "--work-dir", work_dir, *arguments, code=code)
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def scalars(work_dir):
     """The logged losses of the last run in a work_dir."""
     file = max(Path(work_dir).glob("*/vis_data/scalars.json"), key=lambda path: path.stat().st_mtime)
@@ -100,7 +108,7 @@ def test_training_writes_a_plain_checkpoint_that_plain_mmdetection_loads_and_det
     plain.model.bbox_head.type = "PAAHead"
     plain.model.test_cfg.score_thr = 0.0
     model = init_detector(plain, checkpoint, device="cpu")
-    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    state = load_safely(checkpoint)["state_dict"]
     assert list(state) == list(model.state_dict())
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     image = next((workplace / "digits/images/val").glob("*.png"))
@@ -116,10 +124,7 @@ def test_work_dir_holds_the_plain_students_config(trained):
 
 def test_training_changes_the_weights_and_repeats_bit_for_bit(trained, workplace):
     train(LAD_CONFIG, workplace / "again", *lad_options(workplace))
-    states = [
-        torch.load(folder / "epoch_1.pth", weights_only=True)["state_dict"]
-        for folder in (trained, workplace / "again")
-    ]
+    states = [load_safely(folder / "epoch_1.pth")["state_dict"] for folder in (trained, workplace / "again")]
     torch.manual_seed(0)
     fresh = MODELS.build(load_config(STUDENT_CONFIG).model).state_dict()
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
@@ -156,17 +161,18 @@ def test_ema_mixed_precision_and_tensorboard_train_and_resume(workplace):
         "visualizer = dict(vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])\n"
     )
     train(config, folder, "--amp", *lad_options(workplace))
-    first = torch.load(folder / "epoch_1.pth", weights_only=False)
+    first = load_safely(folder / "epoch_1.pth")
     assert set(first["ema_state_dict"]) >= {f"module.{key}" for key in first["state_dict"]}
     assert all(value.dtype != torch.bfloat16 for value in first["state_dict"].values())
     assert list(folder.glob("*/vis_data/events.out.tfevents.*"))
     done = train(config, folder, "--amp", "--resume", *lad_options(workplace, **{"train_cfg.max_epochs": 2}))
     assert "resumed epoch: 1, iter: 3" in done.stdout + done.stderr
-    second = torch.load(folder / "epoch_2.pth", weights_only=False)
+    second = load_safely(folder / "epoch_2.pth")
     assert second["meta"]["iter"] == 6
 
 
-def test_two_processes_on_the_cpu_train_to_identical_parameters(workplace, tmp_path):
+@pytest.mark.parametrize("name", ["lad", "solad", "kd"])
+def test_two_processes_on_the_cpu_train_to_identical_parameters(workplace, tmp_path, name):
     (tmp_path / "save_ranks.py").write_text(
         "import torch\n"
         "from mmengine.hooks import Hook\n"
@@ -178,20 +184,20 @@ def test_two_processes_on_the_cpu_train_to_identical_parameters(workplace, tmp_p
     )
     config = tmp_path / "two.py"
     config.write_text(
-        f"_base_ = {LAD_CONFIG!r}\n"
+        f"_base_ = {LAD_CONFIG.replace('/lad_', f'/{name}_')!r}\n"
         "custom_imports = dict(imports=['lad', 'save_ranks'])\n"
         "custom_hooks = [dict(type='SaveRanks'), dict(type='SyncBuffersHook')]\n"
     )
-    environment = {"PYTHONPATH": str(tmp_path), "PORT": "29611"}
+    environment = {"PYTHONPATH": str(tmp_path), "PORT": str(free_port())}
     with pytest.MonkeyPatch.context() as patch:
         for key, value in environment.items():
             patch.setenv(key, value)
         run(ROOT / "tools/dist_train.sh", config, 2, "--work-dir", tmp_path / "out", *lad_options(workplace))
-    first, second = (torch.load(tmp_path / f"rank_{rank}.pth", weights_only=True) for rank in (0, 1))
+    first, second = (load_safely(tmp_path / f"rank_{rank}.pth") for rank in (0, 1))
     trained = [key for key in first if "running" not in key and "num_batches" not in key]
     assert trained
     assert all(torch.equal(first[key], second[key]) for key in trained)
-    assert list(first) == list(torch.load(tmp_path / "out/epoch_1.pth", weights_only=True)["state_dict"])
+    assert list(first) == list(load_safely(tmp_path / "out/epoch_1.pth")["state_dict"])
 
 
 def test_demo_prints_a_table_of_three_detectors_and_draws_them(tmp_path):
