@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -74,6 +75,13 @@ def plain_scalar(dtype: PlainDtype, content: bytes) -> np.generic:
     return np.frombuffer(content, dtype=dtype.dtype, count=1)[0]
 
 
+def plain_bytes(text: str, encoding: str = "latin1") -> bytes:
+    """Stands in for ``_codecs.encode``, by which pickle's protocol 2 writes bytes."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError(f"text encoded as {encoding!r} is not allowed in a checkpoint")
+    return text.encode("latin1")
+
+
 def plain_attribute(owner: object, name: str) -> Callable:
     """Stands in for ``getattr``, by which pickle names methods.
 
@@ -93,6 +101,8 @@ def allowed_globals() -> dict[str, Any]:
     numpy 2 moved ``numpy.core`` to ``numpy._core``; files written under either name are read.
     """
     allowed = {
+        "_codecs.encode": plain_bytes,
+        "collections.Counter": Counter,
         "builtins.getattr": plain_attribute,
         "__builtin__.getattr": plain_attribute,
         "mmengine.logging.history_buffer.HistoryBuffer": HistoryBuffer,

@@ -4,6 +4,7 @@
 set -euo pipefail
 [ $# -ge 3 ] || { sed -n '2,3p' "$0"; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
+export PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}"
 
 exec python -m torch.distributed.run \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \

@@ -4,6 +4,7 @@
 set -euo pipefail
 [ $# -ge 4 ] || { sed -n '2,3p' "$0"; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
+export PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}"
 gpus=${GPUS:-8}
 per_node=${GPUS_PER_NODE:-8}
 tasks_per_node=${TASKS_PER_NODE:-$((per_node > 0 ? per_node : gpus))}
