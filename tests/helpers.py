@@ -42,6 +42,28 @@ def small_paa(head: str = "BatchedPAAHead", base: int = 8, num_classes: int = 3,
     )
 
 
+def small_detector(config: str) -> ConfigDict:
+    """A one-stage detector or Faster R-CNN of MMDetection with 8 base channels and 32 in neck and heads."""
+    thin = dict(in_channels=32, feat_channels=32)
+    if "faster_rcnn" in config:
+        roi_head = dict(
+            bbox_roi_extractor=dict(out_channels=32),
+            bbox_head=dict(in_channels=32, fc_out_channels=32, num_classes=3),
+        )
+        heads = dict(rpn_head=thin, roi_head=roi_head)
+    else:
+        heads = dict(bbox_head=dict(thin, num_classes=3, stacked_convs=1))
+    return detector_config(
+        dict(
+            config=config,
+            backbone=dict(depth=18, base_channels=8, init_cfg=None, frozen_stages=-1, style="pytorch"),
+            neck=dict(in_channels=[8, 16, 32, 64], out_channels=32),
+            **heads,
+        ),
+        "student",
+    )
+
+
 def build(config: dict, seed: int = 0) -> torch.nn.Module:
     """Build a detector with random weights that depend on the seed alone; classification bias raised, so that
     predictions differ between objects."""

@@ -7,7 +7,7 @@ from lad.methods import DistillationMethod
 
 import pytest
 import torch
-from helpers import build, make_batch, small_paa
+from helpers import build, make_batch, small_detector, small_paa
 from mmdet.registry import MODELS
 from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import build_optim_wrapper
@@ -31,7 +31,9 @@ class ProbeMethod(DistillationMethod):
 
     def losses(self, step):
         pairs = zip(step.outputs["neck"], step.teacher.outputs["neck"], strict=True)
-        return dict(loss_probe=self.weight * sum((self.connector(s) - t).square().mean() for s, t in pairs))
+        # Averaged over the map: the levels of two detectors may differ in size.
+        differences = [self.connector(s).mean(dim=(2, 3)) - t.mean(dim=(2, 3)) for s, t in pairs]
+        return dict(loss_probe=self.weight * sum(difference.square().mean() for difference in differences))
 
 
 def distil(teacher: dict, methods=(LAD,), student: dict | None = None, seed: int = 0):
@@ -165,6 +167,32 @@ def test_train_and_eval_never_change_the_teachers_modes(teacher_spec):
     for mode in (True, False):
         model.train(mode)
         assert [module.training for module in model.teacher.model.modules()] == modes
+
+
+FASTER_RCNN = "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"
+RETINANET = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
+FCOS = "mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py"
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"), [(FASTER_RCNN, FCOS), (FCOS, FASTER_RCNN), (RETINANET, RETINANET)]
+)
+def test_any_detector_can_be_student_or_teacher(teacher_spec, student, teacher):
+    """Zero weights give the plain student's losses, whatever the two detectors are."""
+    inputs, samples = make_batch(size=(128, 128))
+    student = small_detector(student)
+    model = distil(
+        teacher_spec(small_detector(teacher)), [dict(type="ProbeMethod", weight=0.0)], student
+    ).train()
+    plain = build(student).train()
+    torch.manual_seed(0)  # two-stage detectors sample their proposals
+    expected = plain.loss(inputs, copy.deepcopy(samples))
+    torch.manual_seed(0)
+    losses = model.loss(inputs, copy.deepcopy(samples))
+    assert losses.pop("loss_probe") == 0
+    assert losses.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-6, atol=1e-6)
 
 
 def test_zero_weight_is_plain_training(teacher_spec):

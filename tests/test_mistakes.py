@@ -10,7 +10,7 @@ from lad.errors import ConfigError, UnsupportedError
 
 import pytest
 import torch
-from helpers import ROOT, build, save_checkpoint, small_paa
+from helpers import ROOT, build, save_checkpoint, small_detector, small_paa
 from mmdet.registry import MODELS
 
 LAD = [dict(type="LabelAssignmentDistillation")]
@@ -35,18 +35,6 @@ def distil(student, teacher, tmp_path, methods=LAD):
     )
 
 
-def small(config, **head):
-    return detector_config(
-        dict(
-            config=config,
-            backbone=dict(depth=18, base_channels=8, init_cfg=None, frozen_stages=-1),
-            neck=dict(in_channels=[8, 16, 32, 64], out_channels=32),
-            bbox_head=dict(num_classes=3, in_channels=32, feat_channels=32, stacked_convs=1, **head),
-        ),
-        "student",
-    )
-
-
 @pytest.mark.parametrize(
     "config",
     [
@@ -57,7 +45,7 @@ def small(config, **head):
     ],
 )
 def test_heads_that_decide_from_anchors_alone_are_refused_by_name(config, tmp_path):
-    model = small(config)
+    model = small_detector(config)
     with pytest.raises(UnsupportedError) as caught:
         distil(model, model, tmp_path)
     message = str(caught.value)
@@ -67,18 +55,7 @@ def test_heads_that_decide_from_anchors_alone_are_refused_by_name(config, tmp_pa
 
 
 def test_two_stage_detector_is_refused_by_name(tmp_path):
-    config = detector_config(
-        dict(
-            config="mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py",
-            backbone=dict(depth=18, base_channels=8, init_cfg=None, frozen_stages=-1),
-            neck=dict(in_channels=[8, 16, 32, 64], out_channels=32),
-            rpn_head=dict(in_channels=32, feat_channels=32),
-            roi_head=dict(
-                bbox_roi_extractor=dict(out_channels=32), bbox_head=dict(in_channels=32, fc_out_channels=32)
-            ),
-        ),
-        "student",
-    )
+    config = small_detector("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py")
     with pytest.raises(UnsupportedError, match=r"FasterRCNN \(no bbox_head\)"):
         distil(config, config, tmp_path)
 

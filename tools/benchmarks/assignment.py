@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import copy
 import multiprocessing
-import resource
+import re
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from lad.assignment.paa import reassign
@@ -210,7 +211,7 @@ def bench_step(repeats: int, folder: Path) -> None:
 
 
 def measure_memory(connection, head_type: str, objects: int) -> None:
-    """Peak memory of one head loss and its gradient, in a process of its own that has not needed more before."""
+    """Peak memory of one head loss and its gradient, above that for one object an image, in a process of its own."""
     init_default_scope("mmdet")
     torch.set_num_threads(1)
     head = MODELS.build(small_paa(head_type, 16)).bbox_head
@@ -224,10 +225,17 @@ def measure_memory(connection, head_type: str, objects: int) -> None:
         losses = head.loss_by_feat(*levels, [s.gt_instances for s in samples], [s.metainfo for s in samples])
         sum(losses.values()).backward()
 
-    loss(make_batch(8, 1)[1])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    loss(samples)
-    connection.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    few = make_batch(8, 1)[1]
+    loss(few)
+    connection.send(peak_of(lambda: loss(samples)) - peak_of(lambda: loss(few)))
+
+
+def peak_of(task: Callable[[], object]) -> float:
+    """Peak memory of this process in MB while a task runs (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    task()
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", status).group(1)) / 1024
 
 
 def bench_memory(counts: list[int]) -> None:
