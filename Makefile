@@ -15,6 +15,9 @@ $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=23'
 	$(BIN)/python -m pip install --quiet -e '.[lite,dev]'
+# The desktop build of OpenCV needs the system's OpenGL and X11 libraries; the headless one needs nothing.
+	$(BIN)/python -m pip uninstall --quiet --yes opencv-python
+	$(BIN)/python -m pip install --quiet --no-deps 'opencv-python-headless<5'
 	touch $@
 
 demo: install

@@ -110,7 +110,7 @@ class TeacherCache:
     """
 
     def __init__(
-        self, folder: str | Path, max_gb: float = 8.0, patience: int = 2000, report_every: int = 20_000
+        self, folder: str | Path, max_gb: float = 8.0, patience: int = 2000, report_every: int = 5000
     ) -> None:
         if max_gb <= 0:
             raise ConfigError(f"teacher cache: max_gb must be positive, got {max_gb}.")

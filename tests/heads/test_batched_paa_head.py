@@ -3,8 +3,12 @@
 import copy
 
 from lad.assignment import candidates
+from lad.assignment.paa_memory import RECORD, RememberingScorer
+from lad.assignment.replay import replaced
 from lad.errors import ConfigError
+from lad.heads.batched_paa_head import PAAPredictions, PAAScorer
 
+import numpy as np
 import pytest
 import torch
 from helpers import build, fake_cuda, float64_mixtures, make_batch, small_paa
@@ -179,6 +183,23 @@ def test_losses_on_cuda_inputs_wait_for_the_device_once(monkeypatch):
         losses = head.loss_by_feat(*levels, instances, metas)
         assert all(value.device.type == "cuda" and value.shape == () for value in losses.values())
     assert [values.device.type for values in fetched] == ["cuda"]
+
+
+def test_remembered_candidates_on_cuda_inputs_wait_for_the_device_once(monkeypatch):
+    """One image remembered, two computed; records live on the host and are sent over, not asked for."""
+    fetched = []
+    monkeypatch.setattr(candidates, "fetch", lambda values: fetched.append(values) or [9, 1, 1, 1])
+    record = np.array([(3, 0.5), (7, 1.5)], dtype=RECORD).tobytes()
+    with fake_cuda():
+        with torch.device("cuda"):
+            head = MODELS.build(small_paa()).bbox_head
+        levels, instances, metas = fake_problem(head)
+        seen = PAAPredictions.from_levels(head, *[[level[1:] for level in branch] for branch in levels])
+        scorer = RememberingScorer([record, None, None], metas, PAAScorer(head, seen), torch.device("cuda"))
+        with replaced(head, "scorer", lambda predictions: scorer):
+            losses = head.loss_by_feat(*levels, instances, metas)
+        assert all(value.device.type == "cuda" for value in losses.values())
+    assert len(fetched) == 1
 
 
 def test_fake_device_finds_a_wait_and_a_stray_cpu_tensor():
