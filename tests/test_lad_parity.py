@@ -120,6 +120,19 @@ def test_head_is_as_before_after_a_step_and_after_an_exception(head, tmp_path):
     assert set(vars(model.bbox_head)) == before
 
 
+@pytest.mark.parametrize("broken", ["student", "teacher"])
+def test_predictions_that_are_not_finite_stop_with_the_images_name(broken, tmp_path):
+    model = distillation(*networks(), tmp_path, "BatchedPAAHead")
+    head = (model.student if broken == "student" else model.teacher.model).bbox_head
+
+    def spoil(module, args, outputs):
+        outputs[1][0].data[1, 0, 0, 0] = float("nan")
+
+    head.register_forward_hook(spoil)
+    with pytest.raises(FloatingPointError, match=r"image_1\.jpg are NaN or infinite"):
+        model.loss(*make_batch((2, 1, 2)))
+
+
 def test_teacher_with_other_normalisation_assigns_as_on_its_own_images(tmp_path):
     """A caffe-style teacher: BGR, no scaling of the standard deviation."""
     student_config, teacher_config, student, teacher = networks()

@@ -40,6 +40,13 @@ class PAAPredictions:
     iou_preds: Tensor
     num_images: int
 
+    @cached_property
+    @torch.no_grad()
+    def finite(self) -> Tensor:
+        """(N,) bool: whether an image's scores and deltas are all finite. NaN and infinity survive a sum."""
+        total = self.cls_scores.sum(1, dtype=torch.float32) + self.bbox_preds.sum(1, dtype=torch.float32)
+        return total.view(self.num_images, -1).sum(1).isfinite()
+
     @classmethod
     def from_levels(
         cls, head: PAAHead, cls_scores: list[Tensor], bbox_preds: list[Tensor], iou_preds: list[Tensor]
@@ -74,13 +81,10 @@ class PAAScorer:
         self.head = head
         self.predictions = predictions
 
-    @cached_property
-    @torch.no_grad()
+    @property
     def finite(self) -> Tensor:
-        """(N,) bool: whether an image's scores and deltas are all finite. NaN and infinity survive a sum."""
-        total = self.predictions.cls_scores.sum(1, dtype=torch.float32)
-        total = total + self.predictions.bbox_preds.sum(1, dtype=torch.float32)
-        return total.view(self.predictions.num_images, -1).sum(1).isfinite()
+        """(N,) bool: whether an image's predictions are all finite."""
+        return self.predictions.finite
 
     @torch.no_grad()
     def losses(self, candidates: PAACandidates, index: Tensor | None = None) -> Tensor:
@@ -142,7 +146,9 @@ class BatchedPAAHead(PAAHead):
             self.prior_generator, [level.shape[-2:] for level in cls_scores], device=cls_scores[0].device
         )
         assigned = self.pre_assign(grid, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore)
-        candidates = find_candidates(grid, assigned, batch_gt_instances, batch_img_metas, scorer.finite)
+        # Both must be: the scorer may be the teacher's.
+        finite = scorer.finite & predictions.finite
+        candidates = find_candidates(grid, assigned, batch_gt_instances, batch_img_metas, finite)
         assignment = self.reassign(scorer.losses(candidates), candidates)
         return self.assigned_losses(predictions, candidates, assignment)
 
