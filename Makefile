@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Small tensors: one thread a process is fastest, and two processes share the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow lint install clean
+.PHONY: demo test lint install clean
 
 install: $(VENV)/installed
 
@@ -28,9 +28,6 @@ lint: install
 
 test: install
 	$(BIN)/python -m pytest -n 2 -m 'not slow' --durations 10
-
-test-slow: install
-	$(BIN)/python -m pytest -m slow
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
