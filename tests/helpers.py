@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -141,10 +142,24 @@ def float64_mixtures():
 
 
 @contextmanager
-def fake_cuda():
+def fake_cuda(real_inputs: bool = True):
     """Tensors without data on a CUDA device that need not exist.
 
-    Raises where a CPU tensor meets a CUDA one, and (with unbacked sizes) where code waits for a value.
+    Raises where a CPU tensor meets a CUDA one, and where code waits for a value, which does not exist (``.item()``,
+    ``if tensor:``).
+
+    Args:
+        real_inputs: Whether tensors made outside (settings of a head, say) may come in, as CPU tensors.
     """
-    with FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True) as mode:
+    with FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=real_inputs) as mode:
         yield mode
+
+
+class Malicious:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.target}",)

@@ -2,7 +2,6 @@
 
 import functools
 import http.server
-import os
 import threading
 
 from lad import compat
@@ -13,21 +12,12 @@ import mmengine.runner.checkpoint as checkpoint_module
 import numpy as np
 import pytest
 import torch
+from helpers import Malicious
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from torch import nn
-
-
-class Malicious:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, target):
-        self.target = target
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.target}",)
 
 
 class ForgedArray:

@@ -10,7 +10,7 @@ from lad.errors import ConfigError, UnsupportedError
 
 import pytest
 import torch
-from helpers import ROOT, build, save_checkpoint, small_detector, small_paa
+from helpers import ROOT, Malicious, build, save_checkpoint, small_detector, small_paa
 from mmdet.registry import MODELS
 
 LAD = [dict(type="LabelAssignmentDistillation")]
@@ -234,8 +234,6 @@ def test_checkpoint_to_resume_from_is_absent_or_malicious(capsys, monkeypatch, t
 
 @pytest.mark.parametrize("how", ["resume", "load_from"])
 def test_malicious_checkpoint_is_refused_by_the_tool(capsys, monkeypatch, tmp_path, digits, how):
-    from test_compat import Malicious
-
     target = tmp_path / "written"
     torch.save(dict(state_dict={}, extra=Malicious(target)), tmp_path / "bad.pth")
     bad = str(tmp_path / "bad.pth")

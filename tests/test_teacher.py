@@ -1,6 +1,5 @@
 """Loading, verifying and feeding the teacher."""
 
-import os
 import pickle
 
 from lad.errors import CheckpointError, ConfigError
@@ -8,7 +7,7 @@ from lad.teacher import Renormalisation, build_teacher, without_pretraining
 
 import pytest
 import torch
-from helpers import build, make_batch, save_checkpoint, small_paa
+from helpers import Malicious, build, make_batch, save_checkpoint, small_paa
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.structures import DetDataSample
 
@@ -72,16 +71,6 @@ def test_absent_checkpoint_and_no_checkpoint_are_one_line(teacher_spec):
         load(dict(teacher_spec(), checkpoint="/nowhere/x.pth"))
     with pytest.raises(ConfigError, match="teacher needs a checkpoint"):
         load(dict(config="mmdet::paa/paa_r50_fpn_1x_coco.py"))
-
-
-class Malicious:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, target):
-        self.target = target
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.target}",)
 
 
 def test_malicious_teacher_is_refused_and_runs_nothing(teacher_spec, tmp_path):

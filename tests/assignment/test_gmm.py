@@ -8,7 +8,7 @@ from lad.assignment.gmm import COVARIANCE_TYPES, fit_two_gaussians
 import numpy as np
 import pytest
 import torch
-from fake_device import fake_device
+from helpers import fake_cuda
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.mixture import GaussianMixture
@@ -228,7 +228,7 @@ def test_bad_arguments_are_named(changes, message):
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
 @pytest.mark.parametrize("check_every", [0, None])
 def test_never_waits_for_a_device(covariance_type, check_every):
-    with fake_device():
+    with fake_cuda(real_inputs=False):
         values = torch.empty(7, 45, device="cuda")
         valid = torch.empty(7, 45, device="cuda", dtype=torch.bool)
         fit = fit_two_gaussians(values, valid, covariance_type, check_every=check_every)
@@ -239,7 +239,7 @@ def test_never_waits_for_a_device(covariance_type, check_every):
 def test_the_fake_device_notices_waiting_and_mixing():
     from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-    with fake_device():
+    with fake_cuda(real_inputs=False):
         values = torch.empty(7, 45, device="cuda")
         valid = torch.empty(7, 45, device="cuda", dtype=torch.bool)
         with pytest.raises(GuardOnDataDependentSymNode):

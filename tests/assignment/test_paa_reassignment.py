@@ -13,7 +13,7 @@ import mmdet.models.dense_heads.paa_head as mmdet_paa
 import numpy as np
 import pytest
 import torch
-from fake_device import fake_device
+from helpers import fake_cuda
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -394,7 +394,7 @@ def test_bad_arguments_are_named(changes, message):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_never_waits_for_a_device(dtype):
-    with fake_device():
+    with fake_cuda(real_inputs=False):
         losses = torch.empty(50, device="cuda", dtype=dtype)
         index = torch.empty(50, device="cuda", dtype=torch.long)
         result = reassign(losses, index, index, num_gts=7, num_levels=5, topk=9)

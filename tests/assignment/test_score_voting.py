@@ -8,7 +8,7 @@ from lad.assignment.score_voting import vote_boxes
 import numpy as np
 import pytest
 import torch
-from fake_device import fake_device
+from helpers import fake_cuda
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdet.models.dense_heads.paa_head import PAAHead
@@ -126,7 +126,7 @@ def test_shapes_are_checked():
 def test_never_waits_for_a_device():
     from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-    with fake_device():
+    with fake_cuda(real_inputs=False):
         dets, boxes = torch.empty(30, 5, device="cuda"), torch.empty(500, 4, device="cuda")
         labels = torch.empty(30, device="cuda", dtype=torch.long)
         scores = torch.empty(500, 81, device="cuda")
