@@ -8,12 +8,23 @@ from helpers import ROOT
 # From the bottom up; a package may import itself and what stands before it.
 LAYERS = [
     ["errors"],
-    ["checkpoint", "config", "capture", "mmcv_ops", "optim", "teacher_cache", "teacher_speed", "losses"],
+    [
+        "checkpoint",
+        "config",
+        "capture",
+        "mmcv_ops",
+        "optim",
+        "teacher_cache",
+        "teacher_speed",
+        "losses",
+        "connectors",
+    ],
     ["compat"],
     ["assignment", "heads", "datasets", "visualization"],
     ["teacher"],
     ["methods"],
     ["detectors"],
+    ["hooks"],
     ["checks"],
     ["cli"],
 ]

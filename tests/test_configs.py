@@ -1,5 +1,7 @@
 """Every config in configs/ builds offline and trains one step."""
 
+from pathlib import Path
+
 from lad.cli import student_only
 from lad.config import detector_config, load_config
 from lad.teacher import without_pretraining
@@ -44,17 +46,21 @@ def test_config_builds_and_trains_one_step(path, tmp_path):
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
 
 
-def test_metafile_names_configs_that_exist_and_says_whose_figures_it_holds():
-    text = (ROOT / "configs/lad/metafile.yml").read_text()
-    models = yaml.safe_load(text)["Models"]
-    assert {model["Config"] for model in models} == {path for path in CONFIGS if path.endswith("_coco.py")}
+@pytest.mark.parametrize("folder", sorted({str(Path(path).parent) for path in CONFIGS}))
+def test_metafile_names_the_folders_coco_configs_and_says_whose_figures_it_holds(folder):
+    coco = {path for path in CONFIGS if path.startswith(f"{folder}/") and path.endswith("_coco.py")}
+    models = yaml.safe_load((ROOT / folder / "metafile.yml").read_text())["Models"]
+    assert {model["Config"] for model in models} == coco
+    assert len(models) == len(coco)
     for model in models:
-        (result,) = model["Results"]
-        assert result["Source"] == "published by the paper, not measured here"
-        assert 40 <= result["Metrics"]["box AP"] < 44
+        assert model["Name"] == Path(model["Config"]).stem
+        # What nobody published has no figure: none was measured here either.
+        for result in model.get("Results", []):
+            assert result["Source"] == "published by the paper, not measured here"
+            assert 20 < result["Metrics"]["box AP"] < 60
 
 
-@pytest.mark.parametrize("path", [path for path in CONFIGS if "/lad_" in path])
+@pytest.mark.parametrize("path", [path for path in CONFIGS if "/lad/lad_" in path])
 def test_distillation_config_says_what_it_is_in_ten_lines_and_its_student_is_plain(path):
     lines = (ROOT / path).read_text().splitlines()
     start = lines.index("model = dict(")
@@ -68,7 +74,7 @@ def test_teachers_of_the_coco_configs_are_mmdetections_official_weights():
         cfg = load_config(str(ROOT / path))
         if path.endswith("_coco.py") and cfg.model.type == "DistillationDetector":
             teacher = cfg.model.teacher
-            name = teacher.config.rsplit("/", 1)[1].removesuffix(".py")
+            folder, name = teacher.config.removeprefix("mmdet::").removesuffix(".py").split("/")
             assert teacher.checkpoint.startswith(
-                f"https://download.openmmlab.com/mmdetection/v2.0/paa/{name}/{name}_"
+                f"https://download.openmmlab.com/mmdetection/v2.0/{folder}/{name}/{name}_"
             )

@@ -2,7 +2,7 @@
 _base_ = [
     "../_base_/datasets/digits_detection.py",
     "../_base_/schedules/schedule_digits.py",
-    "../_base_/digits_runtime.py",
+    "../_base_/small_runtime.py",
 ]
 model = dict(
     type="PAA",
