@@ -1,5 +1,6 @@
 # make demo   a virtual environment, the demo data, teacher, student and distilled student, and a table
 # make test   a virtual environment, lint and the test suite
+# make slurm  Debian's Slurm, which some tests want
 # Needs Python 3.10 or newer (PYTHON=python3.11), make and a package index. mmcv without compiling: extra `lite`.
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 # Small tensors: one thread a process is fastest, and two processes share the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint install slurm clean
 
 install: $(VENV)/installed
 
@@ -28,6 +29,10 @@ lint: install
 
 test: install
 	$(BIN)/python -m pytest -n 2 -m 'not slow' --durations 10
+
+# For the tests that start a Slurm cluster of one node; as root, on Debian.
+slurm:
+	tests/slurm/cluster.sh install
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from lad.errors import ConfigError, nearest
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 
 class Outputs:
@@ -35,6 +37,30 @@ class Outputs:
     def add(self, name: str, output: Any) -> None:
         """Append the output of one call."""
         self._calls.setdefault(name, []).append(output)
+
+
+def split_level(name: str) -> tuple[str, int | None]:
+    """Take ``'neck[2]'`` apart: the module's name, and which of its outputs is meant (None: all of them)."""
+    found = re.fullmatch(r"(.*)\[(-?\d+)\]", name)
+    return (found[1], int(found[2])) if found else (name, None)
+
+
+def levels_of(calls: Any, level: int | None = None) -> list[Tensor]:
+    """The tensors in what a module put out, in order: levels of a pyramid, or the calls of a head that levels share.
+
+    Args:
+        calls: Any nesting of lists, tuples and dicts of tensors; ``outputs.calls(name)``, for instance.
+        level: The one that is meant; None for all.
+
+    Raises:
+        ConfigError: there is no such level.
+    """
+    tensors = [leaf for leaf in tree_leaves(calls) if isinstance(leaf, Tensor)]
+    if level is None:
+        return tensors
+    if not -len(tensors) <= level < len(tensors):
+        raise ConfigError(f"there is no level [{level}]: the module puts out {len(tensors)} feature maps.")
+    return [tensors[level]]
 
 
 def find_module(model: nn.Module, name: str) -> nn.Module:

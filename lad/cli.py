@@ -11,11 +11,14 @@ from pathlib import Path
 
 from lad.checks import check_dataset_files
 from lad.config import detector_config, load_config
+from lad.engine.defaults import resume_request, survive_interruption
 from lad.errors import ConfigError, LadError
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+
+CO_LEARNING_HOOKS = ("RoleSwitchHook", "SaveNetworksHook")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,9 +83,11 @@ def prepare_training(cfg: Config, *, amp: bool, auto_scale_lr: bool, resume: str
                 "--auto-scale-lr needs auto_scale_lr=dict(enable=False, base_batch_size=16) in the config."
             )
         cfg.auto_scale_lr.enable = True
+    resume = resume_request(cfg.work_dir, resume)
     if resume is not None:
         cfg.resume = True
         cfg.load_from = None if resume == "auto" else resume
+    survive_interruption(cfg)
     check_dataset_files(cfg)
     return cfg
 
@@ -94,11 +99,35 @@ def student_only(cfg: Config) -> Config:
     """
     if cfg.model.get("type") != "DistillationDetector":
         return cfg
-    plain = Config(cfg._cfg_dict.to_dict(), filename=cfg.filename)
-    plain.model = detector_config(cfg.model.student, "student")
-    if cfg.model.get("data_preprocessor") is not None:
-        plain.model.data_preprocessor = cfg.model.data_preprocessor
-    return plain
+    return plain_configs(cfg)["student"]
+
+
+def plain_configs(cfg: Config) -> dict[str, Config]:
+    """The plain configs of the detectors that a training leaves behind, by name; none if it is itself plain.
+
+    For whoever gets a checkpoint: ``mmdet.apis.init_detector(student.py, checkpoint)``.
+    """
+    kind = cfg.model.get("type")
+    if kind == "DistillationDetector":
+        detectors = dict(student=detector_config(cfg.model.student, "student"))
+    elif kind == "CoLearningDetector":
+        detectors = {
+            name: detector_config(spec, f"network {name}") for name, spec in cfg.model.networks.items()
+        }
+    else:
+        return {}
+    configs = {}
+    for name, detector in detectors.items():
+        plain = Config(cfg._cfg_dict.to_dict(), filename=cfg.filename)
+        plain.model = detector
+        # Hooks of the distillation itself have nothing to do in the plain config.
+        plain.custom_hooks = [
+            hook for hook in cfg.get("custom_hooks", []) if hook["type"] not in CO_LEARNING_HOOKS
+        ]
+        if kind == "DistillationDetector" and cfg.model.get("data_preprocessor") is not None:
+            plain.model.data_preprocessor = cfg.model.data_preprocessor
+        configs[name] = plain
+    return configs
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from mmengine.config import ConfigDict
 from mmengine.model import ImgDataPreprocessor
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 # Heads that take the features alone.
 DENSE_HEADS = ("bbox_head", "rpn_head")
@@ -93,6 +93,28 @@ def run_dense(model: nn.Module, inputs: Tensor, heads: Iterable[str] = DENSE_HEA
             getattr(model, name)(features)
 
 
+@torch.no_grad()
+def dry_run(model: nn.Module, modules: Iterable[str], size: tuple[int, int] = (128, 128)) -> Outputs:
+    """What modules of backbone, neck and dense heads put out for images of zeros, for the sake of the shapes.
+
+    The detector is as before: no statistics of a batch norm, no training flag and no random state change.
+    """
+    modules = tuple(modules)
+    # Two: group norm refuses groups of a single value, which narrow heads have on the coarsest level of one image.
+    inputs = next(model.parameters()).new_zeros(2, 3, *size)
+    flags = {module: module.training for module in model.modules()}
+    try:
+        # By hand: what `train` and `eval` do besides (freezing stages, say) is not to be done here.
+        for module in flags:
+            module.training = False
+        with torch.random.fork_rng(devices=[]), capture(model, modules) as outputs:
+            run_dense(model, inputs, {name.split(".")[0] for name in modules})
+    finally:
+        for module, training in flags.items():
+            module.training = training
+    return outputs
+
+
 class TeacherView:
     """What the teacher says of one batch; computed at the first question, once, without gradient."""
 
@@ -120,6 +142,29 @@ class TeacherView:
         """The outputs of the modules that the methods listen to."""
         return self._teacher.run(self._inputs, self._data_samples, self._modules)
 
+    def target(self, module: str) -> list[Any]:
+        """What a module put out, one an element for each of its calls, as targets that a loss can take.
+
+        Under ``inference_mode`` the teacher's tensors cannot be saved for a backward pass; these can.
+        """
+        return tree_map_only(Tensor, _ordinary, self.outputs.calls(module))
+
+    def ask(self, function: Callable[..., Any], *args: Any) -> Any:
+        """What some of the teacher's modules say of more than the images: of boxes, say.
+
+        Args:
+            function: Called with the teacher and :attr:`outputs`, then ``args``; without gradient, and under the
+                teacher's speed options.
+            args: Its further arguments.
+
+        Returns:
+            What the function returns, in tensors that a loss can take.
+        """
+        outputs = self.outputs
+        with self._teacher.speed.running(self._inputs.device):
+            answer = function(self.model, outputs, *args)
+        return tree_map_only(Tensor, _ordinary, answer)
+
     def outputs_of(self, images: Sequence[int], module: str) -> Any:
         """What one module returns for some images of the batch, by their numbers.
 
@@ -129,9 +174,13 @@ class TeacherView:
         if len(images) == len(self._data_samples):
             return self.outputs[module]
         if self._shared or "outputs" in self.__dict__:
-            return tree_map(lambda value: value[list(images)], self.outputs[module])
+            return tree_map_only(Tensor, lambda value: value[list(images)], self.outputs[module])
         samples = [self._data_samples[image] for image in images]
         return self._teacher.run(self._inputs[list(images)], samples, [module])[module]
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 class FrozenTeacher:
@@ -217,6 +266,10 @@ class FrozenTeacher:
             else:
                 self.model._forward(inputs, data_samples)
         return outputs
+
+    def dry_run(self, modules: Iterable[str]) -> Outputs:
+        """What modules put out for images of zeros, for the sake of the shapes; see :func:`dry_run`."""
+        return dry_run(self.model, modules)
 
     def check_modules(self, modules: Iterable[str]) -> None:
         """Refuse names that the teacher does not have."""

@@ -24,6 +24,7 @@ LAYERS = [
     ["teacher"],
     ["methods"],
     ["detectors"],
+    ["engine"],
     ["hooks"],
     ["checks"],
     ["cli"],

@@ -1,6 +1,6 @@
 """Scoped forward hooks."""
 
-from lad.capture import capture
+from lad.capture import capture, levels_of, split_level
 from lad.errors import ConfigError
 
 import pytest
@@ -54,3 +54,16 @@ def test_unknown_module_is_answered_with_the_nearest_and_leaves_no_hook():
     ):
         pass
     assert not model[0]._forward_hooks
+
+
+def test_one_of_several_outputs_is_named_by_its_number():
+    assert split_level("neck[2]") == ("neck", 2)
+    assert split_level("backbone[-1]") == ("backbone", -1)
+    assert split_level("backbone.layer3") == ("backbone.layer3", None)
+    first, second, third = torch.zeros(1), torch.ones(1), torch.ones(2)
+    calls = [(first, [second]), dict(more=third, none=None)]
+    assert [id(level) for level in levels_of(calls)] == [id(first), id(second), id(third)]
+    assert levels_of(calls, 1) == [second]
+    assert levels_of(calls, -1)[0] is third
+    with pytest.raises(ConfigError, match=r"no level \[3\]: the module puts out 3 feature maps"):
+        levels_of(calls, 3)

@@ -50,7 +50,7 @@ def test_heads_that_decide_from_anchors_alone_are_refused_by_name(config, tmp_pa
         distil(model, model, tmp_path)
     message = str(caught.value)
     assert f"{model.type} ({model.bbox_head.type})" in message
-    assert "works with PAAHead, BatchedPAAHead" in message
+    assert "works with PAAHead, BatchedPAAHead, TOODHead, RTMDetHead, RTMDetSepBNHead, YOLOXHead, DDODHead" in message
     assert "\n" not in message
 
 
@@ -119,7 +119,7 @@ def test_overrides_merge_and_delete_as_in_a_derived_config():
 
 
 def test_unknown_mode_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="mode must be 'hard', got 'medium'"):
+    with pytest.raises(ConfigError, match="mode must be 'hard' or 'soft', got 'medium'"):
         distil(small_paa(), small_paa(), tmp_path, [dict(type="LabelAssignmentDistillation", mode="medium")])
 
 

@@ -3,7 +3,7 @@
 import pickle
 
 from lad.errors import CheckpointError, ConfigError
-from lad.teacher import Renormalisation, build_teacher, without_pretraining
+from lad.teacher import Renormalisation, build_teacher, dry_run, without_pretraining
 
 import pytest
 import torch
@@ -140,3 +140,41 @@ def test_view_of_the_teacher_is_computed_at_the_first_question_and_once(teacher_
     assert scores[0].requires_grad is False
     assert view.outputs["neck"][0].shape[1] == 32
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("inference_mode", [False, True])
+def test_teacher_answers_questions_about_its_features_in_tensors_that_a_loss_can_take(
+    teacher_spec, inference_mode
+):
+    teacher = load(dict(teacher_spec(), speed=dict(inference_mode=inference_mode)))
+    seen = []
+
+    def second_level(model, outputs, factor):
+        seen.append((model is teacher.model, torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+        return [outputs["neck"][1] * factor, "words"]
+
+    view = teacher.look(*make_batch(), ["neck"])
+    answer, words = view.ask(second_level, 2)
+    assert (seen, words) == ([(True, False, inference_mode)], "words")
+    [levels] = view.target("neck")
+    assert torch.equal(answer, levels[1] * 2)
+    assert view.outputs["neck"][1].is_inference() == inference_mode
+    own = torch.ones_like(answer, requires_grad=True)
+    (own * answer * levels[1]).sum().backward()  # autograd saves both for the backward pass
+    torch.testing.assert_close(own.grad, 2 * levels[1].square())
+
+
+def test_dry_run_gives_shapes_and_leaves_the_detector_as_it_was():
+    model = build(small_paa()).train()
+    model.backbone.bn1.eval()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    torch.manual_seed(0)
+    outputs = dry_run(model, ["backbone", "bbox_head"], size=(64, 96))
+    assert [tuple(stage.shape) for stage in outputs["backbone"]][1] == (2, 16, 8, 12)
+    assert len(outputs["bbox_head"]) == 3
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert [module.training for module in model.modules()] == modes
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(drawn, torch.rand(1))

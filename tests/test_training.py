@@ -20,6 +20,7 @@ from mmengine.config import Config
 
 LAD_CONFIG = str(ROOT / "configs/lad/lad_r18-c16-paa-r18-c32_fpn_digits.py")
 STUDENT_CONFIG = str(ROOT / "configs/lad/paa_r18-c16_fpn_digits.py")
+COLAD_CONFIG = str(ROOT / "configs/colad/colad_r18-c16-r18-c32_fpn_digits.py")
 TEACHER_CONFIG = str(ROOT / "configs/lad/paa_r18-c32_fpn_digits.py")
 
 
@@ -171,7 +172,70 @@ def test_ema_mixed_precision_and_tensorboard_train_and_resume(workplace):
     assert second["meta"]["iter"] == 6
 
 
-@pytest.mark.parametrize("name", ["lad", "solad", "kd"])
+@pytest.fixture(scope="module")
+def co_trained(workplace):
+    """The work_dir of two epochs of CoLAD, the second one resumed."""
+    folder = workplace / "colad"
+    changes = {
+        "custom_hooks.0.interval": 2,
+        "default_hooks.checkpoint.max_keep_ckpts": 1,
+        "default_hooks.checkpoint.save_best": "auto",
+    }
+    train(COLAD_CONFIG, folder, *options(workplace, **changes))
+    assert (folder / "small_epoch_1.pth").is_file()
+    changes["train_cfg.max_epochs"] = 2
+    train(COLAD_CONFIG, folder, "--resume", *options(workplace, **changes))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["small", "big"])
+def test_co_learning_writes_each_network_as_a_plain_checkpoint(co_trained, workplace, name):
+    whole = load_safely(co_trained / "epoch_2.pth")["state_dict"]
+    plain = Config.fromfile(co_trained / f"{name}.py")
+    plain.model.bbox_head.type = "PAAHead"
+    plain.model.test_cfg.score_thr = 0.0
+    model = init_detector(plain, str(co_trained / f"{name}_epoch_2.pth"), device="cpu")
+    state = load_safely(co_trained / f"{name}_epoch_2.pth")["state_dict"]
+    assert list(state) == list(model.state_dict())
+    assert all(torch.equal(value, whole[f"networks.{name}.{key}"]) for key, value in state.items())
+    assert len(model.dataset_meta["classes"]) == 10
+    image = next((workplace / "digits/images/val").glob("*.png"))
+    assert len(inference_detector(model, str(image)).pred_instances) > 0
+
+
+def test_networks_checkpoints_come_and_go_with_the_trainings(co_trained):
+    files = {path.name for path in co_trained.glob("*.pth")}
+    training = {name for name in files if not name.startswith(("small_", "big_"))}
+    assert "epoch_2.pth" in training
+    assert "epoch_1.pth" not in training
+    assert any(name.startswith("best_") for name in training)
+    assert files - training == {f"{name}_{file}" for name in ("small", "big") for file in training}
+
+
+def test_co_learning_shows_who_taught_when(co_trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert (co_trained / "role_switch.png").stat().st_size > 5_000
+    logged = [
+        json.loads(line)
+        for file in sorted(co_trained.glob("*/vis_data/scalars.json"))
+        for line in file.read_text().splitlines()
+    ]
+    for line in logged:
+        if "small.share" in line:
+            assert line["small.share"] + line["big.share"] == pytest.approx(1)
+            assert line["small.std"] / line["small.mean"] > 0
+    (events,) = [
+        EventAccumulator(str(file)).Reload()
+        for file in [max(co_trained.glob("*/vis_data/events*"), key=lambda path: path.stat().st_mtime)]
+    ]
+    shares = [[point.value for point in events.Scalars(f"role_switch/{name}")] for name in ("small", "big")]
+    # Three iterations an epoch and a point for two: the second epoch's are iterations 4 and 6.
+    assert [point.step for point in events.Scalars("role_switch/small")] == [4, 6]
+    assert [sum(pair) for pair in zip(*shares, strict=True)] == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize("name", ["lad", "solad", "kd", "colad"])
 def test_two_processes_on_the_cpu_train_to_identical_parameters(workplace, tmp_path, name):
     (tmp_path / "save_ranks.py").write_text(
         "import torch\n"
@@ -183,8 +247,10 @@ def test_two_processes_on_the_cpu_train_to_identical_parameters(workplace, tmp_p
         f"        torch.save(runner.model.module.state_dict(), f'{tmp_path}/rank_{{runner.rank}}.pth')\n"
     )
     config = tmp_path / "two.py"
+    base = COLAD_CONFIG if name == "colad" else LAD_CONFIG.replace("/lad_", f"/{name}_")
+    settings = options(workplace) if name == "colad" else lad_options(workplace)
     config.write_text(
-        f"_base_ = {LAD_CONFIG.replace('/lad_', f'/{name}_')!r}\n"
+        f"_base_ = {base!r}\n"
         "custom_imports = dict(imports=['lad', 'save_ranks'])\n"
         "custom_hooks = [dict(type='SaveRanks'), dict(type='SyncBuffersHook')]\n"
     )
@@ -192,7 +258,7 @@ def test_two_processes_on_the_cpu_train_to_identical_parameters(workplace, tmp_p
     with pytest.MonkeyPatch.context() as patch:
         for key, value in environment.items():
             patch.setenv(key, value)
-        run(ROOT / "tools/dist_train.sh", config, 2, "--work-dir", tmp_path / "out", *lad_options(workplace))
+        run(ROOT / "tools/dist_train.sh", config, 2, "--work-dir", tmp_path / "out", *settings)
     first, second = (load_safely(tmp_path / f"rank_{rank}.pth") for rank in (0, 1))
     trained = [key for key in first if "running" not in key and "num_batches" not in key]
     assert trained

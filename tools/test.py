@@ -13,6 +13,8 @@ from lad.errors import CheckpointError, ConfigError
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -22,10 +24,35 @@ def parse_args() -> argparse.Namespace:
     add_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file or URL")
     parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions for offline evaluation")
+    parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="test-time augmentation with the config's tta_model and tta_pipeline (default: flip and NMS)",
+    )
     parser.add_argument("--show", action="store_true", help="show the predictions in windows")
     parser.add_argument("--show-dir", help="folder for pictures of the predictions, under WORK_DIR/TIMESTAMP")
     parser.add_argument("--wait-time", type=float, default=2, help="seconds a window stays with --show")
     return parser.parse_args()
+
+
+def with_tta(cfg: Config) -> Config:
+    """Test through the config's ``tta_model`` and ``tta_pipeline``, in place; MMDetection's where it has none."""
+    dataset = cfg.test_dataloader.dataset
+    while "dataset" in dataset:
+        dataset = dataset.dataset
+    if "tta_pipeline" not in cfg:
+        print_log("the config has no tta_pipeline: its test images and their mirror images are used")
+        meta_keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
+        flips = [dict(type="RandomFlip", prob=1.0), dict(type="RandomFlip", prob=0.0)]
+        pack = [dict(type="PackDetInputs", meta_keys=meta_keys)]
+        cfg.tta_pipeline = [*dataset.pipeline[:-1], dict(type="TestTimeAug", transforms=[flips, pack])]
+    if "tta_model" not in cfg:
+        print_log("the config has no tta_model: MMDetection's DetTTAModel is used")
+        nms = dict(type="nms", iou_threshold=0.5)
+        cfg.tta_model = dict(type="DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset.pipeline = cfg.tta_pipeline
+    return cfg
 
 
 def main() -> None:
@@ -39,6 +66,8 @@ def main() -> None:
         cfg.load_from = args.checkpoint
         if args.show or args.show_dir:
             trigger_visualization_hook(cfg, args)
+        if args.tta:
+            with_tta(cfg)
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
         if args.out is not None:
             runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))

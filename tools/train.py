@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lad.checks import check_training
-from lad.cli import add_arguments, one_line_errors, prepare_training, read_config, student_only
+from lad.cli import add_arguments, one_line_errors, plain_configs, prepare_training, read_config
 
 from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
@@ -35,12 +35,12 @@ def main() -> None:
     with one_line_errors():
         cfg = read_config(args)
         prepare_training(cfg, amp=args.amp, auto_scale_lr=args.auto_scale_lr, resume=args.resume)
-        plain = student_only(cfg)
+        plain = plain_configs(cfg)
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
         check_training(runner)
-        if plain is not cfg and is_main_process():
-            # For whoever gets the checkpoint: mmdet.apis.init_detector(student.py, checkpoint).
-            plain.dump(Path(runner.work_dir) / "student.py")
+        if is_main_process():
+            for name, config in plain.items():
+                config.dump(Path(runner.work_dir) / f"{name}.py")
         runner.train()
 
 

@@ -80,6 +80,9 @@ class DistillationDetector(BaseDetector):
             raise ConfigError(
                 "student_loss=False leaves nothing to train on: no method adds a loss of its own."
             )
+        if not student_loss:
+            for method in self.methods:
+                method.check_without_labels(self.student)
         if any(method.needs_fingerprints for method in self.methods):
             self.data_preprocessor.register_forward_pre_hook(take_fingerprints, with_kwargs=True)
         self._register_state_dict_hook(_strip_student_prefix)
@@ -116,7 +119,7 @@ class DistillationDetector(BaseDetector):
             outputs = steering.enter_context(
                 capture(self.student, (name for method in methods for name in method.student_modules))
             )
-            step = Step(batch_inputs, batch_data_samples, self.student, teacher, outputs)
+            step = Step(batch_inputs, batch_data_samples, self.student, teacher, outputs, self.student_loss)
             for method in methods:
                 steering.enter_context(method.steer(step))
             losses = {}

@@ -1,5 +1,8 @@
 """Detection heads."""
 
 from lad.heads.batched_paa_head import BatchedPAAHead
+from lad.heads.cop_head import PAACOPHead
+from lad.heads.iop_head import PAAIOPHead
+from lad.heads.objectness_head import ObjectnessPAAHead
 
-__all__ = ["BatchedPAAHead"]
+__all__ = ["BatchedPAAHead", "ObjectnessPAAHead", "PAACOPHead", "PAAIOPHead"]

@@ -11,6 +11,7 @@ from lad.assignment.paa import PAAReassignment, reassign
 from lad.assignment.priors import PriorGrid, prior_grid
 from lad.assignment.score_voting import vote_boxes
 from lad.errors import ConfigError
+from lad.losses import ProbabilityFocalLoss
 
 import torch
 from mmdet.models.dense_heads import PAAHead
@@ -29,15 +30,15 @@ class PAAPredictions:
     """A head's outputs over the N * P anchors of a batch: by image, then as in :class:`PriorGrid`.
 
     Attributes:
-        cls_scores: (N * P, C) logits.
+        cls_scores: (N * P, C) logits; probabilities where the head ``predicts_probabilities``.
         bbox_preds: (N * P, 4) deltas.
-        iou_preds: (N * P, 1) logits.
+        iou_preds: (N * P, 1) logits; None for a head without an IoU branch.
         num_images: N.
     """
 
     cls_scores: Tensor
     bbox_preds: Tensor
-    iou_preds: Tensor
+    iou_preds: Tensor | None
     num_images: int
 
     @cached_property
@@ -49,9 +50,13 @@ class PAAPredictions:
 
     @classmethod
     def from_levels(
-        cls, head: PAAHead, cls_scores: list[Tensor], bbox_preds: list[Tensor], iou_preds: list[Tensor]
+        cls,
+        head: PAAHead,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        iou_preds: list[Tensor] | None,
     ) -> PAAPredictions:
-        """Flatten what ``head.forward`` returned, (N, A * channels, H, W) a level."""
+        """Flatten what ``head.forward`` returned, (N, A * channels, H, W) a level; None for no IoU branch."""
         num_images = len(cls_scores[0])
 
         def flatten(levels: list[Tensor], channels: int) -> Tensor:
@@ -61,7 +66,7 @@ class PAAPredictions:
         return cls(
             cls_scores=flatten(cls_scores, head.cls_out_channels),
             bbox_preds=flatten(bbox_preds, 4),
-            iou_preds=flatten(iou_preds, 1),
+            iou_preds=None if iou_preds is None else flatten(iou_preds, 1),
             num_images=num_images,
         )
 
@@ -116,7 +121,14 @@ class BatchedPAAHead(PAAHead):
         box_loss_weight: How the box loss is averaged over the positives: ``'iou'`` weights each by its IoU as
             ``PAAHead`` does, ``'uniform'`` divides by their number as ``LADHead`` and the authors' LAD code do.
         args, kwargs: As for ``PAAHead``.
+
+    Raises:
+        ConfigError: ``box_loss_weight`` is unknown, or ``loss_cls`` takes probabilities where the head predicts logits
+            or the other way round.
     """
+
+    #: Whether class scores are probabilities rather than logits.
+    predicts_probabilities = False
 
     def __init__(self, *args, box_loss_weight: str = "iou", **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -125,6 +137,26 @@ class BatchedPAAHead(PAAHead):
                 f"BatchedPAAHead: box_loss_weight must be 'iou' or 'uniform', got {box_loss_weight!r}."
             )
         self.box_loss_weight = box_loss_weight
+        self._check_class_loss()
+
+    def _check_class_loss(self) -> None:
+        loss = self.loss_cls
+        takes = isinstance(loss, ProbabilityFocalLoss) or getattr(loss, "activated", False)
+        if takes == self.predicts_probabilities and self.use_sigmoid_cls:
+            return
+        kind, fitting = (
+            ("probabilities", "ProbabilityFocalLoss")
+            if self.predicts_probabilities
+            else ("logits", "FocalLoss")
+        )
+        raise ConfigError(
+            f"{type(self).__name__} predicts {kind}, each class alone, and loss_cls={type(loss).__name__} does not "
+            f"take them: use loss_cls=dict(type='{fitting}', use_sigmoid=True)."
+        )
+
+    def class_logits(self, cls_scores: Tensor) -> Tensor:
+        """Logits of the class scores that :meth:`forward` returns."""
+        return cls_scores
 
     def scorer(self, predictions: PAAPredictions) -> PAAScorer:
         """Who decides which candidates are positive: these predictions themselves, unless replaced."""
@@ -134,12 +166,15 @@ class BatchedPAAHead(PAAHead):
         self,
         cls_scores: list[Tensor],
         bbox_preds: list[Tensor],
-        iou_preds: list[Tensor],
+        iou_preds: list[Tensor] | None,
         batch_gt_instances: InstanceList,
         batch_img_metas: list[dict],
         batch_gt_instances_ignore: OptInstanceList = None,
     ) -> dict[str, Tensor]:
-        """Losses ``loss_cls``, ``loss_bbox`` and ``loss_iou``; arguments as for ``PAAHead.loss_by_feat``."""
+        """Losses ``loss_cls``, ``loss_bbox`` and ``loss_iou``; arguments as for ``PAAHead.loss_by_feat``.
+
+        Without an IoU branch ``iou_preds`` is None and there is no ``loss_iou``.
+        """
         predictions = PAAPredictions.from_levels(self, cls_scores, bbox_preds, iou_preds)
         scorer = self.scorer(predictions)
         grid = prior_grid(
@@ -207,19 +242,20 @@ class BatchedPAAHead(PAAHead):
         iou = bbox_overlaps(boxes.detach(), targets, is_aligned=True)
         weight = positive.to(iou.dtype)
         # Weighted out here: the loss modules ask whether any weight is positive, which waits for the device.
-        loss_iou = self.loss_centerness(
-            predictions.iou_preds[index], iou.unsqueeze(-1), reduction_override="none"
-        )
         loss_bbox = self.loss_bbox(boxes, targets, reduction_override="none")
         if self.box_loss_weight == "iou":
             box_weight, box_factor = weight * iou.clamp(min=EPS), (weight * iou).sum()
         else:
             box_weight, box_factor = weight, num_pos
-        return dict(
-            loss_cls=loss_cls,
-            loss_bbox=weight_reduce_loss(loss_bbox, box_weight, avg_factor=box_factor),
-            loss_iou=weight_reduce_loss(loss_iou, weight.unsqueeze(-1), avg_factor=num_pos),
+        losses = dict(
+            loss_cls=loss_cls, loss_bbox=weight_reduce_loss(loss_bbox, box_weight, avg_factor=box_factor)
         )
+        if predictions.iou_preds is not None:
+            loss_iou = self.loss_centerness(
+                predictions.iou_preds[index], iou.unsqueeze(-1), reduction_override="none"
+            )
+            losses["loss_iou"] = weight_reduce_loss(loss_iou, weight.unsqueeze(-1), avg_factor=num_pos)
+        return losses
 
     def _classification_loss(
         self, predictions: PAAPredictions, candidates: PAACandidates, labels: Tensor, num_pos: Tensor
@@ -233,11 +269,13 @@ class BatchedPAAHead(PAAHead):
     def _background_losses(self, predictions: PAAPredictions, candidates: PAACandidates) -> dict[str, Tensor]:
         """Losses of a batch without objects; every branch stays in the graph, which DDP asks for."""
         labels = torch.full_like(candidates.ignored, self.num_classes, dtype=torch.long)
-        return dict(
+        losses = dict(
             loss_cls=self._classification_loss(predictions, candidates, labels, labels.new_zeros(())),
             loss_bbox=predictions.bbox_preds.sum() * 0,
-            loss_iou=predictions.iou_preds.sum() * 0,
         )
+        if predictions.iou_preds is not None:
+            losses["loss_iou"] = predictions.iou_preds.sum() * 0
+        return losses
 
     def score_voting(
         self,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from lad.capture import Outputs
 from lad.teacher import FrozenTeacher, TeacherView
@@ -23,6 +24,9 @@ class Step:
         student: The student.
         teacher: What the teacher says of these images.
         outputs: Outputs of the student's captured modules; filled while the student's own loss is computed.
+        student_loss: Whether the student computes its own loss. Otherwise its dense part alone has run, and there need
+            be no labels.
+        notes: What methods write down while they steer, under themselves as keys; gone with the step.
     """
 
     inputs: Tensor
@@ -30,6 +34,8 @@ class Step:
     student: nn.Module
     teacher: TeacherView
     outputs: Outputs
+    student_loss: bool = True
+    notes: dict[DistillationMethod, Any] = field(default_factory=dict)
 
 
 class DistillationMethod(BaseModule):
@@ -44,12 +50,23 @@ class DistillationMethod(BaseModule):
     student_modules: tuple[str, ...] = ()
     #: Whether training images are to carry their fingerprint (see :mod:`lad.teacher_cache`).
     needs_fingerprints: bool = False
+    #: Whether classes of student and teacher must correspond.
+    compares_classes: bool = True
+    #: The student's class names, where the method finds the teacher's classes by name.
+    classes: tuple[str, ...] | None = None
 
     def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
         """Check that the method fits both detectors and build what depends on them; called once.
 
         Raises:
             UnsupportedError: it does not fit; the message names the detector, the method and what would work.
+        """
+
+    def check_without_labels(self, student: nn.Module) -> None:
+        """Refuse a student that the method cannot train alone, without the student's own loss; called once.
+
+        Raises:
+            UnsupportedError: names what would not be trained.
         """
 
     def steer(self, step: Step) -> AbstractContextManager:

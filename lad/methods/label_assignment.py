@@ -6,10 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Literal, get_args
 
-from lad.assignment.seams import find_seam
+from lad.assignment.seams import Mode, find_seam
+from lad.assignment.seams.detr import DETRSeam
 from lad.errors import ConfigError, UnsupportedError
 from lad.methods.base import DistillationMethod, Step
+from lad.methods.inherited_queries import InheritedQueries
 from lad.teacher import FrozenTeacher
 from lad.teacher_cache import FINGERPRINT, TeacherCache, hash_of
 
@@ -24,34 +27,59 @@ class LabelAssignmentDistillation(DistillationMethod):
 
     Nguyen et al., "Improving Object Detection by Label Assignment Distillation", WACV 2022, arXiv 2108.10520,
     Sec. 3.2. It adds no loss term: a dynamic assignment is a function of a network's predictions, and here it is
-    evaluated on the teacher's. The candidates, top-k and mixture settings are the student's.
+    evaluated on the teacher's. Priors, candidates and the assigner's settings are the student's. Which heads
+    this works for, and what each exchanges: :data:`lad.assignment.seams.SEAMS`.
 
     Args:
-        mode: ``'hard'``: the teacher's matches, with qualities (IoU targets) from the student's own boxes.
+        mode: ``'hard'``: the teacher's matches, with qualities (IoU targets, TOOD's alignment) from the student's own
+            predictions, as in the paper. ``'soft'``: the teacher's qualities too (not for PAA).
         cache: Remember the teacher: ``dict(dir=FOLDER, max_gb=8.0, ...)``, see :class:`lad.teacher_cache.TeacherCache`.
             Images whose pixels and boxes were seen before cost no teacher forward. Folders can be shared by runs: what
             a teacher said is kept under a hash of its weights and of all settings that matter. What it said of an
             image in one batch stands for the image in batches that pad it otherwise, unless ``same_padding=True``.
+        inherit_queries: For DETRs (DeformableDETR, DINO), whose queries correspond only if the student's are its
+            teacher's in the beginning: True: copied, and trained with the student. ``'frozen'``: copied and left as
+            they are. See :class:`lad.methods.inherited_queries.InheritedQueries`.
         init_cfg: As in MMEngine.
     """
 
     teacher_modules = ("bbox_head",)
 
-    def __init__(self, mode: str = "hard", cache: dict | None = None, init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        mode: Mode = "hard",
+        cache: dict | None = None,
+        inherit_queries: bool | Literal["frozen"] = False,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg=init_cfg)
-        if mode != "hard":
-            raise ConfigError(f"LabelAssignmentDistillation: mode must be 'hard', got {mode!r}.")
+        if mode not in get_args(Mode):
+            raise ConfigError(f"LabelAssignmentDistillation: mode must be 'hard' or 'soft', got {mode!r}.")
         if cache is not None and not (isinstance(cache, dict) and cache.get("dir")):
             raise ConfigError(
                 f"LabelAssignmentDistillation: cache must be dict(dir=FOLDER, ...), got {cache!r}."
             )
+        if inherit_queries not in (False, True, "frozen"):
+            raise ConfigError(
+                "LabelAssignmentDistillation: inherit_queries must be True, 'frozen' or False, got "
+                f"{inherit_queries!r}."
+            )
+        self.mode = mode
+        self.inherit_queries = inherit_queries
+        self.queries: InheritedQueries | None = None
         self.cache: TeacherCache | None = None
         self._cache_settings = cache
         self.needs_fingerprints = cache is not None
 
     def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
         """Find where the two heads decide; refuse those that cannot share a decision."""
-        self.seam = find_seam(student, teacher.model)
+        if self.inherit_queries:
+            self.queries = InheritedQueries(student, teacher, frozen=self.inherit_queries == "frozen")
+            self.teacher_modules = self.queries.teacher_modules
+            self.seam = DETRSeam(inherited=True)
+            self.seam.check(student.bbox_head, teacher.model.bbox_head, self.mode)
+        else:
+            self.seam = find_seam(student, teacher.model, self.mode)
         if self._cache_settings is not None:
             head = student.bbox_head
             self.seam.check_memory(head)
@@ -71,11 +99,14 @@ class LabelAssignmentDistillation(DistillationMethod):
 
     def steer(self, step: Step) -> AbstractContextManager:
         """The student's own loss, with the teacher's positives."""
+        if self.queries is not None:
+            return self.queries.replay(step, self.seam, self.mode)
         return self.seam.replay(
             step.student.bbox_head,
             step.teacher.model.bbox_head,
             lambda images: step.teacher.outputs_of(images, "bbox_head"),
-            [sample.metainfo for sample in step.data_samples],
+            step.data_samples,
+            self.mode,
             self.cache and BatchMemory(self.cache, step.data_samples, self._same_padding),
         )
 

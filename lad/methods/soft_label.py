@@ -6,7 +6,7 @@ from lad.assignment.max_iou import MAX_OVERLAPS
 from lad.assignment.priors import PriorGrid, prior_grid
 from lad.assignment.seams import check_same_priors
 from lad.errors import UnsupportedError
-from lad.heads.batched_paa_head import PAAPredictions
+from lad.heads.batched_paa_head import BatchedPAAHead, PAAPredictions
 from lad.losses import focal_kl_loss
 from lad.methods.base import DistillationMethod, Step
 from lad.teacher import FrozenTeacher
@@ -30,6 +30,9 @@ class SoftLabelDistillation(DistillationMethod):
     the batch: L_cls = sum of the focal KL over all anchors and classes / W; L_box = sum of w (1 - GIoU(student,
     teacher)) / W; L_iou = sum of the focal KL of the IoU logits over anchors with w > 0 / W. W is at least the number
     of images, so that images without objects (or labels) teach their background.
+
+    Heads that predict class probabilities are compared by their logits. Where the student or the teacher has no IoU
+    branch there is nothing to compare: L_iou is 0, and missing where the student has none.
 
     Together with :class:`LabelAssignmentDistillation` it is SoLAD.
 
@@ -67,7 +70,7 @@ class SoftLabelDistillation(DistillationMethod):
             names = [f"{type(model).__name__} ({type(head).__name__})" for model, head in pairs]
             raise UnsupportedError(
                 f"SoftLabelDistillation does not fit student {names[0]} with teacher {names[1]}: it compares class, "
-                "box and IoU predictions of PAA heads; it works with PAAHead, BatchedPAAHead."
+                "box and IoU predictions of PAA heads; it works with PAAHead, BatchedPAAHead, PAACOPHead, PAAIOPHead."
             )
         if heads[0].num_classes != heads[1].num_classes:
             raise UnsupportedError(
@@ -77,7 +80,10 @@ class SoftLabelDistillation(DistillationMethod):
         check_same_priors(heads[0].prior_generator, heads[1].prior_generator)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        """``loss_soft_cls``, ``loss_soft_bbox`` and ``loss_soft_iou``; gradients reach the student only."""
+        """``loss_soft_cls``, ``loss_soft_bbox`` and ``loss_soft_iou``; gradients reach the student only.
+
+        No ``loss_soft_iou`` without an IoU branch in the student.
+        """
         outputs = step.outputs["bbox_head"]
         head, teacher_head = step.student.bbox_head, step.teacher.model.bbox_head
         student = PAAPredictions.from_levels(head, *outputs)
@@ -90,15 +96,22 @@ class SoftLabelDistillation(DistillationMethod):
             teacher_boxes = teacher_head.bbox_coder.decode(anchors, teacher.bbox_preds.float())
             weight = self.overlaps(step, grid, teacher_boxes)
             total = weight.sum().clamp(min=student.num_images)
-        loss_cls = focal_kl_loss(student.cls_scores, teacher.cls_scores, self.gamma)
+        loss_cls = focal_kl_loss(
+            class_logits(head, student.cls_scores), class_logits(teacher_head, teacher.cls_scores), self.gamma
+        )
         loss_box = giou_loss(boxes, teacher_boxes, reduction="none")
-        loss_iou = focal_kl_loss(student.iou_preds, teacher.iou_preds, self.gamma)[:, 0]
-        chosen = (weight > 0).to(weight.dtype)
-        return dict(
+        losses = dict(
             loss_soft_cls=self.cls_weight * weight_reduce_loss(loss_cls, avg_factor=total),
             loss_soft_bbox=self.box_weight * weight_reduce_loss(loss_box, weight, avg_factor=total),
-            loss_soft_iou=self.iou_weight * weight_reduce_loss(loss_iou, chosen, avg_factor=total),
         )
+        if student.iou_preds is not None and teacher.iou_preds is not None:
+            loss_iou = focal_kl_loss(student.iou_preds, teacher.iou_preds, self.gamma)[:, 0]
+            chosen = (weight > 0).to(weight.dtype)
+            losses["loss_soft_iou"] = self.iou_weight * weight_reduce_loss(loss_iou, chosen, avg_factor=total)
+        elif student.iou_preds is not None:
+            # Keeps the student's branch in the graph, which DDP asks for.
+            losses["loss_soft_iou"] = student.iou_preds.sum() * 0
+        return losses
 
     def overlaps(self, step: Step, grid: PriorGrid, boxes: Tensor) -> Tensor:
         """(N * P,) largest IoU of each box with a ground truth of its image where above ``min_iou``, else 0."""
@@ -115,3 +128,8 @@ class SoftLabelDistillation(DistillationMethod):
         parts = zip(boxes.split(per_part), padded.split(per_part), strict=True)
         best = torch.cat([bbox_overlaps(own, truth).amax(dim=2) for own, truth in parts])
         return (best * (best > self.min_iou) * inside).flatten()
+
+
+def class_logits(head: PAAHead, cls_scores: Tensor) -> Tensor:
+    """Logits of the class scores of any PAA head; MMDetection's own predict logits."""
+    return head.class_logits(cls_scores) if isinstance(head, BatchedPAAHead) else cls_scores

@@ -1,0 +1,43 @@
+# YOLOX for small images, trained from scratch: half the width of YOLOX-l.
+model = dict(
+    type="YOLOX",
+    data_preprocessor=dict(
+        type="DetDataPreprocessor",
+        mean=[103.53, 116.28, 123.675],
+        std=[57.375, 57.12, 58.395],
+        bgr_to_rgb=False,
+        pad_size_divisor=32,
+    ),
+    backbone=dict(
+        type="CSPDarknet",
+        deepen_factor=0.167,
+        widen_factor=0.5,
+        out_indices=(2, 3, 4),
+        norm_cfg=dict(type="BN"),
+        act_cfg=dict(type="Swish"),
+    ),
+    neck=dict(
+        type="YOLOXPAFPN",
+        in_channels=[128, 256, 512],
+        out_channels=64,
+        num_csp_blocks=1,
+        norm_cfg=dict(type="BN"),
+        act_cfg=dict(type="Swish"),
+    ),
+    bbox_head=dict(
+        type="YOLOXHead",
+        num_classes=10,
+        in_channels=64,
+        feat_channels=64,
+        stacked_convs=2,
+        strides=(8, 16, 32),
+        norm_cfg=dict(type="BN"),
+        act_cfg=dict(type="Swish"),
+        loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=True, reduction="sum", loss_weight=1.0),
+        loss_bbox=dict(type="IoULoss", mode="square", eps=1e-16, reduction="sum", loss_weight=5.0),
+        loss_obj=dict(type="CrossEntropyLoss", use_sigmoid=True, reduction="sum", loss_weight=1.0),
+        loss_l1=dict(type="L1Loss", reduction="sum", loss_weight=1.0),
+    ),
+    train_cfg=dict(assigner=dict(type="SimOTAAssigner", center_radius=2.5)),
+    test_cfg=dict(score_thr=0.05, nms=dict(type="nms", iou_threshold=0.6)),
+)

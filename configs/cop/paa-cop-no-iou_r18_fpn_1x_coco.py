@@ -1,0 +1,3 @@
+# Without an IoU branch the authors weight all positives' boxes alike.
+_base_ = "paa-cop_r18_fpn_1x_coco.py"
+model = dict(bbox_head=dict(with_iou_branch=False, box_loss_weight="uniform"))

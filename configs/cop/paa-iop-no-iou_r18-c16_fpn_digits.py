@@ -1,0 +1,3 @@
+# Without an IoU branch the authors weight all positives' boxes alike.
+_base_ = "paa-iop_r18-c16_fpn_digits.py"
+model = dict(bbox_head=dict(with_iou_branch=False, box_loss_weight="uniform"))

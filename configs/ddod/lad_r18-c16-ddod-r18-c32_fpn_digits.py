@@ -1,0 +1,12 @@
+# The digits' student with the positives that its teacher chooses.
+_base_ = "ddod_r18-c16_fpn_digits.py"
+model = dict(
+    _delete_=True,
+    type="DistillationDetector",
+    student="{{ fileDirname }}/ddod_r18-c16_fpn_digits.py",
+    teacher=dict(
+        config="{{ fileDirname }}/ddod_r18-c32_fpn_digits.py",
+        checkpoint="work_dirs/ddod_r18-c32_fpn_digits/epoch_6.pth",
+    ),
+    methods=[dict(type="LabelAssignmentDistillation")],
+)

@@ -1,0 +1,8 @@
+# A teacher for blood cells, trained from scratch.
+_base_ = [
+    "../_base_/models/faster-rcnn_r18_fpn_small.py",
+    "../_base_/datasets/bccd_detection.py",
+    "../_base_/schedules/schedule_bccd.py",
+    "../_base_/small_runtime.py",
+]
+model = dict(roi_head=dict(bbox_head=dict(num_classes=3)))

@@ -1,0 +1,8 @@
+# The digits' teacher: a quarter of the width of YOLOX-l, trained from scratch.
+_base_ = [
+    "../_base_/models/yolox_small.py",
+    "../_base_/datasets/digits_detection.py",
+    "../_base_/schedules/schedule_digits.py",
+    "../_base_/small_runtime.py",
+]
+model = dict(backbone=dict(widen_factor=0.25), neck=dict(in_channels=[64, 128, 256]))

@@ -1,0 +1,133 @@
+"""What a seam is: the place where a family of heads decides which priors are positive."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal, Protocol
+
+from lad.errors import UnsupportedError
+
+import torch
+from mmdet.models.task_modules import AnchorGenerator, MlvlPointGenerator
+from mmdet.structures import SampleList
+from torch import Tensor, nn
+
+#: ``'hard'``: the teacher's matches, with qualities from the student's own predictions. ``'soft'``: its qualities too.
+Mode = Literal["hard", "soft"]
+
+#: Gives what the teacher's head returns for images of the batch, by their numbers.
+TeacherOutputs = Callable[[Sequence[int]], Any]
+
+
+class Memory(Protocol):
+    """What is remembered of a teacher for the images of one batch."""
+
+    records: Sequence[bytes | None]
+
+    def remember(self, images: Sequence[int], records: Sequence[bytes]) -> None:
+        """Keep records of images, by their numbers in the batch."""
+
+
+class Seam(ABC):
+    """The place where a family of heads decides which priors are positive: one row of the table."""
+
+    heads: tuple[type[nn.Module], ...]
+    works_with: str
+
+    def fits(self, head: nn.Module | None) -> bool:
+        """Whether a head decides its labels here."""
+        return isinstance(head, self.heads)
+
+    def taught_by(self, teacher: Seam) -> Seam | None:
+        """The seam between a student's head of this family and a teacher's head of another; None if there is none."""
+        return self if type(teacher) is type(self) else None
+
+    @abstractmethod
+    def check(self, student: nn.Module, teacher: nn.Module, mode: Mode) -> None:
+        """Refuse two heads whose decisions do not correspond.
+
+        Raises:
+            UnsupportedError: names both sides and what differs.
+        """
+
+    @abstractmethod
+    def replay(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        teacher_outputs: TeacherOutputs,
+        samples: SampleList,
+        mode: Mode = "hard",
+        memory: Memory | None = None,
+    ) -> AbstractContextManager:
+        """A context in which ``student`` takes its positives from ``teacher``.
+
+        Args:
+            student: The student's head.
+            teacher: The teacher's head.
+            teacher_outputs: Gives what the teacher's head returns.
+            samples: Ground truth and metadata of the images.
+            mode: Whose qualities the positives have.
+            memory: What is remembered of the teacher; None to compute everything.
+        """
+
+    def check_memory(self, student: nn.Module) -> None:
+        """Refuse to remember the teacher for a head that cannot use it."""
+        raise UnsupportedError(
+            f"{type(student).__name__} cannot use a remembered teacher: leave out `cache`."
+        )
+
+
+def check_same_classes(student: nn.Module, teacher: nn.Module) -> None:
+    """Refuse heads with different numbers of classes.
+
+    Raises:
+        UnsupportedError: names both numbers.
+    """
+    if student.num_classes != teacher.num_classes:
+        raise UnsupportedError(
+            f"the student has {student.num_classes} classes and the teacher {teacher.num_classes}: "
+            "a teacher that assigns labels must know the same classes; set both num_classes alike."
+        )
+
+
+def check_same_priors(
+    student: AnchorGenerator | MlvlPointGenerator, teacher: AnchorGenerator | MlvlPointGenerator
+) -> None:
+    """Refuse prior generators whose priors are not the same.
+
+    Two anchor generators must give the same anchors; where at least one of them gives points, the centres of a cell's
+    priors must be the same.
+
+    Raises:
+        UnsupportedError: strides, anchors or points differ.
+    """
+    if list(student.strides) != list(teacher.strides):
+        raise UnsupportedError(
+            f"the student's strides {_short(student.strides)} are not the teacher's {_short(teacher.strides)}: "
+            "label assignment needs the same priors; change the strides of the prior generator and the neck's levels."
+        )
+    if isinstance(student, AnchorGenerator) and isinstance(teacher, AnchorGenerator):
+        pairs = zip(student.base_anchors, teacher.base_anchors, strict=True)
+    else:
+        pairs = zip(_first_points(student), _first_points(teacher), strict=True)
+    for level, (own, others) in enumerate(pairs):
+        if own.shape != others.shape or not torch.allclose(own, others):
+            raise UnsupportedError(
+                f"student and teacher have different anchors (level {level}: {own.tolist()} and {others.tolist()}): "
+                "label assignment needs the same; set the same anchor_generator in both."
+            )
+
+
+def _first_points(generator: AnchorGenerator | MlvlPointGenerator) -> list[Tensor]:
+    """Centres of the priors of the first cell of each level, (A, 2) in pixels."""
+    priors = generator.grid_priors([(1, 1)] * generator.num_levels, device="cpu")
+    if isinstance(generator, AnchorGenerator):
+        return [(anchors[:, :2] + anchors[:, 2:]) / 2 for anchors in priors]
+    return [points[:, :2].float() for points in priors]
+
+
+def _short(strides: list) -> list:
+    return [pair[0] if pair[0] == pair[1] else pair for pair in strides]

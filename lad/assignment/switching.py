@@ -1,0 +1,265 @@
+"""Who teaches: criteria that compare networks by how they separate the same candidates.
+
+Nguyen et al., "Improving Object Detection by Label Assignment Distillation", WACV 2022, arXiv 2108.10520, Sec. 3.3
+(Co-learning LAD). A network whose losses are spread widely tells good candidates from bad ones; its losses then decide
+the labels of all networks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lad.errors import ConfigError
+
+import torch
+from mmdet.registry import TASK_UTILS
+from torch import Tensor
+
+PER = ("batch", "image", "gt", "gt_level")
+# Least mean that is divided by: losses of zero have a sigma / mu of 0, not NaN.
+_LEAST_MEAN = 1e-12
+# What the mixture adds to its variances (scikit-learn's ``reg_covar``): a side of one candidate alone has none.
+_REG_COVAR = 1e-6
+
+
+@dataclass(frozen=True)
+class Membership:
+    """What each of K candidates belongs to.
+
+    Attributes:
+        image: (K,) int64 in [0, num_images).
+        gt: (K,) int64 in [0, num_gts), the ground truth, counted through the batch.
+        level: (K,) int64 in [0, num_levels), the feature level.
+        num_images, num_gts, num_levels: How many there are.
+    """
+
+    image: Tensor
+    gt: Tensor
+    level: Tensor
+    num_images: int
+    num_gts: int
+    num_levels: int
+
+    def groups(self, per: str) -> tuple[Tensor, int]:
+        """The group (K,) of each candidate, and how many groups there are; empty ones count."""
+        if per == "batch":
+            return torch.zeros_like(self.gt), 1
+        if per == "image":
+            return self.image, self.num_images
+        if per == "gt":
+            return self.gt, self.num_gts
+        return self.gt * self.num_levels + self.level, self.num_gts * self.num_levels
+
+
+@dataclass(frozen=True)
+class Sides:
+    """How one network's own mixture splits the candidates, for the Fisher score.
+
+    Attributes:
+        positive: (K,) bool, the candidates of the component with low losses.
+        member: (K,) bool, whether the mixture saw the candidate at all (top-k).
+    """
+
+    positive: Tensor
+    member: Tensor
+
+
+@dataclass(frozen=True)
+class GroupStatistics:
+    """What a criterion says of the R groups of n networks.
+
+    Attributes:
+        count: (R,) float64, how many candidates the group has.
+        mean: (n, R) float64, of the losses; 0 where empty.
+        std: (n, R) float64, unbiased; 0 where fewer than two candidates.
+        criterion: (n, R) float64, the larger the better; 0 where fewer than two candidates.
+    """
+
+    count: Tensor
+    mean: Tensor
+    std: Tensor
+    criterion: Tensor
+
+    @property
+    def score(self) -> Tensor:
+        """(n, R) what networks are compared by: of one candidate alone, the smaller loss wins."""
+        return torch.where(self.count < 2, -self.mean, self.criterion)
+
+
+@dataclass(frozen=True)
+class RoleSwitch:
+    """Who teaches what in one batch.
+
+    Attributes:
+        teacher: (K,) int64, the number of the network whose loss decides about the candidate.
+        share: (n,) float64, the share of objects that each network taught; an object taught on several levels by
+            several networks counts in parts. Zeros without candidates.
+        mean, std, criterion: (n,) float64, averages over the groups that have candidates (``mean``) and at least two
+            (``std``, ``criterion``).
+    """
+
+    teacher: Tensor
+    share: Tensor
+    mean: Tensor
+    std: Tensor
+    criterion: Tensor
+
+
+def moments(
+    values: Tensor, group: Tensor, num_groups: int, member: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """Count, mean and sum of squared deviations of each group, each (n, num_groups) float64.
+
+    In float64 and in two passes: the deviations of a group may be far smaller than its mean.
+
+    Args:
+        values: (n, K), n networks' values of the same candidates.
+        group: (K,) int64 in [0, num_groups).
+        num_groups: How many groups there are.
+        member: (n, K) bool, which values count; by default all.
+    """
+    values = values.double()
+    weight = torch.ones_like(values) if member is None else member.double()
+    index = group.expand_as(values)
+    zeros = values.new_zeros(len(values), num_groups)
+    count = zeros.scatter_add(1, index, weight)
+    mean = zeros.scatter_add(1, index, weight * values) / count.clamp(min=1)
+    deviations = zeros.scatter_add(1, index, weight * (values - mean.gather(1, index)).square())
+    return count, mean, deviations
+
+
+def std_mean(losses: Tensor, group: Tensor, num_groups: int) -> GroupStatistics:
+    """sigma / mu of each network's losses in each group.
+
+    Args:
+        losses: (n, K), not negative.
+        group: (K,) int64 in [0, num_groups).
+        num_groups: How many groups there are.
+    """
+    count, mean, deviations = moments(losses, group, num_groups)
+    std = (deviations / (count - 1).clamp(min=1)).sqrt()
+    return GroupStatistics(count[0], mean, std, std / mean.clamp(min=_LEAST_MEAN))
+
+
+def fisher(
+    losses: Tensor, positive: Tensor, member: Tensor, group: Tensor, num_groups: int
+) -> GroupStatistics:
+    """(mu+ - mu-)^2 / (sigma+^2 + sigma-^2) of each network's losses in each group.
+
+    Variances are the population's plus 1e-6, as the mixture's are. 0 where a side is empty: nothing is
+    separated.
+
+    Args:
+        losses: (n, K).
+        positive: (n, K) bool, the side of each candidate in the network's own mixture.
+        member: (n, K) bool, whether the mixture saw it.
+        group: (K,) int64 in [0, num_groups).
+        num_groups: How many groups there are.
+    """
+    count, mean, deviations = moments(losses, group, num_groups)
+    std = (deviations / (count - 1).clamp(min=1)).sqrt()
+    low_count, low, low_deviations = moments(losses, group, num_groups, positive & member)
+    high_count, high, high_deviations = moments(losses, group, num_groups, ~positive & member)
+    low_variance = low_deviations / low_count.clamp(min=1) + _REG_COVAR
+    high_variance = high_deviations / high_count.clamp(min=1) + _REG_COVAR
+    score = (low - high).square() / (low_variance + high_variance)
+    return GroupStatistics(count[0], mean, std, score * (low_count > 0) * (high_count > 0))
+
+
+class Switch(ABC):
+    """Decides group by group which network teaches.
+
+    The network of larger criterion wins; of equal ones the first. In groups of one candidate, where no spread exists,
+    the smaller loss wins. Groups without candidates have nothing to teach.
+
+    Args:
+        per: What is decided at once: all candidates of the ``'batch'`` (of one process), of an ``'image'``, of a
+            ground truth (``'gt'``), or of a ground truth on one feature level (``'gt_level'``).
+    """
+
+    def __init__(self, per: str = "gt_level") -> None:
+        if per not in PER:
+            raise ConfigError(f"{type(self).__name__}: per must be one of {', '.join(PER)}, got {per!r}.")
+        self.per = per
+
+    @abstractmethod
+    def statistics(
+        self, losses: Tensor, group: Tensor, num_groups: int, sides: Callable[[int], Sides]
+    ) -> GroupStatistics:
+        """The criterion of each network in each group.
+
+        Args:
+            losses: (n, K), each network's loss of each candidate.
+            group: (K,) int64 in [0, num_groups).
+            num_groups: How many groups there are.
+            sides: Gives the split by the own mixture of the network of a given number.
+        """
+
+    @torch.no_grad()
+    def __call__(self, losses: Tensor, membership: Membership, sides: Callable[[int], Sides]) -> RoleSwitch:
+        """Choose the teachers of one batch.
+
+        Args:
+            losses: (n, K), n networks' losses of the same K candidates.
+            membership: What the candidates belong to.
+            sides: Gives the split by the own mixture of the network of a given number.
+        """
+        group, num_groups = membership.groups(self.per)
+        statistics = self.statistics(losses, group, num_groups, sides)
+        teacher = statistics.score.argmax(0)[group]
+        some, several = statistics.count > 0, statistics.count > 1
+        return RoleSwitch(
+            teacher=teacher,
+            share=taught_share(teacher, membership, len(losses)),
+            mean=_average(statistics.mean, some),
+            std=_average(statistics.std, several),
+            criterion=_average(statistics.criterion, several),
+        )
+
+
+@TASK_UTILS.register_module()
+class StdMeanSwitch(Switch):
+    """The network with the larger sigma / mu of its candidates' losses teaches: see :func:`std_mean`."""
+
+    def statistics(  # noqa: D102
+        self, losses: Tensor, group: Tensor, num_groups: int, sides: Callable[[int], Sides]
+    ) -> GroupStatistics:
+        return std_mean(losses, group, num_groups)
+
+
+@TASK_UTILS.register_module()
+class FisherSwitch(Switch):
+    """The network whose own mixture separates its losses better teaches: see :func:`fisher`."""
+
+    def statistics(  # noqa: D102
+        self, losses: Tensor, group: Tensor, num_groups: int, sides: Callable[[int], Sides]
+    ) -> GroupStatistics:
+        split = [sides(number) for number in range(len(losses))]
+        positive = torch.stack([side.positive for side in split])
+        member = torch.stack([side.member for side in split])
+        return fisher(losses, positive, member, group, num_groups)
+
+
+def taught_share(teacher: Tensor, membership: Membership, num_networks: int) -> Tensor:
+    """(n,) the average over objects of the share of an object's levels that each network taught.
+
+    Args:
+        teacher: (K,) int64, the same for all candidates of an object on one level.
+        membership: What the candidates belong to.
+        num_networks: n.
+    """
+    cell, num_cells = membership.groups("gt_level")
+    # Every candidate of a cell writes the same number; -1 stays where there are none.
+    winner = teacher.new_full((num_cells,), -1).scatter(0, cell, teacher)
+    winner = winner.view(membership.num_gts, membership.num_levels)
+    numbers = torch.arange(num_networks, device=teacher.device)[:, None, None]
+    won = (winner == numbers).double().sum(2)
+    levels = (winner >= 0).sum(1)
+    return _average(won / levels.clamp(min=1), levels > 0)
+
+
+def _average(values: Tensor, counts: Tensor) -> Tensor:
+    """(n,) averages of (n, R) values over the groups (R,) that count; 0 if none does."""
+    return (values * counts).sum(1) / counts.sum().clamp(min=1)

@@ -1,0 +1,137 @@
+"""Adaptation layers between a student's and a teacher's features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lad.errors import UnsupportedError
+
+import torch.nn.functional as F
+from mmdet.registry import MODELS
+from mmengine.model import BaseModule
+from torch import Size, Tensor, nn
+
+
+@MODELS.register_module()
+class ConvConnector(BaseModule):
+    """A convolution between feature maps of (N, C, H, W); 1x1 by default.
+
+    Args:
+        in_channels: The student's channels.
+        out_channels: The teacher's channels.
+        kernel_size: Odd, so that the map keeps its size.
+        bias: Whether it has a bias.
+        init_cfg: As in MMEngine.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        bias: bool = True,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, H, W)."""
+        return self.conv(features)
+
+
+@MODELS.register_module()
+class LinearConnector(BaseModule):
+    """A linear layer between features whose channels come last, (N, C) or (N, L, C).
+
+    Args:
+        in_channels: The student's channels.
+        out_channels: The teacher's channels.
+        bias: Whether it has a bias.
+        init_cfg: As in MMEngine.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, bias: bool = True, init_cfg: dict | None = None
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.linear = nn.Linear(in_channels, out_channels, bias=bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., in_channels) to (..., out_channels)."""
+        return self.linear(features)
+
+
+@MODELS.register_module()
+class IdentityConnector(BaseModule):
+    """No adaptation: for features that have the same channels and are to be compared as they are.
+
+    Args:
+        in_channels, out_channels: Must agree.
+        init_cfg: As in MMEngine.
+
+    Raises:
+        UnsupportedError: they do not agree.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if in_channels != out_channels:
+            raise UnsupportedError(
+                f"IdentityConnector: the student has {in_channels} channels and the teacher {out_channels}; "
+                "use ConvConnector."
+            )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The features themselves."""
+        return features
+
+
+def build_connector(config: dict | None, student: Size, teacher: Size) -> nn.Module:
+    """The adaptation layer between two features of known shapes.
+
+    Args:
+        config: A connector's config; ``in_channels`` and ``out_channels`` are filled in. None: a 1x1 convolution for
+            feature maps, a linear layer for other features.
+        student: Shape of the student's features: (N, C, H, W), (N, L, C) or (N, C).
+        teacher: Shape of the teacher's.
+
+    Raises:
+        UnsupportedError: no layer leads from the one to the other.
+    """
+    if len(student) != len(teacher) or not 2 <= len(student) <= 4:
+        raise UnsupportedError(
+            f"no connector leads from features of shape {tuple(student)} (student) to {tuple(teacher)} (teacher): "
+            "both must be maps (N, C, H, W), sequences (N, L, C) or vectors (N, C)."
+        )
+    if len(student) == 3 and student[1] != teacher[1]:
+        raise UnsupportedError(
+            f"the student's features are sequences of {student[1]} tokens and the teacher's of {teacher[1]}: "
+            "choose modules that see the image in the same parts."
+        )
+    channels = 1 if len(student) == 4 else -1
+    config = dict(config or dict(type="ConvConnector" if len(student) == 4 else "LinearConnector"))
+    config.setdefault("in_channels", student[channels])
+    config.setdefault("out_channels", teacher[channels])
+    return MODELS.build(config)
+
+
+def match_size(features: Tensor, size: Sequence[int]) -> Tensor:
+    """Feature maps at another resolution: averaged where they are larger, bilinear where they are smaller.
+
+    Args:
+        features: (N, C, H, W).
+        size: Wanted height and width.
+
+    Returns:
+        (N, C, *size); the features themselves where nothing is to be done.
+    """
+    own, size = tuple(features.shape[-2:]), tuple(size)
+    if own == size:
+        return features
+    smaller = (min(own[0], size[0]), min(own[1], size[1]))
+    if smaller != own:
+        features = F.adaptive_avg_pool2d(features, smaller)
+    if smaller != size:
+        features = F.interpolate(features, size, mode="bilinear", align_corners=False)
+    return features

@@ -1,0 +1,14 @@
+"""What a run needs to survive: loops that find their place again, and files written whole or not at all."""
+
+from lad.engine.batch_sampler import ResumableBatchSampler
+from lad.engine.checkpoints import AtomicLocalBackend
+from lad.engine.defaults import survive_interruption
+from lad.engine.loops import ResumableEpochBasedTrainLoop, ResumableIterBasedTrainLoop
+
+__all__ = [
+    "AtomicLocalBackend",
+    "ResumableBatchSampler",
+    "ResumableEpochBasedTrainLoop",
+    "ResumableIterBasedTrainLoop",
+    "survive_interruption",
+]

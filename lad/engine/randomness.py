@@ -1,0 +1,88 @@
+"""Random numbers that depend on where a run is, not on what happened before.
+
+MMEngine seeds its generators once; where they stand later depends on everything that drew from them: iterations,
+validations, processes of the data loader. None of it is in a checkpoint. Here each training step and each
+training sample starts from a seed of its own, so a run that goes on draws what it would have drawn, whatever the number
+of worker processes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmengine.device import get_device
+from torch.utils.data import Dataset, get_worker_info
+
+# First word of a seed's entropy: the streams of steps and of samples never meet.
+STEP, SAMPLE = 1, 2
+
+
+class Draw(NamedTuple):
+    """A sample to be loaded.
+
+    Attributes:
+        index: Which sample of the data set.
+        entropy: What its random transforms are seeded with: seed, epoch and position in the epoch.
+    """
+
+    index: int
+    entropy: tuple[int, ...]
+
+
+def seed_step(seed: int, iteration: int) -> None:
+    """Seed python, numpy, torch and the accelerators for one training step."""
+    word = _seed_host((STEP, seed, iteration))
+    if get_device() != "cpu":
+        torch.manual_seed(word)
+
+
+def _seed_host(entropy: Sequence[int]) -> int:
+    """Seed the generators on the host; returns the 64-bit seed that torch got."""
+    # SeedSequence mixes, so that neighbouring positions get unrelated seeds.
+    words = np.random.SeedSequence([value % 2**64 for value in entropy]).generate_state(4)
+    random.seed(int(words[0]))
+    np.random.seed(words[1])
+    torch_seed = int(words[2]) << 32 | int(words[3])
+    # Not torch.manual_seed: it also queues a call for GPUs, with a stack trace, in processes that have none.
+    torch.default_generator.manual_seed(torch_seed)
+    return torch_seed
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put the host's generators back after a block; in a worker of a data loader nobody else draws from them."""
+    if get_worker_info() is not None:
+        yield
+        return
+    states = random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+class SeededItems:
+    """A data set's ``__getitems__``: loads samples, each with a random state of its own.
+
+    Args:
+        dataset: Any map-style data set.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __call__(self, draws: Sequence[Draw]) -> list[Any]:
+        """Load the samples of a batch, with the draws of :class:`ResumableBatchSampler`."""
+        samples = []
+        with _undisturbed():
+            for index, entropy in draws:
+                _seed_host((SAMPLE, *entropy))
+                samples.append(self.dataset[index])
+        return samples

@@ -1,0 +1,66 @@
+"""Regression loss of a student that the teacher's own error bounds."""
+
+from __future__ import annotations
+
+from mmdet.models.losses.utils import weight_reduce_loss
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+
+def bounded_regression_loss(student: Tensor, teacher: Tensor, target: Tensor, margin: float = 0.0) -> Tensor:
+    """Squared error of the student where it is not better than the teacher by the margin, else 0.
+
+    L_b = ||R_s - y||^2 where ||R_s - y||^2 + m > ||R_t - y||^2, else 0: the teacher's box is no target, because it
+    may lie on the wrong side of the truth, but a bound on how good the student must become. Chen et al., "Learning
+    Efficient Object Detection Models with Knowledge Distillation", NIPS 2017, Eq. 4.
+
+    Args:
+        student: (n, 4) box deltas R_s of any float dtype.
+        teacher: (n, 4) box deltas R_t in the same units; no gradient flows to them.
+        target: (n, 4) box deltas y of the ground truth.
+        margin: m, in squared units of the deltas.
+
+    Returns:
+        (n,) float32, the loss of each box, summed over its four deltas as MMDetection's box losses are.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if not student.shape == teacher.shape == target.shape:
+        shapes = [tuple(tensor.shape) for tensor in (student, teacher, target)]
+        raise ValueError("deltas of shape {} (student), {} (teacher) and {} (target)".format(*shapes))
+    target = target.detach().float()
+    own = (student.float() - target).square().sum(dim=-1)
+    bound = (teacher.detach().float() - target).square().sum(dim=-1)
+    return own * (own.detach() + margin > bound)
+
+
+@MODELS.register_module()
+class BoundedRegressionLoss(nn.Module):
+    """:func:`bounded_regression_loss` with a weight and a reduction.
+
+    Args:
+        margin: m.
+        reduction: ``'none'``, ``'mean'`` or ``'sum'``.
+        loss_weight: Factor of the result.
+    """
+
+    def __init__(self, margin: float = 0.0, reduction: str = "mean", loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.margin = margin
+        self.reduction = reduction
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        pred: Tensor,
+        teacher: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """The reduced loss of (n, 4) deltas; ``weight`` (n,)."""
+        loss = bounded_regression_loss(pred, teacher, target, self.margin)
+        reduction = reduction_override or self.reduction
+        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)

@@ -1,0 +1,68 @@
+"""Distance between a student's adapted features and a teacher's."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from mmdet.models.losses.utils import weight_reduce_loss
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+NORMS = {"l2": F.mse_loss, "l1": F.l1_loss}
+
+
+def hint_loss(student: Tensor, teacher: Tensor, norm: str = "l2") -> Tensor:
+    """Element-wise squared (L2) or absolute (L1) difference of features, in float32.
+
+    Chen et al., "Learning Efficient Object Detection Models with Knowledge Distillation", NIPS 2017, Eq. 5: the hint
+    losses ||V - Z||^2 and ||V - Z||_1. The paper leaves their normalisation open; here it is the caller's.
+
+    Args:
+        student: Adapted features V of any shape and float dtype.
+        teacher: Features Z of the same shape; no gradient flows to them.
+        norm: ``'l2'`` or ``'l1'``.
+
+    Returns:
+        The loss of each element, float32.
+
+    Raises:
+        ValueError: the shapes differ, or there is no such norm.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"features of shape {tuple(student.shape)} (student) and {tuple(teacher.shape)} (teacher)"
+        )
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    return NORMS[norm](student.float(), teacher.detach().float(), reduction="none")
+
+
+@MODELS.register_module()
+class HintLoss(nn.Module):
+    """:func:`hint_loss` with a weight and a reduction, called as MMDetection's losses are.
+
+    Args:
+        norm: ``'l2'`` or ``'l1'``.
+        reduction: ``'none'``, ``'mean'`` or ``'sum'``.
+        loss_weight: Factor of the result.
+    """
+
+    def __init__(self, norm: str = "l2", reduction: str = "mean", loss_weight: float = 1.0) -> None:
+        super().__init__()
+        if norm not in NORMS:
+            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+        self.norm = norm
+        self.reduction = reduction
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """The reduced loss of features ``pred`` (student, adapted) and ``target`` (teacher); ``weight`` broadcasts."""
+        loss = hint_loss(pred, target, self.norm)
+        reduction = reduction_override or self.reduction
+        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)

@@ -1,0 +1,157 @@
+"""Cross-entropy with a teacher's probabilities as targets, weighted by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.losses.utils import weight_reduce_loss
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+
+def soft_cross_entropy(
+    student: Tensor,
+    teacher: Tensor,
+    class_weight: Tensor | None = None,
+    temperature: float = 1.0,
+    rescale: bool = False,
+) -> Tensor:
+    """Class-weighted cross-entropy of two softmax classifiers:  L_soft = -sum_c w_c P_t(c) log P_s(c).
+
+    P = softmax(logits / T). Chen et al., "Learning Efficient Object Detection Models with Knowledge Distillation",
+    NIPS 2017, Eq. 3. Computed from logits in float32: nothing overflows, and a probability of 0 costs nothing.
+
+    Args:
+        student: (n, C) logits of any float dtype.
+        teacher: (n, C) logits; no gradient flows to them.
+        class_weight: (C,) weight w of each class; 1 if None. The paper gives the background 1.5 and the others 1.
+        temperature: T, above 0; the paper uses 1.
+        rescale: Multiply by T^2, so that the gradients keep their size when T changes (Hinton et al., 2015).
+
+    Returns:
+        (n,) float32, the loss of each sample.
+
+    Raises:
+        ValueError: the shapes differ, or the temperature is not positive.
+    """
+    student, teacher = _prepared(student, teacher, temperature)
+    terms = (teacher / temperature).softmax(dim=-1) * (student / temperature).log_softmax(dim=-1)
+    if class_weight is not None:
+        terms = terms * class_weight
+    loss = -terms.sum(dim=-1)
+    return loss * temperature**2 if rescale else loss
+
+
+def binary_soft_cross_entropy(
+    student: Tensor,
+    teacher: Tensor,
+    positive_weight: float | Tensor = 1.0,
+    negative_weight: float | Tensor = 1.0,
+    temperature: float = 1.0,
+    rescale: bool = False,
+) -> Tensor:
+    """:func:`soft_cross_entropy` of sigmoid classifiers:  -(w_p p_t log p_s + w_n (1 - p_t) log(1 - p_s)).
+
+    p = sigmoid(logit / T). For an RPN's objectness the background is the complement 1 - p, and its weight is
+    ``negative_weight``; then it equals :func:`soft_cross_entropy` of the logits (z, 0).
+
+    Args:
+        student: Logits of any shape and float dtype.
+        teacher: Logits of the same shape; no gradient flows to them.
+        positive_weight, negative_weight: Weights of p and of its complement; they broadcast with the logits.
+        temperature: T, above 0.
+        rescale: Multiply by T^2.
+
+    Returns:
+        The loss of each element, float32.
+
+    Raises:
+        ValueError: the shapes differ, or the temperature is not positive.
+    """
+    student, teacher = _prepared(student, teacher, temperature)
+    target = (teacher / temperature).sigmoid()
+    logits = student / temperature
+    loss = -(
+        positive_weight * target * F.logsigmoid(logits)
+        + negative_weight * (1 - target) * F.logsigmoid(-logits)
+    )
+    return loss * temperature**2 if rescale else loss
+
+
+def _prepared(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"logits of shape {tuple(student.shape)} (student) and {tuple(teacher.shape)} (teacher)"
+        )
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    return student.float(), teacher.detach().float()
+
+
+@MODELS.register_module()
+class SoftCrossEntropyLoss(nn.Module):
+    """:func:`soft_cross_entropy` with a weight and a reduction, called as MMDetection's losses are.
+
+    Args:
+        use_sigmoid: Each channel is a binary classifier whose complement is the background; otherwise softmax with
+            the background as the last class.
+        background_weight: Weight of the background.
+        class_weight: Weight of each other class: a number for all, or one for each.
+        temperature: T.
+        rescale: Multiply by T^2.
+        reduction: ``'none'``, ``'mean'`` or ``'sum'``.
+        loss_weight: Factor of the result.
+    """
+
+    def __init__(
+        self,
+        use_sigmoid: bool = False,
+        background_weight: float = 1.5,
+        class_weight: float | Sequence[float] = 1.0,
+        temperature: float = 1.0,
+        rescale: bool = False,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.use_sigmoid = use_sigmoid
+        self.background_weight = background_weight
+        self.class_weight = class_weight
+        self.temperature = temperature
+        self.rescale = rescale
+        self.reduction = reduction
+        self.loss_weight = loss_weight
+
+    def class_weights(self, logits: Tensor) -> Tensor:
+        """(C,) weights of the classes, or (C + 1,) with the background's last where the logits have it."""
+        foreground = logits.shape[-1] - (not self.use_sigmoid)
+        weights = self.class_weight
+        if isinstance(weights, Sequence):
+            if len(weights) != foreground:
+                raise ValueError(f"class_weight has {len(weights)} numbers for {foreground} classes")
+            weights = torch.tensor(weights, dtype=torch.float32, device=logits.device)
+        else:
+            weights = logits.new_full((foreground,), weights, dtype=torch.float32)
+        return weights if self.use_sigmoid else F.pad(weights, (0, 1), value=self.background_weight)
+
+    def elements(self, pred: Tensor, target: Tensor) -> Tensor:
+        """(n,) the loss of each sample; the channels of a sigmoid classifier are summed, as in MMDetection."""
+        weights, more = self.class_weights(pred), (self.temperature, self.rescale)
+        if self.use_sigmoid:
+            return binary_soft_cross_entropy(pred, target, weights, self.background_weight, *more).sum(dim=-1)
+        return soft_cross_entropy(pred, target, weights, *more)
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """The reduced loss of (n, C) logits ``pred`` (student) and ``target`` (teacher); ``weight`` (n,)."""
+        loss = self.elements(pred, target)
+        reduction = reduction_override or self.reduction
+        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)
