@@ -22,6 +22,14 @@ class UnsupportedError(LadError, NotImplementedError):
     """A method on a detector that it does not fit."""
 
 
+class NumericalError(LadError, FloatingPointError):
+    """A loss that is NaN or infinite."""
+
+
+class DataError(LadError, RuntimeError):
+    """Images or annotations that cannot be trained on."""
+
+
 def nearest(name: str, candidates: Iterable[str], count: int = 3) -> str:
     """A half sentence naming the candidates closest to ``name``; empty when none is close."""
     close = difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.5)

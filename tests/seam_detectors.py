@@ -39,6 +39,7 @@ def small(family: str, base: int = 8, **bbox_head) -> ConfigDict:
         else:
             overrides["bbox_head"] = dict(thin, use_dcn=False)
         return detector_config(overrides, "student")
+
     # CSPNeXt and CSPDarknet: 64 channels at the stem for widen_factor 1. Groups are normalised so that random weights
     # give predictions that differ from place to place.
     def norm() -> dict:  # merging takes the `_delete_` out

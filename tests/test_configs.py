@@ -1,5 +1,6 @@
 """Every config in configs/ builds offline and trains one step."""
 
+import copy
 from pathlib import Path
 
 from lad.cli import student_only
@@ -46,12 +47,15 @@ def test_config_builds_and_trains_one_step(path, tmp_path):
     if model.type == "DistillationDetector":
         teacher = offline(model.teacher)
         file = tmp_path / "teacher.pth"
-        torch.save(dict(state_dict=MODELS.build(teacher).state_dict()), file)
+        network = MODELS.build(copy.deepcopy(teacher))  # MMDetection writes into a DETR's config
+        network.init_weights()  # and leaves some of its weights without values before
+        torch.save(dict(state_dict=network.state_dict()), file)
         model.student = offline(model.student)
         model.teacher = dict(teacher, checkpoint=str(file))
     elif model.type == "CoLearningDetector":
         model.networks = {name: offline(network) for name, network in model.networks.items()}
     detector = MODELS.build(without_pretraining(model)).train()
+    detector.init_weights()
     # An RPN's one class aside.
     num_classes = max(getattr(module, "num_classes", 0) for module in detector.modules())
     # What the runner tells TOOD: late enough for its own assigner.

@@ -1,8 +1,17 @@
 """Hooks of MMEngine's runner."""
 
 from lad.hooks.checkpoint import AtomicCheckpointHook
+from lad.hooks.numerical_faults import NumericalFaultHook
 from lad.hooks.preemption import PreemptionHook
 from lad.hooks.role_switch import RoleSwitchHook
 from lad.hooks.save_networks import SaveNetworksHook
+from lad.hooks.teacher_check import TeacherCheckHook
 
-__all__ = ["AtomicCheckpointHook", "PreemptionHook", "RoleSwitchHook", "SaveNetworksHook"]
+__all__ = [
+    "AtomicCheckpointHook",
+    "NumericalFaultHook",
+    "PreemptionHook",
+    "RoleSwitchHook",
+    "SaveNetworksHook",
+    "TeacherCheckHook",
+]
