@@ -28,6 +28,9 @@ def survive_interruption(cfg: Config) -> None:
     # MMEngine's own default where a config is silent.
     hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook", interval=1))
     hooks.setdefault("preemption", ConfigDict(type="PreemptionHook"))
+    hooks.setdefault("numerical_faults", ConfigDict(type="NumericalFaultHook"))
+    if "teacher" in (cfg.get("model") or {}):
+        hooks.setdefault("teacher_check", ConfigDict(type="TeacherCheckHook"))
     _exchange(hooks.checkpoint, HOOKS)
     if "type" not in cfg.train_cfg:
         by_epoch = cfg.train_cfg.pop("by_epoch", True)

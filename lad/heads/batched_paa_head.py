@@ -18,7 +18,7 @@ from mmdet.models.dense_heads import PAAHead
 from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import bbox_overlaps
-from mmdet.utils import InstanceList, OptInstanceList
+from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
 from torch import Tensor
 
 # mmdet.models.dense_heads.paa_head.EPS: the least weight of a positive's box loss.
@@ -230,21 +230,22 @@ class BatchedPAAHead(PAAHead):
         slots = assignment.candidate.flatten()
         positive = assignment.positive.flatten()
         index = candidates.index[slots]
-        num_pos = positive.sum()
 
         # One label more than anchors takes what is written for slots that are not positive.
         labels = candidates.labels.new_full((total + 1,), self.num_classes)
         labels.scatter_(0, torch.where(positive, index, total), candidates.labels[slots])
-        loss_cls = self._classification_loss(predictions, candidates, labels[:-1], num_pos)
 
         boxes = self.bbox_coder.decode(candidates.anchors[slots], predictions.bbox_preds[index])
         targets = candidates.gt_bboxes[slots]
         iou = bbox_overlaps(boxes.detach(), targets, is_aligned=True)
         weight = positive.to(iou.dtype)
+        # Averaged over processes: several train as one with the same total batch.
+        num_pos, iou_sum = reduce_mean(torch.stack([positive.sum().float(), (weight * iou).sum().float()]))
+        loss_cls = self._classification_loss(predictions, candidates, labels[:-1], num_pos)
         # Weighted out here: the loss modules ask whether any weight is positive, which waits for the device.
         loss_bbox = self.loss_bbox(boxes, targets, reduction_override="none")
         if self.box_loss_weight == "iou":
-            box_weight, box_factor = weight * iou.clamp(min=EPS), (weight * iou).sum()
+            box_weight, box_factor = weight * iou.clamp(min=EPS), iou_sum
         else:
             box_weight, box_factor = weight, num_pos
         losses = dict(
@@ -269,8 +270,10 @@ class BatchedPAAHead(PAAHead):
     def _background_losses(self, predictions: PAAPredictions, candidates: PAACandidates) -> dict[str, Tensor]:
         """Losses of a batch without objects; every branch stays in the graph, which DDP asks for."""
         labels = torch.full_like(candidates.ignored, self.num_classes, dtype=torch.long)
+        # Other processes' positives count here too, and they wait for this one.
+        num_pos, _ = reduce_mean(predictions.bbox_preds.new_zeros(2, dtype=torch.float32))
         losses = dict(
-            loss_cls=self._classification_loss(predictions, candidates, labels, labels.new_zeros(())),
+            loss_cls=self._classification_loss(predictions, candidates, labels, num_pos),
             loss_bbox=predictions.bbox_preds.sum() * 0,
         )
         if predictions.iou_preds is not None:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 def plain(value: Any) -> Any:
     """The same in tensors, numbers, text, dicts, lists and tuples alone, on the CPU.
 
-    Data elements become dicts of their fields, with their metadata under ``metainfo``; what is of no such kind becomes its
-    ``repr``.
+    Data elements become dicts of their fields, with their metadata under ``metainfo``; what is of no such kind
+    becomes its ``repr``.
     """
     if isinstance(value, Tensor):
         return value.detach().cpu().clone()
@@ -29,12 +29,17 @@ def plain(value: Any) -> Any:
         return plain(value.tensor)
     if isinstance(value, BaseDataElement):
         return dict(
-            metainfo=plain(dict(value.metainfo_items())), **{name: plain(field) for name, field in value.items()}
+            metainfo=plain(dict(value.metainfo_items())),
+            **{name: plain(field) for name, field in value.items()},
         )
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(map(plain, value)) if type(value) in (list, tuple) else [plain(item) for item in value]
+        return (
+            type(value)(map(plain, value))
+            if type(value) in (list, tuple)
+            else [plain(item) for item in value]
+        )
     if isinstance(value, (np.ndarray, np.generic)):
         return torch.from_numpy(value.copy()) if value.ndim and value.dtype.kind in "biuf" else value.tolist()
     return value if value is None or isinstance(value, (bool, int, float, str)) else repr(value)
@@ -106,5 +111,7 @@ def bad_input(batch: Any) -> str:
         if not bool(boxes.isfinite().all()):
             return f"boxes of {_name(sample)} are not finite: see tools/check_dataset.py"
         if bool((boxes[:, 2:] <= boxes[:, :2]).any()):
-            return f"boxes of {_name(sample)} have no area: see tools/check_dataset.py, or look at the pipeline"
+            return (
+                f"boxes of {_name(sample)} have no area: see tools/check_dataset.py, or look at the pipeline"
+            )
     return ""

@@ -28,8 +28,8 @@ POLICIES = ("stop", "skip")
 class DeviceAnswer:
     """A yes or no that is on its way from the device.
 
-    On a GPU the copy begins at once and :meth:`is_yes` waits for the work that was queued before it alone: asked after the
-    backward pass was queued, it costs nothing, since the forward pass is long done by then.
+    On a GPU the copy begins at once and :meth:`is_yes` waits for the work that was queued before it alone: asked
+    after the backward pass was queued, it costs nothing, since the forward pass is long done by then.
 
     Args:
         answer: A boolean scalar.
@@ -75,8 +75,8 @@ class NumericalFaultHook(Hook):
     written to ``bad_batch.pth`` in the work_dir, for :func:`lad.checkpoint.load_safely`; with several processes each
     whose own loss is bad writes one, all but the first as ``bad_batch_rank1.pth`` and so on. All decide alike.
 
-    A ``FloatingPointError`` raised on the way to the loss (label assignment refuses NaN) is treated likewise, except that
-    several processes always stop: the others are waiting somewhere else.
+    A ``FloatingPointError`` raised on the way to the loss (label assignment refuses NaN) is treated likewise, except
+    that several processes always stop: the others are waiting somewhere else.
 
     Args:
         policy: ``'stop'``, or ``'skip'``: the step is left out, together with the gradients accumulated so far
@@ -171,7 +171,9 @@ class NumericalFaultHook(Hook):
         self._batch, self._losses, self._total, self._question = None, {}, None, None
         return skipped
 
-    def _handle(self, runner: Runner, model: torch.nn.Module, reason: str = "", together: bool = True) -> None:
+    def _handle(
+        self, runner: Runner, model: torch.nn.Module, reason: str = "", together: bool = True
+    ) -> None:
         """Record the batch; raise, or undo the step.
 
         Args:
@@ -187,19 +189,21 @@ class NumericalFaultHook(Hook):
         broken = broken_weights(model)
         if broken:
             cause = (
-                f"the weights were not finite before this step ({listed(broken, 2)}): an earlier gradient was not; resume "
-                "from a checkpoint with a lower learning rate, or clip gradients (optim_wrapper.clip_grad)"
+                f"the weights were not finite before this step ({listed(broken, 2)}): an earlier gradient was not; "
+                "resume from a checkpoint with a lower learning rate, or clip gradients (optim_wrapper.clip_grad)"
             )
         else:
             cause = bad_input(self._batch) or (
-                "weights and images are finite: lower the learning rate, clip gradients (optim_wrapper.clip_grad), or leave "
-                "such steps out (default_hooks.numerical_faults.policy=skip)"
+                "weights and images are finite: lower the learning rate, clip gradients (optim_wrapper.clip_grad), or "
+                "leave such steps out (default_hooks.numerical_faults.policy=skip)"
             )
         skipped = self._skipped_steps(runner) + 1
         if self.policy == "stop" or broken or not (together or get_world_size() == 1):
             raise NumericalError(f"{message}; {cause}.")
         if skipped > self.max_skips:
-            raise NumericalError(f"{message}; {self.max_skips} steps were left out before, as max_skips allows; {cause}.")
+            raise NumericalError(
+                f"{message}; {self.max_skips} steps were left out before, as max_skips allows; {cause}."
+            )
         runner.message_hub.update_info(SKIPPED_STEPS, skipped)
         runner.logger.warning(f"{message}; step left out ({skipped} of at most {self.max_skips}).")
         _copy(self._saved_buffers, self._buffers)
@@ -214,7 +218,8 @@ class NumericalFaultHook(Hook):
         where = f"iteration {runner.iter + 1} of epoch {runner.epoch + 1}"
         if get_world_size() > 1:
             where += f", rank {rank}"
-        write_batch(path, self._batch, losses=self._losses, reason=what, iter=runner.iter, epoch=runner.epoch, rank=rank)
+        place = dict(iter=runner.iter, epoch=runner.epoch, rank=rank)
+        write_batch(path, self._batch, losses=self._losses, reason=what, **place)
         return f"{where}: {what} for {name_images(self._batch)}; the batch is in {path}"
 
     @staticmethod

@@ -43,7 +43,10 @@ def ap50(predictions: Sequence[InstanceData], objects: Sequence[InstanceData]) -
         0 to 1; 0 where there are no objects.
     """
     predicted = [
-        (torch.cat([found.bboxes, found.scores[:, None]], dim=1).float().cpu().numpy(), found.labels.cpu().numpy())
+        (
+            torch.cat([found.bboxes, found.scores[:, None]], dim=1).float().cpu().numpy(),
+            found.labels.cpu().numpy(),
+        )
         for found in predictions
     ]
     wanted = [(truth.bboxes.float().cpu().numpy(), truth.labels.cpu().numpy()) for truth in objects]
@@ -111,13 +114,10 @@ def labelled_samples(dataset: Dataset, count: int, seed: int) -> list[dict]:
     Nobody's random state changes.
     """
     load = SeededItems(independent_copy(dataset))
-    # Images without objects are passed over, and where they are many, fewer are taken.
-    asked = min(len(dataset), 4 * count)
     samples = []
-    for number in range(asked):
-        # Evenly spread, in an order in which the first ones already are: 0, 1/2, 1/4, 3/4, ...
-        index = int(_van_der_corput(number) * len(dataset))
-        (sample,) = load([Draw(index, (seed, number))])
+    # Images without objects are passed over, and where they are many, fewer are taken.
+    for index in np.random.default_rng(seed).permutation(len(dataset))[: 4 * count]:
+        (sample,) = load([Draw(int(index), (seed, int(index)))])
         if len(sample["data_samples"].gt_instances):
             samples.append(sample)
         if len(samples) == count:
@@ -125,21 +125,28 @@ def labelled_samples(dataset: Dataset, count: int, seed: int) -> list[dict]:
     return samples
 
 
-def _van_der_corput(number: int) -> float:
-    return sum((number >> bit & 1) / 2 ** (bit + 1) for bit in range(number.bit_length()))
-
-
 @torch.no_grad()
-def predictions_of(teacher: FrozenTeacher, preprocessor: nn.Module, sample: dict) -> InstanceData:
-    """What a teacher detects in one image that is normalised for its student, as training shows it."""
-    # Without batch augmentation, which has a state of its own.
-    data = preprocessor(pseudo_collate([copy.deepcopy(sample)]), False)
-    inputs, data_samples = data["inputs"], data["data_samples"]
-    with evaluating(teacher.model), teacher.speed.running(inputs.device):
-        found: DetDataSample = teacher.model.predict(
-            teacher.renormalisation(inputs, data_samples), data_samples, rescale=False
-        )[0]
-    return found.pred_instances
+def predictions_of(
+    teacher: FrozenTeacher, preprocessor: nn.Module, samples: Sequence[dict]
+) -> list[InstanceData]:
+    """What a teacher detects in images that are normalised for its student, as training shows them.
+
+    Args:
+        teacher: The teacher.
+        preprocessor: The student's data preprocessor.
+        samples: What the training pipeline made of the images; two at a time are looked at, so that narrow heads with
+            group norm, which refuses groups of a single value, can be asked too.
+    """
+    found: list[InstanceData] = []
+    for start in range(0, len(samples), 2):
+        # Without batch augmentation, which has a state of its own.
+        data = preprocessor(pseudo_collate(copy.deepcopy(list(samples[start : start + 2]))), False)
+        inputs, data_samples = data["inputs"], data["data_samples"]
+        with evaluating(teacher.model), teacher.speed.running(inputs.device):
+            inputs = teacher.renormalisation(inputs, data_samples)
+            results = teacher.model.predict(inputs, data_samples, rescale=False)
+        found += [sample.pred_instances for sample in results]
+    return found
 
 
 @HOOKS.register_module()
@@ -155,7 +162,7 @@ class TeacherCheckHook(Hook):
     Other models are passed over. ``default_hooks=dict(teacher_check=None)`` switches it off.
 
     Args:
-        images: How many images. Each costs one prediction of the teacher.
+        images: How many images. Each is predicted once.
 
     Raises:
         ConfigError: fewer than 2 images.
@@ -183,27 +190,31 @@ class TeacherCheckHook(Hook):
         dataset = runner.train_loop.dataloader.dataset
         samples = labelled_samples(dataset, self.images, seed=0)
         if len(samples) < 2:
-            runner.logger.info("The teacher was not checked: fewer than two training images with objects were found.")
+            runner.logger.info(
+                "The teacher was not checked: fewer than two training images with objects were found."
+            )
             return
         objects = [_objects(sample["data_samples"]) for sample in samples]
         device = next(model.parameters()).device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            found = [predictions_of(model.teacher, model.data_preprocessor, sample) for sample in samples]
-        same_classes = model.teacher.classes == tuple((getattr(dataset, "metainfo", None) or {}).get("classes") or ())
+            found = predictions_of(model.teacher, model.data_preprocessor, samples)
+        same_classes = model.teacher.classes == tuple(
+            (getattr(dataset, "metainfo", None) or {}).get("classes") or ()
+        )
         if not same_classes:
             for instances in (*found, *objects):
                 instances.labels = torch.zeros_like(instances.labels)
         reached, chance = ap50(found, objects), ap50_by_chance(found, objects)
-        about = "" if same_classes else ", whatever the class"
+        about = "" if same_classes else " (whatever the class)"
         runner.logger.info(
-            f"Teacher: AP50 {reached:.3f}{about} on {len(samples)} training images as training shows them; its detections "
-            f"reach {chance:.3f} on the objects of other images."
+            f"Teacher: AP50 {reached:.3f}{about} on {len(samples)} training images as training shows them; its "
+            f"detections reach {chance:.3f} on the objects of other images."
         )
         if reached <= max(2 * chance, NOTHING):
             runner.logger.warning(
                 f"The teacher is no better than chance: AP50 {reached:.3f}{about} on {len(samples)} training images, "
-                f"{chance:.3f} on the objects of other images. Look whether its checkpoint is a trained one, whether its "
-                "config has the mean, std and channel order that it was trained with, and whether the training images "
+                f"{chance:.3f} on the objects of other images. Look whether its checkpoint is a trained one, whether "
+                "its config has the mean, std and channel order that it was trained with, and whether the images "
                 "are of its kind and size. default_hooks.teacher_check=None switches this check off."
             )
 

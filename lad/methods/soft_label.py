@@ -17,6 +17,7 @@ from mmdet.models.losses.iou_loss import giou_loss
 from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import bbox_overlaps
+from mmdet.utils import reduce_mean
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -95,7 +96,7 @@ class SoftLabelDistillation(DistillationMethod):
         with torch.no_grad():
             teacher_boxes = teacher_head.bbox_coder.decode(anchors, teacher.bbox_preds.float())
             weight = self.overlaps(step, grid, teacher_boxes)
-            total = weight.sum().clamp(min=student.num_images)
+            total = reduce_mean(weight.sum()).clamp(min=student.num_images)
         loss_cls = focal_kl_loss(
             class_logits(head, student.cls_scores), class_logits(teacher_head, teacher.cls_scores), self.gamma
         )
