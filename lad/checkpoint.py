@@ -212,22 +212,47 @@ def load_url_safely(
 ) -> Any:
     """``torch.hub.load_state_dict_from_url``, whose files are read by :func:`load_safely`.
 
-    Downloads once into torch's checkpoint cache; the arguments are those of the function it replaces. Files whose name
-    carries no hash are kept under one of their address: every run calls its last checkpoint alike.
+    Downloads once into torch's checkpoint cache; the arguments are those of the function it replaces. A name that
+    carries a hash, as OpenMMLab's do (``..._20200821-936edec3.pth``: the first 8 digits of the file's SHA-256), is held
+    against what was downloaded, whatever ``check_hash`` says. Files whose name carries no hash are kept under one of
+    their address: every run calls its last checkpoint alike.
+
+    Raises:
+        CheckpointError: another protocol than http(s); the download fails, or is another file than its name says.
     """
+    address = urlparse(url)
+    if address.scheme not in ("http", "https"):
+        raise CheckpointError(
+            f"cannot download {url}: only http and https are allowed; download it, and give its path."
+        )
     folder = Path(model_dir or os.path.join(torch.hub.get_dir(), "checkpoints"))
-    name = file_name or os.path.basename(urlparse(url).path)
-    hashed = torch.hub.HASH_REGEX.search(name)
-    if file_name is None and not (hashed and len(hashed.group(1)) >= 8):
+    # A name alone: no part of an address or an argument may lead out of the folder.
+    name = os.path.basename((file_name or address.path).replace("\\", "/"))
+    digest = _digest_in(name)
+    if digest is None and file_name is None:
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:8]}_{name}"
     path = folder / name
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        prefix = hashed.group(1) if check_hash and hashed else None
         try:
-            torch.hub.download_url_to_file(url, str(path), prefix, progress=progress)
+            torch.hub.download_url_to_file(url, str(path), digest, progress=progress)
         except OSError as error:
             raise CheckpointError(
                 f"cannot download {url} ({error}): check the address and the network."
             ) from error
+        except RuntimeError as error:
+            if "invalid hash value" not in str(error):
+                raise
+            raise CheckpointError(
+                f"{url} is not the file that its name says: its SHA-256 does not begin with {digest}; try again, or "
+                "download it from where you trust it and give its path."
+            ) from error
     return load_safely(path, map_location=map_location)
+
+
+def _digest_in(name: str) -> str | None:
+    """The beginning of a SHA-256 that a file's name carries; None without, and for dates."""
+    hashed = re.search(r"-([a-f0-9]{8,64})\.", name)
+    if hashed is None or re.fullmatch(r"20\d\d[01]\d[0-3]\d", hashed[1]):
+        return None
+    return hashed[1]

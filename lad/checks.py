@@ -2,38 +2,156 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lad.datasets.checking import Problem, check_coco, read_coco, summary
 from lad.detectors import DistillationDetector
-from lad.errors import ConfigError
+from lad.errors import ConfigError, DataError, nearest
+from lad.shapes import check_shapes
 
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS
 from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.logging import print_log
+from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
 from torch import nn
 
 
+@dataclass(frozen=True)
+class CocoData:
+    """Where a COCO data set of a config is.
+
+    Attributes:
+        annotations: The annotation file.
+        images: The folder that its file names are in.
+        classes: The class names that the config trains on; None for those of the file.
+    """
+
+    annotations: Path
+    images: Path
+    classes: tuple[str, ...] | None
+
+
+def coco_data(dataset: dict) -> CocoData | None:
+    """Where an innermost data set config finds its files; None if they are not local files of COCO's format."""
+    kind = dataset.get("type")
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    if not (isinstance(kind, type) and issubclass(kind, CocoDataset)):
+        return None
+    if (kind.load_data_list, kind.parse_data_info) != (
+        CocoDataset.load_data_list,
+        CocoDataset.parse_data_info,
+    ):
+        # LVIS and others read their files in their own way.
+        return None
+    name, root = dataset.get("ann_file"), dataset.get("data_root") or ""
+    if not name or not _is_local(dataset):
+        return None
+    prefix = (dataset.get("data_prefix") or {}).get("img") or ""
+    metainfo = dataset.get("metainfo") or {}
+    classes = metainfo.get("classes") if isinstance(metainfo, dict) else None
+    classes = classes or kind.METAINFO.get("classes")
+    return CocoData(Path(root) / name, Path(root) / prefix, None if classes is None else tuple(classes))
+
+
+def _is_local(dataset: dict) -> bool:
+    backend = (dataset.get("backend_args") or {}).get("backend", "local")
+    paths = f"{dataset.get('ann_file')} {dataset.get('data_root')}"
+    return "://" not in paths and backend in ("local", "disk")
+
+
+def check_annotations(cfg: Config) -> None:
+    """Hold the training annotations against COCO's format; rank 0 reads them once more for it.
+
+    What no training can be right with (not COCO's format, ids that occur twice, infinite boxes, classes that the file
+    does not know) is refused. The rest is counted in a warning, or refused too with
+    ``bad_data=dict(annotations='stop')`` in the config.
+
+    Raises:
+        ConfigError: ``bad_data`` is not understood.
+        DataError: the first problem and how many there are.
+    """
+    policy = bad_data_policy(cfg)["annotations"]
+    if not is_main_process():
+        return
+    for dataset in datasets_of((cfg.get("train_dataloader") or {}).get("dataset")):
+        data = coco_data(dataset)
+        if data is None:
+            continue
+        content, problems = read_coco(data.annotations)
+        if content is not None:
+            problems = check_coco(content, str(data.annotations), data.classes)
+        fatal = [problem for problem in problems if problem.fatal]
+        if fatal or (problems and policy == "stop"):
+            raise DataError(_first_of(fatal or problems))
+        if problems:
+            print_log(
+                f"{data.annotations}: {summary(problems)}. MMDetection leaves out boxes without area, outside "
+                "their image or of unknown categories. tools/check_dataset.py lists them; "
+                "bad_data=dict(annotations='stop') refuses them.",
+                logger="current",
+                level=logging.WARNING,
+            )
+
+
+def _first_of(problems: list[Problem]) -> str:
+    more = f"; {len(problems) - 1} more problems ({summary(problems)})" if len(problems) > 1 else ""
+    return f"{problems[0]}{more}; tools/check_dataset.py lists all."
+
+
+def bad_data_policy(cfg: Config) -> dict[str, str]:
+    """What a config's ``bad_data`` says about ``annotations`` (default 'skip') and ``images`` (default 'stop').
+
+    The defaults are what MMDetection does: it leaves out annotations that it cannot use, and stops at an image that it
+    cannot read.
+
+    Raises:
+        ConfigError: other keys or values.
+    """
+    policy = dict(annotations="skip", images="stop")
+    asked = cfg.get("bad_data") or {}
+    if (
+        not isinstance(asked, dict)
+        or not set(asked) <= set(policy)
+        or not set(asked.values()) <= {"skip", "stop"}
+    ):
+        raise ConfigError(
+            f"bad_data must be like dict(annotations='skip', images='stop'), each 'skip' or 'stop'; got {asked!r}."
+        )
+    return policy | dict(asked)
+
+
 def check_dataset_files(cfg: Config) -> None:
-    """Refuse training or validation annotation files that do not exist.
+    """Refuse training or validation annotation files and image folders that do not exist.
 
     Raises:
         ConfigError: names the file and the setting.
     """
     for loader in ("train_dataloader", "val_dataloader"):
-        for dataset in _datasets((cfg.get(loader) or {}).get("dataset")):
+        for dataset in datasets_of((cfg.get(loader) or {}).get("dataset")):
             name, root = dataset.get("ann_file"), dataset.get("data_root") or ""
-            backend = (dataset.get("backend_args") or {}).get("backend", "local")
-            if not name or "://" in name or "://" in root or backend not in ("local", "disk"):
+            if not name or not _is_local(dataset):
                 continue
             path = Path(root) / name
             if not path.is_file():
                 raise ConfigError(
                     f"{loader}: there is no annotation file {path}; set {loader}.dataset.data_root and ann_file."
                 )
+            data = coco_data(dataset)
+            if data is not None and not data.images.is_dir():
+                raise ConfigError(
+                    f"{loader}: there is no image folder {data.images}; set {loader}.dataset.data_root and "
+                    "data_prefix=dict(img=...)."
+                )
 
 
-def _datasets(config: Any) -> Iterator[dict]:
+def datasets_of(config: Any) -> Iterator[dict]:
     """The innermost dataset configs of wrappers (``dataset``) and concatenations (``datasets``)."""
     if not isinstance(config, dict):
         return
@@ -41,7 +159,60 @@ def _datasets(config: Any) -> Iterator[dict]:
     if not inner:
         yield config
     for dataset in inner:
-        yield from _datasets(dataset)
+        yield from datasets_of(dataset)
+
+
+def check_completeness(cfg: Config) -> None:
+    """Refuse what would be found only after hours: at the first validation, say.
+
+    Raises:
+        ConfigError: half of a validation; an annotation file of an evaluator that does not exist; an unknown
+            optimizer or kind of non-maximum suppression.
+    """
+    parts = {name: cfg.get(name) for name in ("val_dataloader", "val_cfg", "val_evaluator")}
+    missing = [name for name, part in parts.items() if part is None]
+    if missing and len(missing) < len(parts):
+        raise ConfigError(
+            f"validation needs {', '.join(parts)}; {missing[0]} is None: set it, or all to None."
+        )
+    evaluators = cfg.get("val_evaluator") or []
+    for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
+        name = evaluator.get("ann_file")
+        remote = "://" in str(name) or evaluator.get("backend_args")
+        if name and not remote and not Path(name).is_file():
+            raise ConfigError(
+                f"val_evaluator: there is no annotation file {name}; set val_evaluator.ann_file."
+            )
+    optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer") or {}
+    kind = optimizer.get("type") if isinstance(optimizer, dict) else None
+    # MMEngine's own answer to an unknown one is an error of Python's about None.
+    if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+        raise ConfigError(
+            f"optim_wrapper.optimizer: there is no {kind!r}{nearest(kind, OPTIMIZERS.module_dict)}."
+        )
+    for path, nms in _nms_of(cfg.get("model"), "model"):
+        kind = nms.get("type", "nms")
+        if kind not in NMS_TYPES:
+            raise ConfigError(
+                f"{path}: there is no {kind!r}{nearest(str(kind), NMS_TYPES)}; MMCV has {', '.join(NMS_TYPES)}."
+            )
+
+
+# What mmcv.ops.batched_nms can find by its name.
+NMS_TYPES = ("nms", "soft_nms", "nms_quadri", "nms_rotated")
+
+
+def _nms_of(config: Any, path: str) -> Iterator[tuple[str, dict]]:
+    """Every ``nms=dict(...)`` in a model config, with its path."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            if key == "nms" and isinstance(value, dict):
+                yield f"{path}.nms", value
+            else:
+                yield from _nms_of(value, f"{path}.{key}")
+    elif isinstance(config, (list, tuple)):
+        for number, value in enumerate(config):
+            yield from _nms_of(value, f"{path}.{number}")
 
 
 def check_training(runner: Runner) -> None:
@@ -49,7 +220,11 @@ def check_training(runner: Runner) -> None:
 
     Raises:
         ConfigError: no image to train on; head, data set and teacher disagree about the classes.
+        DataError: annotations that cannot be trained on; see :func:`check_annotations`.
     """
+    check_annotations(runner.cfg)
+    model = runner.model.module if hasattr(runner.model, "module") else runner.model
+    check_shapes(model)
     try:
         dataset = runner.train_loop.dataloader.dataset
         count = len(dataset)
@@ -67,13 +242,11 @@ def check_training(runner: Runner) -> None:
     classes = metainfo.get("thing_classes") or metainfo.get("classes")
     if not classes:
         return
-    model = runner.model.module if hasattr(runner.model, "module") else runner.model
     for name, head in model.named_modules():
         known = getattr(head, "num_classes", None)
         # One class is an RPN's or a class-agnostic head's; heads on language models count tokens.
-        counts = (
-            name.endswith("bbox_head") and isinstance(known, int) and not hasattr(model, "language_model")
-        )
+        is_head = "bbox_head" in name.split(".")[-2:]  # a cascade's are bbox_head.0 and so on
+        counts = is_head and isinstance(known, int) and not hasattr(model, "language_model")
         if counts and known not in (1, len(classes)):
             raise ConfigError(
                 f"{name.removeprefix('student.')} has num_classes={known} but the training data has {len(classes)} "

@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lad.checks import check_dataset_files
+from lad.checks import bad_data_policy, check_completeness, check_dataset_files
 from lad.config import detector_config, load_config
+from lad.datasets.bad_images import check_image_loading
 from lad.engine.defaults import resume_request, survive_interruption
-from lad.errors import ConfigError, LadError
+from lad.errors import ConfigError, LadError, nearest
 
+import mmdet.registry
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.registry import Registry, build_from_cfg
 
 CO_LEARNING_HOOKS = ("RoleSwitchHook", "SaveNetworksHook")
 
@@ -40,14 +44,17 @@ def read_config(args: argparse.Namespace) -> Config:
     """The config that the arguments of :func:`add_arguments` describe.
 
     Raises:
-        ConfigError: there is no such config.
+        ConfigError: there is no such config, or the options do not fit it.
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     setup_cache_size_limit_of_dynamo()
     cfg = load_config(args.config)
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+        try:
+            cfg.merge_from_dict(args.cfg_options)
+        except (TypeError, KeyError, IndexError, AssertionError) as error:
+            raise ConfigError(f"--cfg-options do not fit {args.config}: {error}") from error
     # The command line comes first, then the config, then the config's name.
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
@@ -68,9 +75,12 @@ def prepare_training(cfg: Config, *, amp: bool, auto_scale_lr: bool, resume: str
     Raises:
         ConfigError: the config lacks what an option or the training needs.
     """
-    for key in ("train_dataloader", "train_cfg", "optim_wrapper"):
+    for key in ("model", "train_dataloader", "train_cfg", "optim_wrapper"):
         if cfg.get(key) is None:
             raise ConfigError(f"the config has no {key!r}: it describes no training.")
+        if not isinstance(cfg[key], dict):
+            raise ConfigError(f"{key} must be a dict, got {type(cfg[key]).__name__}.")
+    check_completeness(cfg)
     if amp:
         if get_device() == "cpu":
             cfg.optim_wrapper.type = "BFloat16OptimWrapper"
@@ -88,6 +98,10 @@ def prepare_training(cfg: Config, *, amp: bool, auto_scale_lr: bool, resume: str
         cfg.resume = True
         cfg.load_from = None if resume == "auto" else resume
     survive_interruption(cfg)
+    images = bad_data_policy(cfg)["images"]
+    check_image_loading(cfg.train_dataloader, images)
+    # Hooks that exchange the pipeline for the last epochs.
+    check_image_loading(cfg.get("custom_hooks"), images)
     check_dataset_files(cfg)
     return cfg
 
@@ -120,6 +134,9 @@ def plain_configs(cfg: Config) -> dict[str, Config]:
     for name, detector in detectors.items():
         plain = Config(cfg._cfg_dict.to_dict(), filename=cfg.filename)
         plain.model = detector
+        # A run of its own, not the distillation's next part.
+        plain.resume, plain.load_from = False, None
+        (plain.get("default_hooks") or {}).pop("teacher_check", None)
         # Hooks of the distillation itself have nothing to do in the plain config.
         plain.custom_hooks = [
             hook for hook in cfg.get("custom_hooks", []) if hook["type"] not in CO_LEARNING_HOOKS
@@ -132,25 +149,67 @@ def plain_configs(cfg: Config) -> dict[str, Config]:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the process with one readable line for a mistake that the user can mend (exit code 2)."""
+    """End the process with one readable line for a mistake that the user can mend (exit code 2).
+
+    With the environment variable ``LAD_TRACEBACK`` the traceback is shown instead.
+    """
     try:
         yield
-    except LadError as error:
-        message = str(error)
-    except KeyError as error:
-        # MMEngine's answer to a `type` that nobody registered; any other KeyError is a defect.
-        message = str(error.args[0]) if error.args else ""
-        if "registry. Please check whether the value" not in message:
-            raise
-        message = (
-            message.split(" Please check")[0] + " Check the name, or import its module with custom_imports."
-        )
-    except FileNotFoundError as error:
-        # MMEngine's plain statement about load_from and resume.
-        message = str(error)
-        if "can not be found" not in message:
+    except Exception as error:
+        message = explain(error)
+        if message is None or os.environ.get("LAD_TRACEBACK"):
             raise
     else:
         return
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def explain(error: Exception) -> str | None:
+    """What to tell a user about an error; None for one that is no mistake of theirs, as far as can be known."""
+    message = str(error)
+    if isinstance(error, LadError):
+        # What a process that loads data raised comes with the traceback of that process.
+        return message.strip().splitlines()[-1].split("Error: ", 1)[-1] if "Traceback" in message else message
+    if isinstance(error, KeyError):
+        # MMEngine's answer to a `type` that nobody registered.
+        message = str(error.args[0]) if error.args else ""
+        if "registry. Please check whether the value" in message:
+            return _unknown_type(message)
+    if isinstance(error, FileNotFoundError) and "can not be found" in message:
+        # MMEngine's plain statement about load_from and resume.
+        return message
+    built = _what_was_built(error)
+    if built is None:
+        return None
+    said = message or type(error).__name__
+    return f"{built} of the config cannot be built: {said} (LAD_TRACEBACK=1 shows where)."
+
+
+def _unknown_type(message: str) -> str:
+    name, registry = message.split(" is not in the ", 1)[0], message.split(" is not in the ", 1)[1]
+    path = registry.split(" registry", 1)[0]
+    scope, _, kind = path.partition("::")
+    known = [
+        name
+        for registry in vars(mmdet.registry).values()
+        if isinstance(registry, Registry) and registry.name == kind
+        for part in (registry, registry.parent)
+        if part is not None
+        for name in part.module_dict
+        if isinstance(name, str)
+    ]
+    return (
+        f"{name} is not in the {scope}::{kind} registry{nearest(name, set(known))}. Check the name, or import its "
+        "module with custom_imports."
+    )
+
+
+def _what_was_built(error: Exception) -> str | None:
+    """The innermost ``dict(type=...)`` that was being built when an error was raised; None if none was."""
+    built = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code is build_from_cfg.__code__:
+            kind = frame.f_locals.get("obj_type")
+            built = f"dict(type={kind!r})" if isinstance(kind, str) else getattr(kind, "__name__", built)
+    return built

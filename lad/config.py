@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def load_config(path: str) -> Config:
     """Read a config file, or one that an installed package ships (``mmdet::paa/paa_r50_fpn_1x_coco.py``).
 
     Raises:
-        ConfigError: there is no such file; the message names the nearest ones.
+        ConfigError: there is no such file (the message names the nearest ones), or it cannot be read.
     """
     if "::" in path:
         package, name = path.split("::", 1)
@@ -28,11 +29,23 @@ def load_config(path: str) -> Config:
         if not (folder / name).is_file():
             known = [str(file.relative_to(folder)) for file in folder.glob("*/*.py")]
             raise ConfigError(f"there is no config {name!r} in {package}{nearest(name, known)}.")
-        return get_config(path)
+        return _read(path, get_config)
     if not Path(path).is_file():
         known = [str(file) for file in Path(path).parent.glob("*.py")] if Path(path).parent.is_dir() else []
         raise ConfigError(f"there is no config {path!r}{nearest(path, known)}.")
-    return Config.fromfile(path)
+    return _read(path, Config.fromfile)
+
+
+def _read(path: str, read: Callable[[str], Config]) -> Config:
+    try:
+        return read(path)
+    # A config is a program: whatever it raises is the user's to mend.
+    except Exception as error:
+        where = f" (line {error.lineno})" if isinstance(error, SyntaxError) and error.lineno else ""
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"config {path!r} cannot be read{where}: {type(error).__name__}: {reason}."
+        ) from error
 
 
 def detector_config(spec: str | dict, role: str) -> ConfigDict:

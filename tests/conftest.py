@@ -10,8 +10,9 @@ from helpers import build, save_checkpoint, small_paa
 from mmengine.registry import init_default_scope
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def _mmdet_scope():
+    # For each test: a runner leaves its own scope behind.
     init_default_scope("mmdet")
     torch.set_num_threads(1)
 

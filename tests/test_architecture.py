@@ -16,6 +16,7 @@ LAYERS = [
         "optim",
         "teacher_cache",
         "teacher_speed",
+        "shapes",
         "losses",
         "connectors",
     ],

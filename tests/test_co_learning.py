@@ -214,6 +214,7 @@ def test_ensemble_keeps_the_better_of_two_overlapping_detections_of_a_class():
     assert merged.scores.tolist() == pytest.approx([0.9, 0.8, 0.3])
     assert merged.labels.tolist() == [1, 0, 2]
     assert merged.bboxes[1].tolist() == [0, 0, 10, 11]
+    assert len(merge([first, second], dict(type="nms", iou_threshold=0.6), max_per_img=-1)) == 4
 
 
 def test_ensemble_of_two_copies_predicts_what_one_predicts():
@@ -297,6 +298,8 @@ def test_loss_runs_on_cuda_tensors_without_data(monkeypatch, switch):
         (dict(networks=dict(a=SMALL)), "needs two networks"),
         (dict(networks={"my_loss": SMALL, "b": SMALL}), "cannot be called 'my_loss'"),
         (dict(networks={"a.b": SMALL, "b": SMALL}), "cannot be called 'a.b'"),
+        (dict(networks={"a/b": SMALL, "b": SMALL}), "cannot be called 'a/b'"),
+        (dict(networks={"keys": SMALL, "b": SMALL}), "cannot be called 'keys'"),
         (dict(predict_with="bb"), "predict_with='bb' is no network; nearest: b"),
     ],
 )

@@ -181,6 +181,15 @@ def test_tood_before_its_initial_epoch_has_no_roles():
     assert "a.share" in model.loss(*make_batch((3, 1)))
 
 
+def test_ensemble_of_yoloxs_keeps_all_that_is_not_suppressed():
+    """YOLOX's test_cfg names no largest number of detections."""
+    model = co_learn(dict(a=small("yolox"), b=small("yolox", base=16)))
+    model.predict_with = "ensemble"
+    inputs, samples = make_batch((1, 1))
+    found = model.eval().predict(inputs, samples, rescale=False)
+    assert all(sample.pred_instances.scores.isfinite().all() for sample in found)
+
+
 def opinion(gt_inds, costs, overlaps):
     gt_inds = torch.tensor(gt_inds)
     result = AssignResult(
@@ -212,5 +221,9 @@ def test_heads_of_two_kinds_and_decisions_by_batch_are_refused():
         co_learn(dict(a=small("rtmdet"), b=small("yolox")))
     with pytest.raises(UnsupportedError, match="per='batch' cannot be decided; use per='image'"):
         co_learn(dict(a=small("tood"), b=small("tood")), per="batch")
+    other = small("tood")
+    other.train_cfg.assigner.topk = 1
+    with pytest.raises(UnsupportedError, match=r"train_cfg.assigner is .* in one network and"):
+        co_learn(dict(a=small("tood"), b=other))
     with pytest.raises(UnsupportedError, match=r"a: DDOD \(DDODHead\).*works with .*TOODHead"):
         co_learn(dict(a=small("ddod"), b=small("ddod")))

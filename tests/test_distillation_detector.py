@@ -2,7 +2,7 @@
 
 import copy
 
-from lad.errors import ConfigError
+from lad.errors import ConfigError, UnsupportedError
 from lad.methods import DistillationMethod
 
 import pytest
@@ -315,3 +315,28 @@ def test_teacher_runs_once_a_step_without_gradient_and_only_as_far_as_asked(teac
         )
     model.loss(*make_batch())
     assert calls[1:] == [("backbone", False), ("bbox_head", False)]
+
+
+def test_state_by_the_names_of_modules_loads_as_hooks_of_mmdetection_write_it(teacher_spec):
+    """MMDetection's SyncNormHook goes by named_modules, where the student has its prefix."""
+    model = distil(teacher_spec())
+    state = {
+        f"student.{key}": value + 1 for key, value in model.state_dict().items() if "running_mean" in key
+    }
+    before = model.backbone.bn1.running_mean.clone()
+    assert not model.load_state_dict(state, strict=False).unexpected_keys
+    assert torch.equal(model.backbone.bn1.running_mean, before + 1)
+
+
+def test_label_assignment_has_nothing_to_steer_without_the_students_loss(teacher_spec):
+    methods = [dict(type="LabelAssignmentDistillation"), dict(type="SoftLabelDistillation")]
+    with pytest.raises(UnsupportedError, match="steers the student's own loss"):
+        MODELS.build(
+            dict(
+                type="DistillationDetector",
+                student=small_paa(),
+                teacher=teacher_spec(),
+                methods=methods,
+                student_loss=False,
+            )
+        )

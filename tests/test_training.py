@@ -212,6 +212,17 @@ def test_networks_checkpoints_come_and_go_with_the_trainings(co_trained):
     assert files - training == {f"{name}_{file}" for name in ("small", "big") for file in training}
 
 
+def test_network_is_tested_with_its_own_config_and_the_run_can_still_go_on(co_trained, workplace):
+    assert "resume = False" in (co_trained / "small.py").read_text()
+    named = (co_trained / "last_checkpoint").read_text()
+    done = run(
+        *(sys.executable, ROOT / "tools/test.py", co_trained / "small.py", co_trained / "small_epoch_2.pth"),
+        *("--work-dir", co_trained),
+    )
+    assert "coco/bbox_mAP:" in done.stdout + done.stderr
+    assert (co_trained / "last_checkpoint").read_text() == named
+
+
 def test_co_learning_shows_who_taught_when(co_trained):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -64,6 +64,8 @@ def main() -> None:
             raise CheckpointError(f"there is no checkpoint {args.checkpoint!r}.")
         cfg = student_only(read_config(args))
         cfg.load_from = args.checkpoint
+        # A config from the work_dir of a resumed run says to resume.
+        cfg.resume = False
         if args.show or args.show_dir:
             trigger_visualization_hook(cfg, args)
         if args.tta:

@@ -7,6 +7,7 @@ model = dict(
     teacher=dict(
         config="{{ fileDirname }}/rtmdet_small_bccd.py",
         checkpoint="work_dirs/rtmdet_small_bccd/epoch_12.pth",
+        speed=dict(channels_last=True),
     ),
     methods=[dict(type="LabelAssignmentDistillation")],
 )

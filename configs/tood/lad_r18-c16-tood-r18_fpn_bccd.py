@@ -7,6 +7,7 @@ model = dict(
     teacher=dict(
         config="{{ fileDirname }}/tood_r18_fpn_bccd.py",
         checkpoint="work_dirs/tood_r18_fpn_bccd/epoch_12.pth",
+        speed=dict(channels_last=True),
     ),
     methods=[dict(type="LabelAssignmentDistillation")],
 )

@@ -64,12 +64,16 @@ def read_coco(path: str | Path) -> tuple[dict | None, list[Problem]]:
     except OSError as error:
         return unusable("unreadable_file", f"cannot be read: {error.strerror or error}")
     if not isinstance(content, dict):
-        return unusable("not_coco", f"not a COCO annotation file: it holds a {type(content).__name__}, not a dict")
+        return unusable(
+            "not_coco", f"not a COCO annotation file: it holds a {type(content).__name__}, not a dict"
+        )
     for key in ("images", "annotations", "categories"):
         entries = content.get(key)
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             found = listed(sorted(map(str, content)))
-            return unusable("not_coco", f"not a COCO annotation file: it has no list of {key} (keys: {found})")
+            return unusable(
+                "not_coco", f"not a COCO annotation file: it has no list of {key} (keys: {found})"
+            )
     return content, []
 
 
@@ -94,16 +98,7 @@ def check_coco(content: dict, file: str, classes: Sequence[str] | None = None) -
             elif count > 1:
                 report(f"duplicate_{kind}_id", f"{kind} {number}", f"the id occurs {count} times", fatal=True)
     if classes is not None:
-        known = {category.get("name") for category in content["categories"]}
-        for name in classes:
-            if name not in known:
-                # MMDetection gives the classes after it the numbers of their predecessors.
-                report(
-                    "absent_class",
-                    "",
-                    f"class {name!r} of the config is no category of the file ({listed(sorted(map(str, known)), 5)})",
-                    fatal=True,
-                )
+        _check_classes(content["categories"], classes, report)
 
     images = {}
     for image in content["images"]:
@@ -115,7 +110,7 @@ def check_coco(content: dict, file: str, classes: Sequence[str] | None = None) -
         elif not (_positive(image["width"]) and _positive(image["height"])):
             report("zero_size_image", where, f"its size is {image['width']}x{image['height']}")
         if "file_name" in image and leaves_folder(str(image["file_name"])):
-            report("path_outside", where, f"its path {image['file_name']!r} leaves the image folder", fatal=True)
+            report("path_outside", where, f"its path {image['file_name']!r} leaves the image folder")
     named = Counter(str(image["file_name"]) for image in content["images"] if "file_name" in image)
     for name, count in named.items():
         if count > 1:
@@ -133,6 +128,23 @@ def check_coco(content: dict, file: str, classes: Sequence[str] | None = None) -
     elif not usable:
         report("no_objects", "", "no image has a usable object", fatal=True)
     return problems
+
+
+def _check_classes(categories: list[dict], classes: Sequence[str], report: Callable[..., None]) -> None:
+    # MMDetection numbers the classes that it finds in the file's order, and names them in the config's.
+    in_file = [category["name"] for category in categories if category.get("name") in classes]
+    known = listed([str(category.get("name")) for category in categories], 5)
+    for name in classes:
+        if name not in in_file:
+            message = f"class {name!r} of the config is no category of the file ({known})"
+            report("absent_class", "", message, fatal=in_file != list(classes[: len(in_file)]))
+    if in_file != list(classes) and sorted(in_file) == sorted(classes):
+        report(
+            "class_order",
+            "",
+            f"the config's classes ({listed(classes)}) are in another order than the file's categories "
+            f"({listed(in_file)}): MMDetection numbers labels in the file's order and names them in the config's",
+        )
 
 
 def _annotation_problems(annotation: dict, images: dict, categories: set) -> Iterator[tuple[str, str, bool]]:
@@ -233,10 +245,13 @@ def check_image(path: Path, width: int | None = None, height: int | None = None)
 
 def leaves_folder(name: str) -> bool:
     """Whether a relative path is none, or climbs out of its folder, on any system."""
-    return any(
-        path.is_absolute() or bool(path.drive) or ".." in path.parts
-        for path in (PurePosixPath(name), PureWindowsPath(name))
-    ) or not name
+    return (
+        any(
+            path.is_absolute() or bool(path.drive) or ".." in path.parts
+            for path in (PurePosixPath(name), PureWindowsPath(name))
+        )
+        or not name
+    )
 
 
 def summary(problems: Iterable[Problem]) -> str:

@@ -58,9 +58,10 @@ class CoLearningDetector(BaseDetector):
         if not isinstance(networks, dict) or len(networks) < 2:
             raise ConfigError("CoLearningDetector needs two networks: networks=dict(a=CONFIG, b=CONFIG).")
         for name in networks:
-            if "loss" in name or "." in name or name == ENSEMBLE:
+            if not name.isidentifier() or hasattr(ModuleDict, name) or "loss" in name or name == ENSEMBLE:
                 raise ConfigError(
-                    f"CoLearningDetector: a network cannot be called {name!r}: no dot, no 'loss', not '{ENSEMBLE}'."
+                    f"CoLearningDetector: a network cannot be called {name!r}: use a plain word like 'a' or 'r50', "
+                    f"without 'loss', and not '{ENSEMBLE}' or what PyTorch calls its own."
                 )
         if predict_with is not None and predict_with not in (*networks, ENSEMBLE):
             raise ConfigError(
@@ -127,7 +128,8 @@ class CoLearningDetector(BaseDetector):
             return batch_data_samples
         test_cfg = self.networks[names[0]].test_cfg
         for sample, *instances in zip(batch_data_samples, *results, strict=True):
-            sample.pred_instances = merge(instances, test_cfg["nms"], test_cfg["max_per_img"])
+            # YOLOX sets no limit.
+            sample.pred_instances = merge(instances, test_cfg["nms"], test_cfg.get("max_per_img", -1))
         return batch_data_samples
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: OptSampleList = None) -> dict[str, Any]:
@@ -149,11 +151,18 @@ def network_state(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def merge(instances: list[InstanceData], nms: dict, max_per_img: int) -> InstanceData:
-    """Detections of several networks on one image, without what overlaps a better one of its class."""
+    """Detections of several networks on one image, without what overlaps a better one of its class.
+
+    Args:
+        instances: Each network's, with ``bboxes``, ``scores`` and ``labels``.
+        nms: Settings of the non-maximum suppression.
+        max_per_img: How many are kept; -1 for all.
+    """
     together = InstanceData.cat(instances)
     if len(together) == 0:
         return together
     scored, keep = batched_nms(together.bboxes, together.scores, together.labels, nms)
-    together = together[keep[:max_per_img]]
-    together.scores = scored[:max_per_img, -1]
+    count = len(keep) if max_per_img < 0 else max_per_img
+    together = together[keep[:count]]
+    together.scores = scored[:count, -1]
     return together

@@ -16,7 +16,7 @@ from lad.teacher import DENSE_HEADS, build_teacher, run_dense
 from lad.teacher_cache import take_fingerprints
 
 import torch
-from mmdet.models.detectors import BaseDetector
+from mmdet.models.detectors import BaseDetector, DetectionTransformer
 from mmdet.registry import MODELS
 from mmdet.structures import OptSampleList, SampleList
 from mmengine.model import ModuleDict
@@ -65,7 +65,8 @@ class DistillationDetector(BaseDetector):
         self.data_preprocessor = self.student.data_preprocessor
         self.teacher = build_teacher(teacher, self.student.data_preprocessor)
         self.student_loss = student_loss
-        if not student_loss and not any(hasattr(self.student, name) for name in DENSE_HEADS):
+        dense = any(hasattr(self.student, name) for name in DENSE_HEADS)
+        if not student_loss and (not dense or isinstance(self.student, DetectionTransformer)):
             raise UnsupportedError(
                 f"student_loss=False needs a dense head ({', '.join(DENSE_HEADS)}), which "
                 f"{type(self.student).__name__} has not."
@@ -81,8 +82,7 @@ class DistillationDetector(BaseDetector):
                 "student_loss=False leaves nothing to train on: no method adds a loss of its own."
             )
         if not student_loss:
-            for method in self.methods:
-                method.check_without_labels(self.student)
+            self._check_without_labels()
         if any(method.needs_fingerprints for method in self.methods):
             self.data_preprocessor.register_forward_pre_hook(take_fingerprints, with_kwargs=True)
         self._register_state_dict_hook(_strip_student_prefix)
@@ -92,11 +92,33 @@ class DistillationDetector(BaseDetector):
         if name in self.distillation:
             raise ConfigError(f"two methods are called {name!r}: give each a name, dict(type=..., name=...).")
         method: DistillationMethod = MODELS.build(config)
+        for other in self.methods:
+            steers = type(method).steer is not DistillationMethod.steer
+            if steers and type(other) is type(method):
+                raise ConfigError(
+                    f"a student has one {type(method).__name__}; take the second out of methods."
+                )
+            if method.loss_name is not None and other.loss_name == method.loss_name:
+                raise ConfigError(
+                    f"two methods call their loss {method.loss_name!r}: give one another loss_name."
+                )
         method.bind(self.student, self.teacher)
         for module in method.student_modules:
             find_module(self.student, module)
         self.teacher.check_modules(method.teacher_modules)
         self.distillation[name] = method
+
+    def _check_without_labels(self) -> None:
+        for method in self.methods:
+            method.check_without_labels(self.student)
+        trained = {name for method in self.methods for name in method.trains}
+        heads = [name for name in ("rpn_head", "roi_head", "bbox_head") if hasattr(self.student, name)]
+        if left := [name for name in heads if name not in trained]:
+            raise UnsupportedError(
+                f"student_loss=False: no method trains the {' and '.join(left)} of {type(self.student).__name__}; "
+                "without labels SoftLabelDistillation trains a PAA head, RPNDistillation with RCNNDistillation a "
+                "Faster R-CNN."
+            )
 
     @property
     def methods(self) -> list[DistillationMethod]:
@@ -174,8 +196,10 @@ class DistillationDetector(BaseDetector):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any, **kwargs: Any) -> None:
         names = [key[len(prefix) :] for key in state_dict if key.startswith(prefix)]
+        own_child = hasattr(self.student, STUDENT[:-1])
         for name in names:
-            if not name.startswith(DISTILLATION):
+            # Whoever goes by named_modules (MMDetection's SyncNormHook) has the prefix already.
+            if not name.startswith((DISTILLATION, *([] if own_child else [STUDENT]))):
                 state_dict[f"{prefix}{STUDENT}{name}"] = state_dict.pop(prefix + name)
         metadata = getattr(state_dict, "_metadata", None)
         if metadata is not None and not any(key.startswith(prefix + STUDENT) for key in metadata):

@@ -75,18 +75,27 @@ def write_last_checkpoint(work_dir: str | Path, checkpoint: str) -> None:
 
 def read_last_checkpoint(work_dir: str | Path) -> Path | None:
     """What ``last_checkpoint`` names; None where there is none or it is empty."""
-    try:
-        name = (Path(work_dir) / LAST_CHECKPOINT).read_text().strip()
-    except (FileNotFoundError, UnicodeDecodeError):
-        return None
+    name = _last_name(work_dir)
     return Path(name) if name else None
+
+
+def _last_name(work_dir: str | Path) -> str:
+    try:
+        return (Path(work_dir) / LAST_CHECKPOINT).read_text().strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return ""
+
+
+class NoTrainingError(CheckpointError):
+    """A file that is whole and holds no state of a training: weights alone, or a bad batch."""
 
 
 def check_resumable(path: Path) -> None:
     """Refuse a file that no training can be resumed from.
 
     Raises:
-        CheckpointError: it is missing, truncated, damaged, unsafe, or holds weights alone.
+        CheckpointError: it is missing, truncated, damaged or unsafe.
+        NoTrainingError: it holds weights alone, or something else.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist")
@@ -105,7 +114,7 @@ def check_resumable(path: Path) -> None:
         checkpoint if isinstance(checkpoint, dict) else ()
     )
     if missing:
-        raise CheckpointError(f"{path} has no {listed(sorted(missing))}: no training can be resumed from it")
+        raise NoTrainingError(f"{path} has no {listed(sorted(missing))}: no training can be resumed from it")
 
 
 @dataclass(frozen=True)
@@ -113,11 +122,12 @@ class Resumable:
     """Where a run goes on.
 
     Attributes:
-        path: The checkpoint; None where there is none at all.
+        path: The checkpoint; None where there is none at all. In remote storage it is as ``last_checkpoint`` has it,
+            and was not looked at.
         refused: Why the newer ones were passed over, a sentence each.
     """
 
-    path: Path | None
+    path: Path | str | None
     refused: list[str] = field(default_factory=list)
 
 
@@ -136,10 +146,17 @@ def find_resumable(work_dir: str | Path) -> Resumable:
     Raises:
         CheckpointError: ``last_checkpoint`` names one, and neither it nor any other can be resumed from.
     """
+    last = _last_name(work_dir)
+    if "://" in last:
+        return Resumable(last)
     refused = []
     for path in candidates(work_dir):
         try:
             check_resumable(path)
+        except NoTrainingError as error:
+            # Single networks' weights and bad batches lie beside the checkpoints.
+            if str(path) == last:
+                refused.append(str(error))
         except CheckpointError as error:
             refused.append(str(error))
         else:

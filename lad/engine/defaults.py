@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from lad.engine.checkpoints import LAST_CHECKPOINT, candidates
+from lad.engine.checkpoints import LAST_CHECKPOINT, find_resumable
 
 from mmengine.config import Config, ConfigDict
 
@@ -31,6 +31,10 @@ def survive_interruption(cfg: Config) -> None:
     hooks.setdefault("numerical_faults", ConfigDict(type="NumericalFaultHook"))
     if "teacher" in (cfg.get("model") or {}):
         hooks.setdefault("teacher_check", ConfigDict(type="TeacherCheckHook"))
+    for name in ("preemption", "numerical_faults", "teacher_check"):
+        # MMEngine takes None for an answer only for hooks of its own.
+        if hooks.get(name, {}) is None:
+            del hooks[name]
     _exchange(hooks.checkpoint, HOOKS)
     if "type" not in cfg.train_cfg:
         by_epoch = cfg.train_cfg.pop("by_epoch", True)
@@ -62,9 +66,12 @@ def resume_request(work_dir: str, asked: str | None) -> str | None:
     Args:
         work_dir: The run's folder.
         asked: The value of ``--resume``.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none that can be resumed from.
     """
     if asked == "auto":
-        return "auto" if candidates(work_dir) else None
+        return "auto" if find_resumable(work_dir).path is not None else None
     if asked is None and _restarts() > 0 and os.path.isfile(os.path.join(work_dir, LAST_CHECKPOINT)):
         return "auto"
     return asked

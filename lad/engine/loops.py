@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader
 
 # Where the message hub, and so the checkpoint, keeps what the order of the data depends on.
 DATA_ORDER = "data_order"
-VALIDATED_ITER = "validated_iter"
+# MMEngine logs what begins with "train", "val" or "test".
+VALIDATED_ITER = "last_validation"
 
 
 def build_resumable(runner: Runner, dataloader: DataLoader | dict) -> DataLoader:
@@ -78,11 +79,10 @@ class _Resumable:
         if saved and saved["batches"] != here:
             print_log(
                 f"The checkpoint's epochs had {saved['batches']} iterations and this run's have {here}: the data set, "
-                "batch size or number of processes changed, so the interrupted epoch begins anew.",
+                f"batch size or number of processes changed, so {self._find_other_place(here)}.",
                 logger="current",
                 level=logging.WARNING,
             )
-            self._iter = self._epoch * here if sampler.counts_epochs else self._iter
         # After a resume this is the seed of the first run, whether or not the config names one.
         sampler.seed = self.runner.seed
         inner = sampler.sampler
@@ -130,6 +130,11 @@ class ResumableEpochBasedTrainLoop(_Resumable, EpochBasedTrainLoop):
 
     def _is_finished(self) -> bool:
         return self._epoch >= self._max_epochs
+
+    def _find_other_place(self, batches: int) -> str:
+        if self.batch_sampler.counts_epochs:
+            self._iter = self._epoch * batches
+        return "the interrupted epoch begins anew"
 
     def _find_place(self) -> None:
         self._skipped = self._iter - self._epoch * len(self.dataloader)
@@ -185,6 +190,9 @@ class ResumableIterBasedTrainLoop(_Resumable, IterBasedTrainLoop):
         return self._iter >= self.val_begin and (
             self._iter % self.val_interval == 0 or self._iter == self._max_iters
         )
+
+    def _find_other_place(self, batches: int) -> str:
+        return "the order of the data is another one from here on"
 
     def _find_place(self) -> None:
         sampler = self.batch_sampler

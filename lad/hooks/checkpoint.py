@@ -20,10 +20,10 @@ from lad.engine.loops import VALIDATED_ITER
 from lad.errors import CheckpointError
 from lad.hooks.preemption import INTERRUPTED
 
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 
 @HOOKS.register_module()
@@ -40,6 +40,9 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def before_run(self, runner: Runner) -> None:
         """Choose the checkpoint to resume from."""
+        if not isinstance(runner._train_loop, BaseLoop):
+            return  # a test or a validation, perhaps of a run that is going on in this folder
+        _check_same_intent(runner)
         if not runner._resume:
             if is_main_process():
                 # From here on it is this run's: a restart must not go on from an earlier run in the same folder.
@@ -59,6 +62,8 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
         """Save the best checkpoint; note for the last one that its validation is done."""
+        if not isinstance(runner._train_loop, BaseLoop):
+            return super().after_val_epoch(runner, metrics)
         runner.message_hub.update_info(VALIDATED_ITER, runner.iter)
         with self._removals_last():
             super().after_val_epoch(runner, metrics)
@@ -122,6 +127,19 @@ class _RemovesLater:
 
     def remove(self, path: str) -> None:
         self.removed.add(path)
+
+
+def _check_same_intent(runner: Runner) -> None:
+    """Refuse processes of which some found a checkpoint to resume from and some did not.
+
+    Raises:
+        CheckpointError: they do not share the folder.
+    """
+    if len(set(all_gather_object(bool(runner._resume)))) > 1:
+        raise CheckpointError(
+            f"some processes see a checkpoint to resume from in {runner.work_dir} and some do not: put the work_dir on "
+            "a file system that all nodes share."
+        )
 
 
 def _agree_on_checkpoint(runner: Runner) -> str | None:

@@ -68,7 +68,9 @@ class PreemptionHook(Hook):
         self._buffers: list[dict[str, torch.Tensor]] = []
 
     def before_run(self, runner: Runner) -> None:
-        """Start to listen."""
+        """Start to listen; a test or a validation alone has nothing to save."""
+        if not isinstance(runner._train_loop, BaseLoop):
+            return
         if threading.current_thread() is not threading.main_thread():
             runner.logger.warning("PreemptionHook: only a main thread can listen to signals.")
             return

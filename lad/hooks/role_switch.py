@@ -23,7 +23,8 @@ class RoleSwitchHook(Hook):
 
     Every ``interval`` iterations the average share since the last time goes to the visualizer (TensorBoard, where its
     backend is configured) as ``role_switch/NETWORK``. At the end of training ``role_switch.png`` in the work_dir
-    shows the whole run, resumed parts included.
+    shows the whole run, resumed parts included. Of several processes the first one's batches are counted, and
+    iterations in which nobody taught (no objects; TOOD's initial epochs) are not.
 
     Args:
         interval: Iterations that a point averages over.
@@ -45,13 +46,15 @@ class RoleSwitchHook(Hook):
                 "take the hook out of custom_hooks."
             )
         self.names = list(model.networks)
+        self._seen = len(_history(self.names[0]))
 
     @master_only
     def after_train_iter(self, runner: Runner, batch_idx: int, **kwargs) -> None:  # noqa: D102
         if not self.every_n_train_iters(runner, self.interval):
             return
-        shares = {f"role_switch/{name}": _history(name)[-self.interval :] for name in self.names}
+        shares = {f"role_switch/{name}": _history(name)[self._seen :] for name in self.names}
         means = {tag: float(np.mean(values)) for tag, values in shares.items() if len(values)}
+        self._seen += max(map(len, shares.values()))
         if means:
             runner.visualizer.add_scalars(means, step=runner.iter + 1)
 
@@ -64,7 +67,7 @@ class RoleSwitchHook(Hook):
 
 
 def _history(name: str) -> np.ndarray:
-    """The shares of one network so far, an iteration each; iterations without objects have none."""
+    """The shares of one network so far, an iteration each; iterations without candidates have none."""
     scalars = MessageHub.get_current_instance().log_scalars
     buffer = scalars.get(f"train/{name}.share")
     return np.zeros(0) if buffer is None else buffer.data[0]

@@ -24,8 +24,8 @@ class SaveNetworksHook(Hook):
     """Writes each network of a :class:`CoLearningDetector` as a plain MMDetection checkpoint.
 
     Beside every ``epoch_3.pth`` or ``best_*.pth`` of the training there is an ``a_epoch_3.pth`` for network ``a``: its
-    weights without prefix and the data set's metainfo, nothing else. They are made from the file itself, so what is
-    in there (EMA weights, say) is in them, and they are removed with it (``max_keep_ckpts``).
+    weights without prefix and the data set's metainfo, nothing else (no optimizer, no config). They are made from the
+    file itself, so what is in there (EMA weights, say) is in them, and they are removed with it (``max_keep_ckpts``).
     """
 
     # After CheckpointHook (VERY_LOW), which writes the files that are split here.
@@ -40,14 +40,20 @@ class SaveNetworksHook(Hook):
                 "take the hook out of custom_hooks."
             )
         self.names = list(model.networks)
-        # Checkpoints that are split already, by the time they were written.
+        self._last: list[Path] = []
+        self._find_split(runner)
+
+    @master_only
+    def _find_split(self, runner: Runner) -> None:
+        """Find the checkpoints that are split already, by the time they were written."""
         folders = {Path(runner.work_dir), *(path.parent for path in _written(runner))}
         files = [path for folder in folders for path in folder.glob("*.pth")]
-        self.split = {
-            path: path.stat().st_mtime_ns
-            for path in files
-            if all(_sibling(path, name).is_file() for name in self.names)
-        }
+        self.split = {path: path.stat().st_mtime_ns for path in files if self._is_split(path)}
+
+    def _is_split(self, path: Path) -> bool:
+        """Whether every network's file is there and no older than the checkpoint, which may be another run's since."""
+        siblings = [_sibling(path, name) for name in self.names]
+        return all(file.is_file() and file.stat().st_mtime_ns >= path.stat().st_mtime_ns for file in siblings)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, **kwargs) -> None:
         """Follow checkpoints that are written by iteration."""
@@ -61,17 +67,27 @@ class SaveNetworksHook(Hook):
         """Follow the best checkpoint."""
         self._follow(runner)
 
+    def after_train(self, runner: Runner) -> None:
+        """Follow what was written last."""
+        self._last = []
+        self._follow(runner)
+
     @master_only
     def _follow(self, runner: Runner) -> None:
-        for path in _written(runner):
+        written = _written(runner)
+        if written == self._last:
+            return  # asked in every iteration, on file systems that may be slow
+        self._last = written
+        for path in written:
             if not path.is_file() or self.split.get(path) == path.stat().st_mtime_ns:
                 continue
             self.split[path] = path.stat().st_mtime_ns
             checkpoint = load_safely(str(path), map_location="cpu")
+            dataset_meta = checkpoint.get("meta", {}).get("dataset_meta")
             for name in self.names:
                 state = network_state(checkpoint["state_dict"], name)
                 content = io.BytesIO()
-                torch.save(dict(meta=checkpoint.get("meta", {}), state_dict=state), content)
+                torch.save(dict(meta=dict(dataset_meta=dataset_meta), state_dict=state), content)
                 write_whole(_sibling(path, name), content.getvalue())
             for gone in [path for path in self.split if not path.is_file()]:
                 del self.split[gone]

@@ -52,6 +52,10 @@ class DistillationMethod(BaseModule):
     needs_fingerprints: bool = False
     #: Whether classes of student and teacher must correspond.
     compares_classes: bool = True
+    #: The student's heads that its losses train where there are no labels.
+    trains: tuple[str, ...] = ()
+    #: What its loss is called, where the config can say so.
+    loss_name: str | None = None
     #: The student's class names, where the method finds the teacher's classes by name.
     classes: tuple[str, ...] | None = None
 

@@ -12,6 +12,8 @@ from lad.losses.hint import NORMS
 from lad.methods.base import DistillationMethod, Step
 from lad.teacher import DENSE_HEADS, FrozenTeacher, dry_run
 
+import torch
+from mmdet.models.detectors import DetectionTransformer
 from mmdet.registry import MODELS
 from mmengine.model import ModuleList
 from torch import Tensor, nn
@@ -76,7 +78,8 @@ class HintDistillation(DistillationMethod):
         for model, names in ((student, self.student_modules), (teacher.model, self.teacher_modules)):
             for name in names:
                 find_module(model, name)
-                if name.split(".")[0] not in WHOLE_IMAGE:
+                has_queries = isinstance(model, DetectionTransformer) and name.split(".")[0] in DENSE_HEADS
+                if name.split(".")[0] not in WHOLE_IMAGE or has_queries:
                     raise UnsupportedError(
                         f"HintDistillation: {name!r} of {type(model).__name__} does not see the whole image, so two "
                         f"detectors' features do not correspond; it works with modules of {', '.join(WHOLE_IMAGE)}."
@@ -109,11 +112,25 @@ class HintDistillation(DistillationMethod):
             own += levels_of(step.outputs.calls(name), level)
             name, level = split_level(taught_name)
             taught += levels_of(step.teacher.target(name), level)
+        self._check_gradients(step)
         distances = [
             hint_loss(adapt(connector, features, hint), hint, self.norm).mean()
             for connector, features, hint in zip(self.connectors, own, taught, strict=True)
         ]
         return {self.loss_name: self.gamma * sum(distances) / len(distances)}
+
+    def _check_gradients(self, step: Step) -> None:
+        """Refuse a module that trains and whose outputs are cut off from it; nothing else would say so."""
+        if not torch.is_grad_enabled():
+            return
+        for name in self.student_modules:
+            features = levels_of(step.outputs.calls(name), None)
+            trains = any(p.requires_grad for p in find_module(step.student, name).parameters())
+            if trains and not any(feature.requires_grad for feature in features):
+                raise UnsupportedError(
+                    f"HintDistillation: what {name!r} puts out has no gradient: a module inside of a checkpointed "
+                    "block (with_cp=True) cannot be taught; name the whole stage, such as 'backbone.layer3'."
+                )
 
 
 def adapt(connector: nn.Module, features: Tensor, hint: Tensor) -> Tensor:

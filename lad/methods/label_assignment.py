@@ -16,9 +16,10 @@ from lad.methods.inherited_queries import InheritedQueries
 from lad.teacher import FrozenTeacher
 from lad.teacher_cache import FINGERPRINT, TeacherCache, hash_of
 
+import torch
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
-from torch import nn
+from torch import Tensor, nn
 
 
 @MODELS.register_module()
@@ -97,6 +98,13 @@ class LabelAssignmentDistillation(DistillationMethod):
             name = hash_of(teacher.model, teacher.config, teacher.speed, images, decision)
             self.cache = TeacherCache(Path(settings.pop("dir")) / name, **settings)
 
+    def check_without_labels(self, student: nn.Module) -> None:
+        """There is no own loss to steer."""
+        raise UnsupportedError(
+            "student_loss=False: LabelAssignmentDistillation steers the student's own loss, so it has nothing to do; "
+            "leave it out, or train with labels."
+        )
+
     def steer(self, step: Step) -> AbstractContextManager:
         """The student's own loss, with the teacher's positives."""
         if self.queries is not None:
@@ -107,7 +115,8 @@ class LabelAssignmentDistillation(DistillationMethod):
             lambda images: step.teacher.outputs_of(images, "bbox_head"),
             step.data_samples,
             self.mode,
-            self.cache and BatchMemory(self.cache, step.data_samples, self._same_padding),
+            self.cache
+            and BatchMemory(self.cache, step.data_samples, self._same_padding, precision_of(step.inputs)),
         )
 
 
@@ -120,14 +129,24 @@ class BatchMemory:
         cache: What is known.
         samples: The images of the batch.
         same_padding: Tell an image in a batch of one size from the same image in a batch of another.
+        precision: In which the teacher would compute.
     """
 
-    def __init__(self, cache: TeacherCache, samples: SampleList, same_padding: bool = False) -> None:
+    def __init__(
+        self,
+        cache: TeacherCache,
+        samples: SampleList,
+        same_padding: bool = False,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
         self._cache = cache
         self._keys = [sample.metainfo.get(FINGERPRINT) for sample in samples]
+        # What a teacher says in mixed precision is not what it says in full.
+        salt = b"" if precision == torch.float32 else str(precision).encode()
         if same_padding:
-            size = repr(samples[0].metainfo.get("batch_input_shape")).encode()
-            self._keys = [key and hashlib.sha256(key + size).digest()[:16] for key in self._keys]
+            salt += repr(samples[0].metainfo.get("batch_input_shape")).encode()
+        if salt:
+            self._keys = [key and hashlib.sha256(key + salt).digest()[:16] for key in self._keys]
         self.records: list[bytes | None] = [
             cache.get(key, sample.metainfo.get("img_id")) if key is not None else None
             for key, sample in zip(self._keys, samples, strict=True)
@@ -138,3 +157,9 @@ class BatchMemory:
         for image, record in zip(images, records, strict=True):
             if self._keys[image] is not None:
                 self._cache.put(self._keys[image], record)
+
+
+def precision_of(inputs: Tensor) -> torch.dtype:
+    """In what products of such inputs are computed here: autocast's precision where it is on."""
+    one = inputs.new_ones(1, 1)
+    return (one @ one).dtype

@@ -104,6 +104,8 @@ class RCNNDistillation(DistillationMethod):
         init_cfg: As in MMEngine.
     """
 
+    trains = ("roi_head",)
+
     def __init__(
         self,
         mu: float = 0.5,
@@ -258,7 +260,11 @@ class RCNNDistillation(DistillationMethod):
         """
         count, classes = len(outputs.rois), head.num_classes
         sigmoid = is_sigmoid(head)
-        scores = (self.mapping.binary_logits if sigmoid else self.mapping.logits)(teacher_scores)
+        scores = (
+            self.mapping.binary_logits(teacher_scores)
+            if sigmoid
+            else self.mapping.logits(teacher_scores, self.temperature)
+        )
         boxes = teacher_boxes.unflatten(1, (-1, 4))
         boxes = boxes if boxes.shape[1] == 1 else self.mapping.deltas(boxes)
         targets = outputs.targets
@@ -317,11 +323,14 @@ class RCNNDistillation(DistillationMethod):
     @torch.no_grad()
     def _proposals(self, step: Step) -> list[Tensor]:
         """The best proposals of the student's RPN, (num, 4) for each image; as many as its sampler takes."""
-        roi_cfg = step.student.train_cfg.rcnn
-        num = (roi_cfg[0] if isinstance(roi_cfg, (list, tuple)) else roi_cfg).sampler.num
+        train_cfg = step.student.train_cfg
+        roi_cfg = train_cfg.rcnn
+        # Some samplers take all; None leaves all that the RPN proposes.
+        num = (roi_cfg[0] if isinstance(roi_cfg, (list, tuple)) else roi_cfg).sampler.get("num")
+        proposal_cfg = train_cfg.get("rpn_proposal", step.student.test_cfg.rpn)  # as MMDetection does
         metas = [sample.metainfo for sample in step.data_samples]
         found = step.student.rpn_head.predict_by_feat(
-            *step.outputs["rpn_head"], batch_img_metas=metas, cfg=step.student.train_cfg.rpn_proposal
+            *step.outputs["rpn_head"], batch_img_metas=metas, cfg=proposal_cfg
         )
         return [proposals.bboxes[:num] for proposals in found]
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lad.capture import Outputs
 from lad.errors import UnsupportedError
 
+from mmdet.models.detectors import TwoStageDetector
 from mmdet.models.roi_heads import CascadeRoIHead, DoubleHeadRoIHead, StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from torch import Tensor, nn
@@ -18,7 +19,10 @@ def score_rois(
     model: nn.Module, outputs: Outputs, features: str, stage: int, rois: Tensor
 ) -> tuple[Tensor, Tensor]:
     """What a detector's RoI head says of boxes, on features that were captured: class logits and deltas."""
-    return forward_stage(model.roi_head, stage, outputs[features], rois)
+    # mmcv's compiled RoIAlign reads memory as (N, C, H, W) whatever the strides say (mmcv issue 2203), and a teacher
+    # may run in another layout.
+    levels = tuple(level.contiguous() for level in outputs[features])
+    return forward_stage(model.roi_head, stage, levels, rois)
 
 
 def forward_stage(
@@ -69,6 +73,9 @@ def check_roi_head(role: str, model: nn.Module) -> None:
         problem = "no roi_head"
     elif not _is_known(roi_head, trains=role == "student"):
         problem = type(roi_head).__name__
+    elif role == "student" and type(model).loss is not TwoStageDetector.loss:
+        # Trident's, say, has several images' worth of proposals for each image.
+        problem = "a loss of its own"
     else:
         for head in stages_of(model):
             own = all(

@@ -24,6 +24,7 @@ from lad.teacher import FrozenTeacher
 
 import torch
 from mmdet.models.dense_heads import RPNHead
+from mmdet.models.detectors import TwoStageDetector
 from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import cat_boxes, get_box_tensor
@@ -114,6 +115,7 @@ class RPNDistillation(DistillationMethod):
     teacher_modules = ("rpn_head",)
     student_modules = ("rpn_head",)
     compares_classes = False
+    trains = ("rpn_head",)
 
     def __init__(
         self,
@@ -140,6 +142,15 @@ class RPNDistillation(DistillationMethod):
         """Refuse RPNs whose predictions do not correspond anchor by anchor."""
         heads = [getattr(model, "rpn_head", None) for model in (student, teacher.model)]
         for role, model, head in zip(("student", "teacher"), (student, teacher.model), heads, strict=True):
+            if (
+                role == "student"
+                and type(model).loss is not TwoStageDetector.loss
+                and hasattr(model, "roi_head")
+            ):
+                raise UnsupportedError(
+                    f"RPNDistillation does not fit student {type(model).__name__} (a loss of its own); it works with "
+                    "detectors that train as Faster R-CNN does."
+                )
             # A subclass with losses of its own has other targets than the anchors'.
             if not isinstance(head, RPNHead) or type(head).loss_by_feat is not RPNHead.loss_by_feat:
                 kind = "no rpn_head" if head is None else type(head).__name__

@@ -46,6 +46,7 @@ class SoftLabelDistillation(DistillationMethod):
 
     teacher_modules = ("bbox_head",)
     student_modules = ("bbox_head",)
+    trains = ("bbox_head",)
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ def draw_shares(shares: Mapping[str, np.ndarray], window: int, path: Path) -> No
     """Draw the share of objects that each network taught over a run, as stacked areas.
 
     Args:
-        shares: (T,) for each network, the share at each of T iterations; they sum to 1.
+        shares: (T,) for each network, the share at each of T iterations with objects; they sum to 1.
         window: Iterations that a point averages over.
         path: The PNG to write.
     """
@@ -48,7 +48,7 @@ def draw_shares(shares: Mapping[str, np.ndarray], window: int, path: Path) -> No
     axes.set(
         xlim=(0, max(int(iterations[-1]), int(first))),
         ylim=(0, 1),
-        xlabel=f"iteration (means of {window})",
+        xlabel=f"iterations in which somebody taught (means of {window})",
         ylabel="share of objects taught",
         title="Who taught when",
     )

@@ -282,3 +282,13 @@ def test_head_without_train_cfg_is_refused():
 def test_teacher_that_decides_from_anchors_alone_is_refused(config):
     with pytest.raises(UnsupportedError, match="works with PAAHead, BatchedPAAHead, TOODHead, RTMDetHead"):
         find_seam(build(small("tood")), build(small_detector(config)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_probabilities_near_one_become_finite_logits_in_any_precision(dtype):
+    scores = torch.tensor([[[0.0, 0.5, 0.9999, 1.0]]], dtype=dtype)
+    logits = (
+        DensePredictions(scores, torch.zeros(1, 1, 4), ((1, 1),)).of_kind("probabilities", "logits").scores
+    )
+    assert logits.isfinite().all()
+    assert logits[0, 0, 3] >= logits[0, 0, 2] > logits[0, 0, 1] == 0

@@ -163,7 +163,10 @@ def test_restarted_run_resumes_without_being_asked_from_its_own_checkpoint_alone
     assert resume_request(str(tmp_path), None) is None
     assert resume_request(str(tmp_path), "auto") is None
     assert resume_request(str(tmp_path), "some.pth") == "some.pth"
-    (tmp_path / "epoch_1.pth").touch()
+    torch.save(dict(reason="a loss was NaN"), tmp_path / "bad_batch.pth")
+    assert resume_request(str(tmp_path), "auto") is None  # so that load_from is not given up for it
+    state = dict(state_dict={}, meta={}, message_hub={}, optimizer={})
+    torch.save(state, tmp_path / "epoch_1.pth")
     assert resume_request(str(tmp_path), "auto") == "auto"
     monkeypatch.setenv(variable, "1")
     # An earlier run's: this one has not written last_checkpoint.

@@ -18,6 +18,7 @@ import pytest
 import torch
 from helpers import Malicious
 from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
@@ -122,6 +123,7 @@ def test_nothing_old_is_removed_before_the_new_one_is_safe(tmp_path, name):
 def test_new_run_in_an_old_folder_forgets_the_old_last_checkpoint_but_keeps_the_files(tmp_path):
     make_runner(tmp_path, epochs=2, interval=1).train()
     runner = make_runner(tmp_path, epochs=1, interval=1)
+    runner.train_loop  # noqa: B018 -- builds it: without one this is a test, not a training
     runner.call_hook("before_run")
     assert read_last_checkpoint(tmp_path) is None
     assert checkpoints(tmp_path) == ["epoch_1.pth", "epoch_2.pth"]
@@ -136,11 +138,38 @@ def test_files_that_no_training_can_be_resumed_from_are_passed_over(tmp_path):
     (tmp_path / "last_checkpoint").write_text("")
     found = find_resumable(tmp_path)
     assert found.path == tmp_path / "epoch_1.pth"
-    assert {"weights_alone.pth", "malicious.pth", "empty.pth"} == {
+    # Whole files that hold no training are no news: single networks' weights lie beside the checkpoints.
+    assert {"malicious.pth", "empty.pth"} == {
         next(word for word in reason.split() if word.endswith(".pth")).rsplit("/")[-1]
         for reason in found.refused
     }
     assert not (tmp_path / "ran").exists()
+
+
+def test_validation_in_the_folder_of_a_run_leaves_its_last_checkpoint_and_signals_alone(tmp_path):
+    make_runner(tmp_path, epochs=1, interval=1).train()
+    before = signal.getsignal(signal.SIGTERM)
+    runner = make_runner(tmp_path, interval=1, preemption=dict(type=PreemptionHook))
+    inside = []
+    runner.register_hook(Watch(inside))
+    runner.val()
+    assert inside == [before]
+    assert read_last_checkpoint(tmp_path) == tmp_path / "epoch_1.pth"
+
+
+class Watch(Hook):
+    """Notes who listens to SIGTERM while a validation runs."""
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def before_val(self, runner):
+        self.seen.append(signal.getsignal(signal.SIGTERM))
+
+
+def test_last_checkpoint_in_remote_storage_is_taken_as_it_is_named(tmp_path):
+    (tmp_path / "last_checkpoint").write_text("s3://bucket/run/epoch_3.pth")
+    assert find_resumable(tmp_path).path == "s3://bucket/run/epoch_3.pth"
 
 
 def test_empty_folder_has_nothing_to_resume_from(tmp_path):

@@ -4,6 +4,7 @@ import logging
 import random
 from types import SimpleNamespace
 
+from lad.config import detector_config, load_config
 from lad.errors import ConfigError
 from lad.hooks import TeacherCheckHook
 from lad.hooks.teacher_check import ap50, ap50_by_chance, labelled_samples
@@ -11,7 +12,8 @@ from lad.hooks.teacher_check import ap50, ap50_by_chance, labelled_samples
 import numpy as np
 import pytest
 import torch
-from helpers import build, make_batch, save_checkpoint, small_detector, small_paa
+from fault_runs import STUDENT_CONFIG, Trainer, differences, final_state, make_data, write_config
+from helpers import ROOT, build, make_batch, save_checkpoint, small_detector, small_paa
 from mmdet.datasets.transforms import CachedMosaic
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import HorizontalBoxes
@@ -149,8 +151,6 @@ def test_untrained_teacher_of_any_kind_is_a_warning(tmp_path, caplog, config):
 
 
 def thin(config):
-    from lad.config import detector_config
-
     if "rtmdet" in config:
         return detector_config(
             dict(config=config, backbone=dict(deepen_factor=0.167, widen_factor=0.125, init_cfg=None),
@@ -226,3 +226,26 @@ def test_other_models_are_passed_over(caplog):
 def test_too_few_images_are_refused():
     with pytest.raises(ConfigError, match="images must be at least 2, got 1"):
         TeacherCheckHook(images=1)
+
+
+def test_training_is_the_same_bit_for_bit_with_and_without_it(tmp_path):
+    make_data(tmp_path)
+    trainer = Trainer(tmp_path)
+    with torch.random.fork_rng():
+        teacher = build(load_config(str(ROOT / "configs/lad/paa_r18-c32_fpn_digits.py")).model)
+    path = save_checkpoint(teacher, tmp_path / "teacher.pth")
+    weights = []
+    for name, hook in [("with", "dict(type='TeacherCheckHook', images=4)"), ("without", "None")]:
+        model = dict(
+            _delete_=True,
+            type="DistillationDetector",
+            student=str(STUDENT_CONFIG),
+            teacher=dict(config=str(ROOT / "configs/lad/paa_r18-c32_fpn_digits.py"), checkpoint=path),
+            methods=[dict(type="LabelAssignmentDistillation")],
+        )
+        more = f"model = {model!r}\ndefault_hooks['teacher_check'] = {hook}\ntrain_cfg['max_epochs'] = 1"
+        config = write_config(tmp_path / f"{name}.py", more=more)
+        assert trainer.run(config, name) == 0, trainer.output
+        assert ("Teacher: AP50" in trainer.output) == (name == "with")
+        weights.append(final_state(tmp_path / name)["weights"])
+    assert differences(*weights) == []

@@ -156,3 +156,25 @@ def test_what_cannot_work_is_refused_when_built(tmp_path, settings, error, messa
     with pytest.raises(error, match=message) as caught:
         distil(tmp_path, hint(**settings))
     assert "\n" not in str(caught.value)
+
+
+def test_module_inside_of_a_checkpointed_block_is_refused_and_the_whole_stage_is_taught(tmp_path):
+    student = two_stage()
+    student.backbone.with_cp = True
+    inputs, samples = make_batch((1, 1), size=(64, 64))
+    model = distil(tmp_path, hint(student="backbone.layer3", teacher="backbone.layer3"), student)
+    total(seeded_loss(model, inputs, samples)).backward()
+    name = "backbone.layer3.0.conv2"
+    model = distil(tmp_path, hint(student=name, teacher=name), student)
+    with pytest.raises(
+        UnsupportedError, match=f"what '{name}' puts out has no gradient.*name the whole stage"
+    ):
+        seeded_loss(model, inputs, samples)
+
+
+def test_stage_that_is_frozen_may_be_among_the_hints(tmp_path):
+    student = two_stage()
+    student.backbone.frozen_stages = 1
+    inputs, samples = make_batch((1, 1), size=(64, 64))
+    model = distil(tmp_path, hint(student="backbone", teacher="backbone"), student)
+    assert seeded_loss(model, inputs, samples)["loss_hint"] > 0

@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers import build, fake_cuda, make_batch, small_paa
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
+from mmdet.registry import MODELS
 from mmengine.structures import InstanceData
 from two_stage_detectors import (
     HINT,
@@ -447,7 +448,7 @@ def test_without_labels_boxes_follow_the_teacher_only_where_it_sees_an_object(tm
     network = good_teacher()
     with torch.no_grad():
         network.roi_head.bbox_head.fc_cls.bias[-1] += 1000  # background everywhere
-    model = distil(tmp_path, rcnn(), teacher=network, student_loss=False)
+    model = distil(tmp_path, [RPN, RCNN], teacher=network, student_loss=False)
     losses = seeded_loss(model, *batch())
     assert losses["loss_bbox_soft"] == 0
     assert losses["loss_cls_soft"] > 0
@@ -455,7 +456,7 @@ def test_without_labels_boxes_follow_the_teacher_only_where_it_sees_an_object(tm
 
 def test_without_labels_the_student_comes_to_the_teacher(tmp_path):
     inputs, samples = batch(objects=(1, 1), size=(64, 64))
-    model = distil(tmp_path, rcnn(), teacher=good_teacher(), student_loss=False)
+    model = distil(tmp_path, [RPN, RCNN], teacher=good_teacher(), student_loss=False)
     optimizer = torch.optim.Adam(model.roi_head.parameters(), lr=3e-3)
     first = seeded_loss(model, inputs, samples)
     for _ in range(20):
@@ -465,6 +466,51 @@ def test_without_labels_the_student_comes_to_the_teacher(tmp_path):
     last = seeded_loss(model, inputs, samples)
     assert last["loss_bbox_soft"] < 0.5 * first["loss_bbox_soft"]
     assert last["loss_cls_soft"] < first["loss_cls_soft"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "left"),
+    [([RPN], "roi_head"), ([RCNN], "rpn_head"), ([HINT], "rpn_head and roi_head")],
+    ids=["rpn", "rcnn", "hint"],
+)
+def test_without_labels_heads_that_no_method_trains_are_named(tmp_path, methods, left):
+    with pytest.raises(UnsupportedError, match=f"no method trains the {left} of FasterRCNN"):
+        distil(tmp_path, methods, student_loss=False)
+
+
+@pytest.mark.parametrize("method", [RPN, RCNN, HINT], ids=lambda method: method["type"])
+def test_the_same_method_twice_is_refused_when_built(tmp_path, method):
+    with pytest.raises(ConfigError, match=r"one (RPN|RCNN)Distillation|loss 'loss_hint'"):
+        distil(tmp_path, [method, dict(method, name="second")])
+
+
+def test_student_with_a_loss_of_its_own_is_refused(tmp_path, monkeypatch):
+    """Trident has three images' worth of proposals for each image."""
+    student = two_stage()
+    kind = type(MODELS.build(copy.deepcopy(student)))
+    monkeypatch.setattr(kind, "loss", lambda self, *args: {}, raising=False)
+    for method in (RPN, RCNN):
+        with pytest.raises(UnsupportedError, match=r"FasterRCNN .*a loss of its own"):
+            distil(tmp_path, [method], student)
+
+
+def test_the_teachers_roi_extractor_gets_contiguous_maps_in_any_memory_format(tmp_path):
+    model = distil(tmp_path, rcnn(), speed=dict(channels_last=True))
+    extractor = model.teacher.model.roi_head.bbox_roi_extractor
+    seen = []
+    extractor.register_forward_pre_hook(lambda module, args: seen.extend(args[0]))
+    model.loss(*batch())
+    assert seen
+    assert all(level.is_contiguous() for level in seen)
+
+
+def test_other_classes_join_the_background_at_the_temperature():
+    """One class kept of three, T = 4: the kept probability is that of all four logits at T."""
+    logits = torch.tensor([[2.0, 6.0, -1.0, 0.5]])
+    mapping = ClassMapping(["b"], ["a", "b", "c"])
+    expected = (logits / 4).softmax(1)[0]
+    joined = (mapping.logits(logits, 4.0) / 4).softmax(1)[0]
+    torch.testing.assert_close(joined, torch.stack([expected[1], expected[[0, 2, 3]].sum()]))
 
 
 def test_without_labels_a_mask_head_is_refused(tmp_path):

@@ -96,6 +96,17 @@ class AssignerCoLearning(CoLearning):
                 )
             check_same_classes(first, other)
             check_same_priors(first.prior_generator, other.prior_generator)
+            if first.train_cfg != other.train_cfg:
+                differing = sorted(
+                    key
+                    for key in {*first.train_cfg, *other.train_cfg}
+                    if first.train_cfg.get(key) != other.train_cfg.get(key)
+                )
+                name = differing[0]
+                raise UnsupportedError(
+                    f"CoLearningDetector: train_cfg.{name} is {first.train_cfg.get(name)!r} in one network and "
+                    f"{other.train_cfg.get(name)!r} in another: one decision serves all; set it alike."
+                )
         if switch.per == "batch":
             raise UnsupportedError(
                 f"CoLearningDetector: {type(first).__name__} assigns labels image by image, so per='batch' cannot be "

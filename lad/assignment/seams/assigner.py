@@ -60,8 +60,10 @@ class DensePredictions:
         """The same with scores of another kind."""
         if have == want:
             return self
-        convert = torch.sigmoid if want == "probabilities" else lambda scores: torch.logit(scores, eps=_EPS)
-        return DensePredictions(convert(self.scores), self.bboxes, self.sizes)
+        if want == "probabilities":
+            return DensePredictions(self.scores.sigmoid(), self.bboxes, self.sizes)
+        # In half precision 1 - eps is 1.
+        return DensePredictions(torch.logit(self.scores.float(), eps=_EPS), self.bboxes, self.sizes)
 
 
 def flatten_levels(levels: Sequence[Tensor], channels: int) -> Tensor:

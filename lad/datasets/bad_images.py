@@ -1,0 +1,81 @@
+"""Images that cannot be loaded in the middle of a training."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from lad.errors import ConfigError, DataError
+
+from mmcv.transforms import LoadImageFromFile
+from mmdet.registry import TRANSFORMS
+from mmengine.logging import print_log
+
+
+@TRANSFORMS.register_module()
+class LoadCheckedImageFromFile(LoadImageFromFile):
+    """``LoadImageFromFile`` that names the image which it cannot load, or has another one taken in its place.
+
+    (``ignore_empty`` there leaves out files that cannot be opened, in silence, and not those that cannot be decoded.)
+
+    Args:
+        on_error: ``'stop'``, or ``'skip'``: a warning, and the data set takes another image at random.
+        max_skips: How many images each process that loads data may skip; one more stops the run.
+        kwargs: As for ``LoadImageFromFile``.
+
+    Raises:
+        ConfigError: another ``on_error``.
+        DataError: while loading.
+    """
+
+    def __init__(self, on_error: str = "stop", max_skips: int = 100, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if on_error not in ("stop", "skip"):
+            raise ConfigError(
+                f"LoadCheckedImageFromFile: on_error must be 'stop' or 'skip', got {on_error!r}."
+            )
+        self.on_error = on_error
+        self.max_skips = max_skips
+        self.skipped = 0
+
+    def transform(self, results: dict) -> dict | None:
+        """Load an image; None for one that is skipped."""
+        try:
+            return super().transform(results)
+        except Exception as error:  # storage backends and decoders raise whatever they like
+            reason = " ".join(str(error).split())[:200]
+            message = f"image {results.get('img_id')} ({results['img_path']}) cannot be loaded: {reason}"
+            if self.on_error == "stop":
+                raise DataError(
+                    f"{message}; mend it or take it out of the annotations (tools/check_dataset.py lists all), or "
+                    "leave such images out with bad_data.images=skip."
+                ) from error
+            self.skipped += 1
+            if self.skipped > self.max_skips:
+                raise DataError(
+                    f"{message}; this process has skipped {self.max_skips} images: run tools/check_dataset.py."
+                ) from error
+            print_log(
+                f"{message}; another is taken ({self.skipped} skipped by this process).",
+                logger="current",
+                level=logging.WARNING,
+            )
+            return None
+
+
+def check_image_loading(config: Any, on_error: str) -> None:
+    """Exchange ``LoadImageFromFile`` for :class:`LoadCheckedImageFromFile`, in place, however deep in a config.
+
+    Args:
+        config: A data loader's or hook's config.
+        on_error: ``'stop'`` or ``'skip'``.
+    """
+    if isinstance(config, dict):
+        if config.get("type") in ("LoadImageFromFile", "mmdet.LoadImageFromFile", LoadImageFromFile):
+            config["type"] = "LoadCheckedImageFromFile"
+            config["on_error"] = on_error
+        for value in config.values():
+            check_image_loading(value, on_error)
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            check_image_loading(value, on_error)
