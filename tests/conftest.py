@@ -10,11 +10,17 @@ from helpers import build, save_checkpoint, small_paa
 from mmengine.registry import init_default_scope
 
 
-@pytest.fixture(autouse=True)
-def _mmdet_scope():
-    # For each test: a runner leaves its own scope behind.
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
     init_default_scope("mmdet")
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _mmdet_scope():
+    """A runner leaves its own scope behind."""
+    yield
+    init_default_scope("mmdet")
 
 
 @pytest.fixture

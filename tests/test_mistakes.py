@@ -50,7 +50,10 @@ def test_heads_that_decide_from_anchors_alone_are_refused_by_name(config, tmp_pa
         distil(model, model, tmp_path)
     message = str(caught.value)
     assert f"{model.type} ({model.bbox_head.type})" in message
-    assert "works with PAAHead, BatchedPAAHead, TOODHead, RTMDetHead, RTMDetSepBNHead, YOLOXHead, DDODHead" in message
+    assert (
+        "works with PAAHead, BatchedPAAHead, TOODHead, RTMDetHead, RTMDetSepBNHead, YOLOXHead, DDODHead"
+        in message
+    )
     assert "\n" not in message
 
 
