@@ -1,10 +1,12 @@
 """Where a run goes on: order of the data, random numbers, and what every config gets."""
 
 import random
+from types import SimpleNamespace
 
 from lad.config import load_config
 from lad.engine import ResumableBatchSampler, survive_interruption
 from lad.engine.defaults import resume_request
+from lad.engine.loops import ResumableEpochBasedTrainLoop, ResumableIterBasedTrainLoop
 from lad.engine.randomness import SeededItems, seed_step
 
 import numpy as np
@@ -175,3 +177,17 @@ def test_restarted_run_resumes_without_being_asked_from_its_own_checkpoint_alone
     assert resume_request(str(tmp_path), None) == "auto"
     monkeypatch.setenv(variable, "0")
     assert resume_request(str(tmp_path), None) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [(ResumableEpochBasedTrainLoop, 15), (ResumableIterBasedTrainLoop, 37)]
+)
+def test_run_with_another_number_of_batches_keeps_its_iteration_or_begins_its_epoch_anew(kind, expected):
+    """Iteration 37 in epoch 3 of 12 batches; now an epoch has 5. An iteration-based run counts no epochs."""
+    loop = kind.__new__(kind)
+    loop._iter, loop._epoch = 37, 3
+    loop.dataloader = SimpleNamespace(
+        batch_sampler=ResumableBatchSampler(DefaultSampler(range(10)), batch_size=2)
+    )
+    loop._find_other_place(5)
+    assert loop._iter == expected
