@@ -149,6 +149,14 @@ def check_dataset_files(cfg: Config) -> None:
                     f"{loader}: there is no image folder {data.images}; set {loader}.dataset.data_root and "
                     "data_prefix=dict(img=...)."
                 )
+    evaluators = cfg.get("val_evaluator") or []
+    for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
+        name = evaluator.get("ann_file")
+        remote = "://" in str(name) or evaluator.get("backend_args")
+        if name and not remote and not Path(name).is_file():
+            raise ConfigError(
+                f"val_evaluator: there is no annotation file {name}; set val_evaluator.ann_file."
+            )
 
 
 def datasets_of(config: Any) -> Iterator[dict]:
@@ -166,8 +174,7 @@ def check_completeness(cfg: Config) -> None:
     """Refuse what would be found only after hours: at the first validation, say.
 
     Raises:
-        ConfigError: half of a validation; an annotation file of an evaluator that does not exist; an unknown
-            optimizer or kind of non-maximum suppression.
+        ConfigError: half of a validation; an unknown optimizer or kind of non-maximum suppression.
     """
     parts = {name: cfg.get(name) for name in ("val_dataloader", "val_cfg", "val_evaluator")}
     missing = [name for name, part in parts.items() if part is None]
@@ -175,14 +182,6 @@ def check_completeness(cfg: Config) -> None:
         raise ConfigError(
             f"validation needs {', '.join(parts)}; {missing[0]} is None: set it, or all to None."
         )
-    evaluators = cfg.get("val_evaluator") or []
-    for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
-        name = evaluator.get("ann_file")
-        remote = "://" in str(name) or evaluator.get("backend_args")
-        if name and not remote and not Path(name).is_file():
-            raise ConfigError(
-                f"val_evaluator: there is no annotation file {name}; set val_evaluator.ann_file."
-            )
     optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer") or {}
     kind = optimizer.get("type") if isinstance(optimizer, dict) else None
     # MMEngine's own answer to an unknown one is an error of Python's about None.

@@ -13,7 +13,6 @@ from lad.errors import CheckpointError, ConfigError, UnsupportedError, listed
 from lad.teacher_speed import TeacherSpeed
 
 import torch
-from mmdet.models.detectors import DetectionTransformer
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmengine.config import ConfigDict
@@ -215,8 +214,7 @@ class FrozenTeacher:
         self.classes = classes
         # Modules stay in eval mode (batch norm statistics, dropout); the flag of the detector and its heads alone
         # makes them return what a training student's heads return.
-        # A DETR in training makes denoising queries and hands its head what `forward` does not take.
-        self.model.training = not isinstance(model, DetectionTransformer)
+        self.model.training = True
         for name in HEADS:
             if isinstance(getattr(model, name, None), nn.Module):
                 getattr(model, name).training = True
