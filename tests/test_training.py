@@ -246,7 +246,7 @@ def test_co_learning_shows_who_taught_when(co_trained):
     assert [sum(pair) for pair in zip(*shares, strict=True)] == pytest.approx([1, 1])
 
 
-@pytest.mark.parametrize("name", ["lad", "solad", "kd", "colad"])
+@pytest.mark.parametrize("name", ["lad", "solad", "kd", "colad", "colad-cop"])
 def test_two_processes_on_the_cpu_train_to_identical_parameters(workplace, tmp_path, name):
     (tmp_path / "save_ranks.py").write_text(
         "import torch\n"
@@ -258,8 +258,9 @@ def test_two_processes_on_the_cpu_train_to_identical_parameters(workplace, tmp_p
         f"        torch.save(runner.model.module.state_dict(), f'{tmp_path}/rank_{{runner.rank}}.pth')\n"
     )
     config = tmp_path / "two.py"
-    base = COLAD_CONFIG if name == "colad" else LAD_CONFIG.replace("/lad_", f"/{name}_")
-    settings = options(workplace) if name == "colad" else lad_options(workplace)
+    together = name.startswith("colad")
+    base = (COLAD_CONFIG if together else LAD_CONFIG).replace("/colad_" if together else "/lad_", f"/{name}_")
+    settings = options(workplace) if together else lad_options(workplace)
     config.write_text(
         f"_base_ = {base!r}\n"
         "custom_imports = dict(imports=['lad', 'save_ranks'])\n"
