@@ -10,7 +10,7 @@ from typing import Any
 from lad.assignment.replay import replaced
 from lad.errors import ConfigError, UnsupportedError
 from lad.losses import binary_soft_cross_entropy, soft_cross_entropy
-from lad.methods.base import DistillationMethod, Step
+from lad.methods.base import Step
 from lad.methods.roi_heads import (
     channels_of,
     check_classifiers,
@@ -24,8 +24,8 @@ from lad.methods.roi_heads import (
 from lad.methods.two_stage import (
     ClassMapping,
     DeltaConversion,
+    TwoStageDistillation,
     bounded_part,
-    check_weights,
     imitated_part,
     scale_hard,
     target_deltas,
@@ -79,7 +79,7 @@ class RoITargets:
 
 
 @MODELS.register_module()
-class RCNNDistillation(DistillationMethod):
+class RCNNDistillation(TwoStageDistillation):
     """Soft classes and teacher-bounded boxes on the proposals that the student samples.
 
     Chen et al., "Learning Efficient Object Detection Models with Knowledge Distillation", NIPS 2017, Eq. 2 to 4:
@@ -106,27 +106,8 @@ class RCNNDistillation(DistillationMethod):
 
     trains = ("roi_head",)
 
-    def __init__(
-        self,
-        mu: float = 0.5,
-        nu: float = 0.5,
-        margin: float = 0.0,
-        reg_weight: float = 1.0,
-        background_weight: float = 1.5,
-        temperature: float = 1.0,
-        rescale: bool = False,
-        classes: Sequence[str] | None = None,
-        init_cfg: dict | None = None,
-    ) -> None:
-        super().__init__(init_cfg=init_cfg)
-        check_weights("RCNNDistillation", mu, nu, margin, temperature)
-        self.mu = mu
-        self.nu = nu
-        self.margin = margin
-        self.reg_weight = reg_weight
-        self.background_weight = background_weight
-        self.temperature = temperature
-        self.rescale = rescale
+    def __init__(self, *args: Any, classes: Sequence[str] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.classes = tuple(classes) if classes is not None else None
 
     def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:

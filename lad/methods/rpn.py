@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from lad.assignment.replay import replaced
-from lad.assignment.seams import check_same_priors
+from lad.assignment.seams import check_same_priors, flatten_levels
 from lad.errors import UnsupportedError
 from lad.losses import binary_soft_cross_entropy
-from lad.methods.base import DistillationMethod, Step
+from lad.methods.base import Step
 from lad.methods.two_stage import (
     DeltaConversion,
+    TwoStageDistillation,
     bounded_part,
-    check_weights,
     imitated_part,
     scale_hard,
     target_deltas,
@@ -48,16 +48,10 @@ class RPNPredictions:
     @classmethod
     def from_levels(cls, head: RPNHead, cls_scores: list[Tensor], bbox_preds: list[Tensor]) -> RPNPredictions:
         """Flatten what ``head.forward`` returned, (N, A * channels, H, W) a level."""
-        num_images = len(cls_scores[0])
-
-        def flatten(levels: list[Tensor], channels: int) -> Tensor:
-            flat = [level.permute(0, 2, 3, 1).reshape(num_images, -1, channels) for level in levels]
-            return torch.cat(flat, dim=1).flatten(0, 1)
-
-        scores = flatten(cls_scores, head.cls_out_channels)
+        scores = flatten_levels(cls_scores, head.cls_out_channels).flatten(0, 1)
         # softmax of (object, background) is the sigmoid of their difference.
         objectness = scores[:, 0] if head.cls_out_channels == 1 else scores[:, 0] - scores[:, 1]
-        return cls(objectness, flatten(bbox_preds, 4), num_images)
+        return cls(objectness, flatten_levels(bbox_preds, 4).flatten(0, 1), len(cls_scores[0]))
 
     def at(self, index: Tensor) -> RPNPredictions:
         """Those at (N, K) numbers of anchors within their images."""
@@ -90,7 +84,7 @@ class RPNTargets:
 
 
 @MODELS.register_module()
-class RPNDistillation(DistillationMethod):
+class RPNDistillation(TwoStageDistillation):
     """Soft objectness and teacher-bounded boxes on the anchors that the student samples.
 
     Chen et al., "Learning Efficient Object Detection Models with Knowledge Distillation", NIPS 2017, Eq. 2 to 4:
@@ -116,27 +110,6 @@ class RPNDistillation(DistillationMethod):
     student_modules = ("rpn_head",)
     compares_classes = False
     trains = ("rpn_head",)
-
-    def __init__(
-        self,
-        mu: float = 0.5,
-        nu: float = 0.5,
-        margin: float = 0.0,
-        reg_weight: float = 1.0,
-        background_weight: float = 1.5,
-        temperature: float = 1.0,
-        rescale: bool = False,
-        init_cfg: dict | None = None,
-    ) -> None:
-        super().__init__(init_cfg=init_cfg)
-        check_weights("RPNDistillation", mu, nu, margin, temperature)
-        self.mu = mu
-        self.nu = nu
-        self.margin = margin
-        self.reg_weight = reg_weight
-        self.background_weight = background_weight
-        self.temperature = temperature
-        self.rescale = rescale
 
     def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
         """Refuse RPNs whose predictions do not correspond anchor by anchor."""

@@ -6,12 +6,38 @@ from collections.abc import Sequence
 
 from lad.errors import ConfigError, UnsupportedError, nearest
 from lad.losses import bounded_regression_loss
+from lad.methods.base import DistillationMethod
 
 import torch
 from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor, nn
+
+
+class TwoStageDistillation(DistillationMethod):
+    """The settings that the RPN's and the RoI head's distillation share; each says what they mean to it."""
+
+    def __init__(
+        self,
+        mu: float = 0.5,
+        nu: float = 0.5,
+        margin: float = 0.0,
+        reg_weight: float = 1.0,
+        background_weight: float = 1.5,
+        temperature: float = 1.0,
+        rescale: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        check_weights(type(self).__name__, mu, nu, margin, temperature)
+        self.mu = mu
+        self.nu = nu
+        self.margin = margin
+        self.reg_weight = reg_weight
+        self.background_weight = background_weight
+        self.temperature = temperature
+        self.rescale = rescale
 
 
 class DeltaConversion(nn.Module):
