@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from mmdet.models.losses.utils import weight_reduce_loss
+from lad.losses.weighted import WeightedLoss
+
 from mmdet.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def bounded_regression_loss(student: Tensor, teacher: Tensor, target: Tensor, margin: float = 0.0) -> Tensor:
@@ -36,7 +37,7 @@ def bounded_regression_loss(student: Tensor, teacher: Tensor, target: Tensor, ma
 
 
 @MODELS.register_module()
-class BoundedRegressionLoss(nn.Module):
+class BoundedRegressionLoss(WeightedLoss):
     """:func:`bounded_regression_loss` with a weight and a reduction.
 
     Args:
@@ -46,10 +47,8 @@ class BoundedRegressionLoss(nn.Module):
     """
 
     def __init__(self, margin: float = 0.0, reduction: str = "mean", loss_weight: float = 1.0) -> None:
-        super().__init__()
+        super().__init__(reduction, loss_weight)
         self.margin = margin
-        self.reduction = reduction
-        self.loss_weight = loss_weight
 
     def forward(
         self,
@@ -62,5 +61,4 @@ class BoundedRegressionLoss(nn.Module):
     ) -> Tensor:
         """The reduced loss of (n, 4) deltas; ``weight`` (n,)."""
         loss = bounded_regression_loss(pred, teacher, target, self.margin)
-        reduction = reduction_override or self.reduction
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)
+        return self.reduced(loss, weight, avg_factor, reduction_override)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from lad.losses.weighted import WeightedLoss
+
 import torch.nn.functional as F
-from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 # Under the root of the focal factor: |p_t - p_s|^gamma has no gradient where the two agree and gamma < 1.
 SMOOTHING = 1e-6
@@ -49,7 +50,7 @@ def focal_kl_loss(student: Tensor, teacher: Tensor, gamma: float = 0.5) -> Tenso
 
 
 @MODELS.register_module()
-class FocalKLLoss(nn.Module):
+class FocalKLLoss(WeightedLoss):
     """:func:`focal_kl_loss` with a weight and a reduction, called as MMDetection's losses are.
 
     Args:
@@ -59,10 +60,8 @@ class FocalKLLoss(nn.Module):
     """
 
     def __init__(self, gamma: float = 0.5, reduction: str = "mean", loss_weight: float = 1.0) -> None:
-        super().__init__()
+        super().__init__(reduction, loss_weight)
         self.gamma = gamma
-        self.reduction = reduction
-        self.loss_weight = loss_weight
 
     def forward(
         self,
@@ -74,5 +73,4 @@ class FocalKLLoss(nn.Module):
     ) -> Tensor:
         """The reduced loss of logits ``pred`` (student) and ``target`` (teacher); ``weight`` broadcasts."""
         loss = focal_kl_loss(pred, target, self.gamma)
-        reduction = reduction_override or self.reduction
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)
+        return self.reduced(loss, weight, avg_factor, reduction_override)

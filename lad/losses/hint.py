@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from lad.losses.weighted import WeightedLoss
+
 import torch.nn.functional as F
-from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 NORMS = {"l2": F.mse_loss, "l1": F.l1_loss}
 
@@ -37,7 +38,7 @@ def hint_loss(student: Tensor, teacher: Tensor, norm: str = "l2") -> Tensor:
 
 
 @MODELS.register_module()
-class HintLoss(nn.Module):
+class HintLoss(WeightedLoss):
     """:func:`hint_loss` with a weight and a reduction, called as MMDetection's losses are.
 
     Args:
@@ -47,12 +48,10 @@ class HintLoss(nn.Module):
     """
 
     def __init__(self, norm: str = "l2", reduction: str = "mean", loss_weight: float = 1.0) -> None:
-        super().__init__()
+        super().__init__(reduction, loss_weight)
         if norm not in NORMS:
             raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
         self.norm = norm
-        self.reduction = reduction
-        self.loss_weight = loss_weight
 
     def forward(
         self,
@@ -64,5 +63,4 @@ class HintLoss(nn.Module):
     ) -> Tensor:
         """The reduced loss of features ``pred`` (student, adapted) and ``target`` (teacher); ``weight`` broadcasts."""
         loss = hint_loss(pred, target, self.norm)
-        reduction = reduction_override or self.reduction
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)
+        return self.reduced(loss, weight, avg_factor, reduction_override)

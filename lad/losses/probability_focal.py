@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from lad.losses.weighted import WeightedLoss
+
 import torch
-from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def probability_focal_loss(prob: Tensor, target: Tensor, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
@@ -48,7 +49,7 @@ def probability_focal_loss(prob: Tensor, target: Tensor, gamma: float = 2.0, alp
 
 
 @MODELS.register_module()
-class ProbabilityFocalLoss(nn.Module):
+class ProbabilityFocalLoss(WeightedLoss):
     """:func:`probability_focal_loss` with a weight and a reduction, in the place of MMDetection's ``FocalLoss``.
 
     Unlike ``FocalLoss(activated=True)`` it runs under CUDA's autocast, where PyTorch refuses binary cross entropy of
@@ -70,14 +71,12 @@ class ProbabilityFocalLoss(nn.Module):
         reduction: str = "mean",
         loss_weight: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(reduction, loss_weight)
         if not use_sigmoid:
             raise ValueError("ProbabilityFocalLoss: use_sigmoid must be True, each class is predicted alone")
         self.use_sigmoid = use_sigmoid
         self.gamma = gamma
         self.alpha = alpha
-        self.reduction = reduction
-        self.loss_weight = loss_weight
 
     def forward(
         self,
@@ -91,5 +90,4 @@ class ProbabilityFocalLoss(nn.Module):
         loss = probability_focal_loss(pred, target, self.gamma, self.alpha)
         if weight is not None and weight.dim() == 1:
             weight = weight.unsqueeze(1)
-        reduction = reduction_override or self.reduction
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)
+        return self.reduced(loss, weight, avg_factor, reduction_override)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lad.losses.weighted import WeightedLoss
+
 import torch
 import torch.nn.functional as F
-from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def soft_cross_entropy(
@@ -91,7 +92,7 @@ def _prepared(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Ten
 
 
 @MODELS.register_module()
-class SoftCrossEntropyLoss(nn.Module):
+class SoftCrossEntropyLoss(WeightedLoss):
     """:func:`soft_cross_entropy` with a weight and a reduction, called as MMDetection's losses are.
 
     Args:
@@ -115,14 +116,12 @@ class SoftCrossEntropyLoss(nn.Module):
         reduction: str = "mean",
         loss_weight: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(reduction, loss_weight)
         self.use_sigmoid = use_sigmoid
         self.background_weight = background_weight
         self.class_weight = class_weight
         self.temperature = temperature
         self.rescale = rescale
-        self.reduction = reduction
-        self.loss_weight = loss_weight
 
     def class_weights(self, logits: Tensor) -> Tensor:
         """(C,) weights of the classes, or (C + 1,) with the background's last where the logits have it."""
@@ -153,5 +152,4 @@ class SoftCrossEntropyLoss(nn.Module):
     ) -> Tensor:
         """The reduced loss of (n, C) logits ``pred`` (student) and ``target`` (teacher); ``weight`` (n,)."""
         loss = self.elements(pred, target)
-        reduction = reduction_override or self.reduction
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)
+        return self.reduced(loss, weight, avg_factor, reduction_override)

@@ -1,0 +1,31 @@
+"""What the registered modules of all losses share."""
+
+from __future__ import annotations
+
+from mmdet.models.losses.utils import weight_reduce_loss
+from torch import Tensor, nn
+
+
+class WeightedLoss(nn.Module):
+    """A loss with a weight and a reduction, as MMDetection's losses have them.
+
+    Args:
+        reduction: ``'none'``, ``'mean'`` or ``'sum'``.
+        loss_weight: Factor of the result.
+    """
+
+    def __init__(self, reduction: str = "mean", loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.reduction = reduction
+        self.loss_weight = loss_weight
+
+    def reduced(
+        self,
+        loss: Tensor,
+        weight: Tensor | None,
+        avg_factor: float | Tensor | None,
+        reduction_override: str | None,
+    ) -> Tensor:
+        """The weighted reduction of element-wise losses; ``weight`` broadcasts with them."""
+        reduction = reduction_override or self.reduction
+        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)
