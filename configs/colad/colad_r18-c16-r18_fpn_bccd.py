@@ -1,0 +1,12 @@
+# The two detectors of the blood cells learn together, from scratch.
+_base_ = "../lad/paa_r18-c16_fpn_bccd.py"
+model = dict(
+    _delete_=True,
+    type="CoLearningDetector",
+    networks=dict(
+        small="{{ fileDirname }}/../lad/paa_r18-c16_fpn_bccd.py",
+        big="{{ fileDirname }}/../lad/paa_r18_fpn_bccd.py",
+    ),
+    switch=dict(type="StdMeanSwitch", per="gt_level"),
+)
+custom_hooks = [dict(type="RoleSwitchHook", interval=20), dict(type="SaveNetworksHook")]

@@ -1,0 +1,88 @@
+"""Running a command with its output in a file and its folder to itself."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Processes:
+    """The commands that run now, so that they can be stopped together.
+
+    Args:
+        threads: ``OMP_NUM_THREADS`` of the commands; None leaves the environment as it is.
+        cwd: Where they run.
+    """
+
+    def __init__(self, threads: int | None = None, cwd: Path | None = None) -> None:
+        self._environment = (
+            dict(os.environ) if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        )
+        self._cwd = cwd
+        self._running: set[subprocess.Popen] = set()
+        self._guard = threading.Lock()
+        self.stopped = False
+
+    def run(self, command: Sequence[str], log: Path, lock: int) -> int:
+        """Run a command to its end and return its exit code; its output is added to ``log``.
+
+        Args:
+            command: Program and arguments.
+            log: Where its output goes.
+            lock: A descriptor from :func:`locked`. The command inherits it: if this process is killed, the folder stays
+                locked until the command, which lives on, has ended.
+        """
+        with open(log, "ab") as output:
+            with self._guard:
+                if self.stopped:
+                    return -signal.SIGTERM
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=self._environment,
+                    cwd=self._cwd,
+                    pass_fds=(lock,),
+                    # Ctrl-C is for this process, which asks the command to stop and waits for it.
+                    start_new_session=True,
+                )
+                self._running.add(process)
+            try:
+                return process.wait()
+            finally:
+                with self._guard:
+                    self._running.discard(process)
+
+    def stop(self) -> None:
+        """Ask every command to stop (SIGTERM: a training writes a checkpoint first) and start no more."""
+        with self._guard:
+            self.stopped = True
+            for process in self._running:
+                process.send_signal(signal.SIGTERM)
+
+
+@contextmanager
+def locked(folder: Path, poll: float = 1.0, stopped=lambda: False) -> Iterator[int]:
+    """Have a folder to oneself; waits while another process, or a command that one left behind, works in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if stopped():
+                    raise KeyboardInterrupt from None
+                time.sleep(poll)
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,245 @@
+"""How far an mAP, or the difference of two, would move with other validation images and other seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lad.errors import DataError
+
+import numpy as np
+from pycocotools.cocoeval import COCOeval
+
+MAX_DETS = 100
+# Replicates that are computed at once: bounds the memory (a few hundred MB for COCO's busiest class).
+CHUNK = 128
+
+
+@dataclass(frozen=True)
+class ClassMatches:
+    """The detections of one class on all images, best first, and which of them are right.
+
+    Attributes:
+        images: (D,) int, index of each detection's image.
+        true: For each of T IoU thresholds the (ascending) indices of the detections that match an object.
+        ignored: For each threshold the (ascending) indices of those that count for nothing (they match a crowd).
+        objects: (I,) int, objects of the class on each image.
+    """
+
+    images: np.ndarray
+    true: tuple[np.ndarray, ...]
+    ignored: tuple[np.ndarray, ...]
+    objects: np.ndarray
+
+
+@dataclass(frozen=True)
+class ImageMatches:
+    """What a detector's mAP is computed from, so that images can be counted more or less often.
+
+    Attributes:
+        image_ids: (I,) ids of the images, ascending.
+        classes: One for each class.
+        recalls: (R,) recalls at which precision is read.
+    """
+
+    image_ids: np.ndarray
+    classes: tuple[ClassMatches, ...]
+    recalls: np.ndarray
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its 95 % bootstrap interval.
+
+    Attributes:
+        value: With every image once and every seed once.
+        low, high: The 2.5 % and 97.5 % quantiles of the replicates.
+        seeds: How many seeds (of a difference: pairs) it rests on.
+    """
+
+    value: float
+    low: float
+    high: float
+    seeds: int
+
+
+def match_images(evaluation: COCOeval) -> ImageMatches:
+    """Collect the matches of an evaluation: boxes of any area, at most 100 detections an image and class.
+
+    Args:
+        evaluation: On which ``evaluate`` was called with pycocotools' own area ranges, of which the first is 'all'.
+    """
+    params = evaluation.params
+    image_ids = np.asarray(params.imgIds)
+    number = len(image_ids)
+    classes = []
+    for position in range(len(params.catIds)):
+        start = position * len(params.areaRng) * number
+        classes.append(_collect(evaluation.evalImgs[start : start + number], len(params.iouThrs)))
+    return ImageMatches(image_ids, tuple(classes), np.asarray(params.recThrs))
+
+
+def _collect(evaluated: list[dict | None], num_thresholds: int) -> ClassMatches:
+    found = [(index, image) for index, image in enumerate(evaluated) if image is not None]
+    objects = np.zeros(len(evaluated), dtype=np.int64)
+    for index, image in found:
+        objects[index] = np.count_nonzero(np.asarray(image["gtIgnore"]) == 0)
+    scores = [np.asarray(image["dtScores"][:MAX_DETS], dtype=float) for _, image in found]
+    images = np.concatenate(
+        [np.full(len(part), index) for part, (index, _) in zip(scores, found, strict=True)] or [objects[:0]]
+    )
+    # pycocotools' own order: images as they come, then stable by score.
+    order = np.argsort(-np.concatenate(scores or [np.zeros(0)]), kind="mergesort")
+
+    def ordered(key: str) -> np.ndarray:
+        parts = [np.asarray(image[key], dtype=bool)[:, :MAX_DETS] for _, image in found]
+        return np.concatenate(parts or [np.zeros((num_thresholds, 0), dtype=bool)], axis=1)[:, order]
+
+    matched, ignored = ordered("dtMatches"), ordered("dtIgnore")
+    return ClassMatches(
+        images=images[order].astype(np.int64),
+        true=tuple(np.flatnonzero(row) for row in matched & ~ignored),
+        ignored=tuple(np.flatnonzero(row) for row in ignored),
+        objects=objects,
+    )
+
+
+def weighted_map(matches: ImageMatches, weights: np.ndarray) -> np.ndarray:
+    """The mAP of a data set in which image i is there ``weights[i]`` times.
+
+    Interpolated precision changes at true detections only, and its best value from a recall on is reached at one; so
+    of the detections only the true ones are looked at, beside the number of all before them.
+
+    Args:
+        matches: Of :func:`match_images`.
+        weights: (B, I) whole numbers, a row for each replicate.
+
+    Returns:
+        (B,) mAP over the classes that have objects; -1 where none has. With all weights 1 that of pycocotools.
+    """
+    weights = np.atleast_2d(np.asarray(weights, dtype=np.int64))
+    return np.concatenate([_weighted_map(matches, part) for part in _chunks(weights)])
+
+
+def _chunks(weights: np.ndarray) -> list[np.ndarray]:
+    return [weights[start : start + CHUNK] for start in range(0, len(weights), CHUNK)]
+
+
+def _weighted_map(matches: ImageMatches, weights: np.ndarray) -> np.ndarray:
+    total, count = np.zeros(len(weights)), np.zeros(len(weights))
+    for detections in matches.classes:
+        objects = weights @ detections.objects
+        precision = _average_precision(detections, weights, objects, matches.recalls)
+        total += np.where(objects > 0, precision, 0.0)
+        count += objects > 0
+    return np.where(count > 0, total / np.maximum(count, 1), -1.0)
+
+
+def _average_precision(
+    detections: ClassMatches, weights: np.ndarray, objects: np.ndarray, recalls: np.ndarray
+) -> np.ndarray:
+    """(B,) average precision of one class, the mean over IoU thresholds; anything where there are no objects."""
+    by_detection = weights[:, detections.images]
+    # (B, D) detections so far, this one included.
+    so_far = np.cumsum(by_detection, axis=1)
+    # (B, most + 1) how many recall thresholds a number of true detections reaches.
+    found = np.arange(objects.max(initial=0) + 1)
+    reached = np.searchsorted(recalls, found / np.maximum(objects, 1)[:, None], side="right")
+    rows = np.arange(len(weights))[:, None]
+    total = np.zeros(len(weights))
+    for true, ignored in zip(detections.true, detections.ignored, strict=True):
+        if len(true) == 0:
+            continue
+        before = so_far[:, true]
+        if len(ignored):
+            passed = np.cumsum(by_detection[:, ignored], axis=1)
+            passed = np.concatenate([np.zeros_like(passed[:, :1]), passed], axis=1)
+            before = before - passed[:, np.searchsorted(ignored, true)]
+        hits = np.cumsum(by_detection[:, true], axis=1)
+        # The term that pycocotools adds against 0 / 0.
+        precision = hits / (before + np.spacing(1))
+        best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        steps = np.diff(reached[rows, hits], axis=1, prepend=0)
+        total += (best * steps).sum(axis=1)
+    return total / (len(recalls) * len(detections.true))
+
+
+def image_weights(num_images: int, replicates: int, generator: np.random.Generator) -> np.ndarray:
+    """(B, I) how often each image is drawn when as many are drawn with replacement."""
+    return generator.multinomial(num_images, np.full(num_images, 1 / num_images), size=replicates)
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """A detector's mAP on resampled images, for each of its seeds.
+
+    Attributes:
+        values: By seed: the mAP with every image once.
+        resampled: By seed: (B,) the mAP of each replicate, on the same draws of images for all detectors.
+    """
+
+    values: Mapping[int, float]
+    resampled: Mapping[int, np.ndarray]
+
+
+def replicate(matches: Mapping[int, ImageMatches], weights: np.ndarray) -> Replicates:
+    """Evaluate a detector's seeds on resampled images.
+
+    Args:
+        matches: By seed.
+        weights: Of :func:`image_weights`; the same for all detectors that are compared.
+
+    Raises:
+        DataError: a seed was evaluated on another number of images.
+    """
+    for seed, found in matches.items():
+        if len(found.image_ids) != weights.shape[1]:
+            raise DataError(
+                f"seed {seed} was evaluated on {len(found.image_ids)} images and others on {weights.shape[1]}: only "
+                "detectors that were evaluated on the same images can be compared."
+            )
+    once = np.ones((1, weights.shape[1]), dtype=np.int64)
+    return Replicates(
+        values={seed: float(weighted_map(found, once)[0]) for seed, found in matches.items()},
+        resampled={seed: weighted_map(found, weights) for seed, found in matches.items()},
+    )
+
+
+def mean_interval(one: Replicates, generator: np.random.Generator) -> Interval:
+    """The mean mAP over seeds, with images and seeds resampled."""
+    value = float(np.mean(list(one.values.values())))
+    return _interval(value, _mean_draws(one, generator), len(one.values))
+
+
+def difference_interval(better: Replicates, than: Replicates, generator: np.random.Generator) -> Interval:
+    """The mean mAP of one detector minus another's, with images and seeds resampled.
+
+    Paired: a replicate has the same images for both. Where both were trained with some of the same seeds these alone
+    are compared, and a replicate draws pairs of runs; else each detector's seeds are drawn for themselves.
+    """
+    common = sorted(set(better.values) & set(than.values))
+    if not common:
+        one, other = _mean_draws(better, generator), _mean_draws(than, generator)
+        value = float(np.mean(list(better.values.values())) - np.mean(list(than.values.values())))
+        return _interval(value, one - other, min(len(better.values), len(than.values)))
+    pairs = Replicates(
+        values={seed: better.values[seed] - than.values[seed] for seed in common},
+        resampled={seed: better.resampled[seed] - than.resampled[seed] for seed in common},
+    )
+    return mean_interval(pairs, generator)
+
+
+def _mean_draws(one: Replicates, generator: np.random.Generator) -> np.ndarray:
+    """(B,) mean over drawn seeds of each replicate."""
+    values = np.stack([one.resampled[seed] for seed in sorted(one.values)], axis=1)
+    return np.take_along_axis(values, _draw(values.shape[1], len(values), generator), axis=1).mean(axis=1)
+
+
+def _draw(number: int, replicates: int, generator: np.random.Generator) -> np.ndarray:
+    """(B, number) as many of 0 .. number - 1 as there are, with replacement."""
+    return generator.integers(0, number, size=(replicates, number))
+
+
+def _interval(value: float, resampled: np.ndarray, seeds: int) -> Interval:
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Interval(value, float(low), float(high), seeds)

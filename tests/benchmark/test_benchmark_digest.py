@@ -1,0 +1,84 @@
+"""A result's digest changes with what decides the result, and with nothing else."""
+
+import copy
+
+from lad.benchmark.digest import EVALUATION, TRAINING, digest, digests
+from lad.cli import prepare_training
+from lad.config import load_config
+
+import pytest
+from helpers import ROOT
+from mmengine.config import Config
+
+LAD = str(ROOT / "configs/lad/lad_r18-c16-paa-r18_fpn_bccd.py")
+
+
+@pytest.fixture(scope="module")
+def cfg():
+    return load_config(LAD)
+
+
+def parts(cfg, **changes):
+    cfg = copy.deepcopy(cfg)
+    cfg.merge_from_dict({key.replace("__", "."): value for key, value in changes.items()})
+    return digests(cfg, (*TRAINING, *EVALUATION))
+
+
+def test_the_config_that_a_training_writes_down_is_the_same_training(cfg, tmp_path, monkeypatch):
+    monkeypatch.setattr("lad.cli.check_dataset_files", lambda cfg: None)
+    trained = copy.deepcopy(cfg)
+    trained.work_dir = str(tmp_path)
+    prepare_training(trained, amp=False, auto_scale_lr=False, resume=None)
+    trained.dump(tmp_path / "config.py")
+    # Its hooks and loops are others, and compute the same.
+    assert trained.train_cfg.type != cfg.train_cfg.type
+    assert digests(Config.fromfile(tmp_path / "config.py"), TRAINING) == digests(cfg, TRAINING)
+
+
+def test_where_files_lie_and_how_fast_they_are_read_is_not_part_of_it(cfg):
+    same = parts(
+        cfg,
+        train_dataloader__num_workers=4,
+        test_dataloader__persistent_workers=False,
+        model__teacher__checkpoint="elsewhere.pth",
+        test_evaluator__outfile_prefix="x",
+        train_cfg__val_interval=1,
+    )
+    assert same == parts(cfg)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "part"),
+    [
+        ("optim_wrapper__optimizer__lr", 0.5, "optim_wrapper"),
+        ("train_cfg__max_epochs", 3, "train_cfg"),
+        ("randomness__seed", 7, "randomness"),
+        ("train_dataloader__batch_size", 2, "train_dataloader"),
+        ("model__methods", [dict(type="SoftLabelDistillation")], "model"),
+        ("test_evaluator__classwise", True, "test_evaluator"),
+    ],
+)
+def test_what_decides_a_result_is_named(cfg, key, value, part):
+    before, after = parts(cfg), parts(cfg, **{key: value})
+    assert {name for name in before if before[name] != after[name]} == {part}
+
+
+def test_a_change_in_the_students_own_file_is_seen(cfg, tmp_path):
+    student = tmp_path / "student.py"
+    student.write_text(f"_base_ = {str(ROOT / 'configs/lad/paa_r18-c16_fpn_bccd.py')!r}\n")
+    same = parts(cfg, model__student=str(student))
+    assert same["model"] == parts(cfg)["model"]
+    other = tmp_path / "other.py"
+    other.write_text(student.read_text() + "model = dict(bbox_head=dict(topk=5))\n")
+    assert parts(cfg, model__student=str(other))["model"] != same["model"]
+
+
+def test_a_checkout_that_is_gone_is_read_here(cfg):
+    moved = parts(cfg, model__student="/gone/configs/lad/paa_r18-c16_fpn_bccd.py")
+    assert moved == parts(cfg)
+
+
+def test_a_result_depends_on_the_trainings_that_it_needs(cfg):
+    own = digests(cfg, TRAINING)
+    assert digest(own, dict(teacher="a")) != digest(own, dict(teacher="b"))
+    assert digest(own) == digest(dict(reversed(own.items())))

@@ -1,0 +1,220 @@
+"""The report says what the records say, and what is missing."""
+
+import json
+
+from lad.benchmark.progress import Progress, clock, last_error, read_progress, time_left
+from lad.benchmark.records import Key, Record, append_record, read_records
+from lad.benchmark.report import markdown, write_report
+from lad.benchmark.results import judge, summarise
+from lad.errors import DataError
+from lad.evaluation.bootstrap import Interval
+from lad.evaluation.detections import coco_evaluation, coco_metrics, load_ground_truth
+
+import pytest
+from benchmark_runs import FakeSuite, found
+
+
+def record(fake, row, seed, shift, **changes):
+    """A record of detections that are so many pixels off, at most."""
+    file = fake.root / row / f"{seed}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found(shift)))
+    truth = fake.file.parent / "annotations.json"
+    settings = dict(
+        suite="fake",
+        entry=row,
+        network="",
+        seed=seed,
+        row=row,
+        status="ok",
+        config=f"{row}.py",
+        digest="0",
+        metrics=coco_metrics(coco_evaluation(load_ground_truth(truth), file)),
+        seconds=90.0,
+        parameters=1_230_000,
+        detections=f"{row}/{seed}.json",
+        annotations=str(truth),
+        categories=(1,),
+        checkpoint="x.pth",
+        versions=dict(torch="2.14", mmdet="3.3.0"),
+    )
+    return Record(**{**settings, **changes})
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    return FakeSuite(tmp_path, monkeypatch)
+
+
+def summary_of(fake, *records):
+    return summarise(fake.suite, {one.key: one for one in records}, fake.root, replicates=200)
+
+
+@pytest.fixture
+def full(fake):
+    """LAD is far better with both seeds."""
+    shifts = dict(lad={0: 6, 1: 7}, student={0: 20, 1: 22}, teacher={0: 0})
+    return summary_of(
+        fake, *(record(fake, row, seed, shift) for row, by in shifts.items() for seed, shift in by.items())
+    )
+
+
+def test_means_and_deviations_are_those_of_the_seeds(full):
+    rows = {row.network.row: row for row in full.rows}
+    one, other = (rows["lad"].records[seed].metrics["mAP"] for seed in (0, 1))
+    assert rows["lad"].interval.value == pytest.approx((one + other) / 2, abs=1e-9)
+    # Two values are as far from their mean as half their difference: s = |a - b| / sqrt(2).
+    assert rows["lad"].deviation == pytest.approx(abs(one - other) / 2**0.5)
+    assert rows["teacher"].deviation is None
+    assert rows["teacher"].difference is None
+    base = rows["student"]
+    assert rows["lad"].seed_differences[1] == pytest.approx(other - base.records[1].metrics["mAP"])
+    assert rows["lad"].difference.value == pytest.approx(
+        rows["lad"].interval.value - base.interval.value, abs=1e-9
+    )
+
+
+def test_a_clear_difference_holds_and_the_table_has_its_numbers(full):
+    assert [claim.verdict for claim in full.claims] == ["holds"]
+    text = markdown(full, "python tools/benchmark.py run fake")
+    row = next(row for row in full.rows if row.network.row == "lad")
+    interval = row.difference
+    between = f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+    assert interval.low > 0
+    assert f"| Student with LAD | {row.interval.value:.3f} ± {row.deviation:.3f} | 1.000 |" in text
+    assert f"| 2 | {between} to Student | 1.23 M | 1:30 min |" in text
+    assert f"| LAD helps | holds | {between} |" in text
+    assert "8 images and the seeds, 200 replicates" in text
+    assert "Made with torch 2.14, mmdet 3.3.0." in text
+    assert "missing" not in text
+
+
+def test_the_same_records_give_the_same_report(full, fake):
+    again = summarise(
+        fake.suite, {one.key: one for row in full.rows for one in row.records.values()}, fake.root, 200
+    )
+    assert markdown(again, "x") == markdown(full, "x")
+
+
+def test_a_result_that_is_missing_shows_as_missing(fake):
+    failed = record(fake, "student", 0, 20, status="failed", error="ValueError: an obstacle")
+    summary = summary_of(fake, record(fake, "lad", 0, 6), failed)
+    text = markdown(summary, "x")
+    assert "| 1 of 2 | missing | 1.23 M |" in text
+    assert "| Student | missing | missing | missing | 0 of 2 |  | missing | missing |" in text
+    assert "| LAD helps | missing | missing |" in text
+    assert "- student, seed 0: ValueError: an obstacle" in text
+    nothing = markdown(summary_of(fake), "x")
+    assert (
+        "| Student with LAD | missing | missing | missing | 0 of 2 | missing | missing | missing |" in nothing
+    )
+
+
+def test_seeds_that_only_one_has_count_for_its_mean_and_not_for_the_difference(fake):
+    summary = summary_of(
+        fake, record(fake, "lad", 0, 6), record(fake, "lad", 1, 0), record(fake, "student", 0, 20)
+    )
+    rows = {row.network.row: row for row in summary.rows}
+    with_both = rows["lad"].interval
+    assert with_both.seeds == 2
+    assert rows["lad"].difference.seeds == 1
+    one, base = (rows[row].records[0].metrics["mAP"] for row in ("lad", "student"))
+    assert rows["lad"].difference.value == pytest.approx(one - base, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.001, 0.2, "holds"), (-0.2, -0.001, "refuted"), (-0.1, 0.2, "not decided"), (0.0, 0.0, "not decided")],
+)
+def test_a_verdict_is_where_the_interval_lies(low, high, verdict):
+    assert judge(Interval((low + high) / 2, low, high, 3)) == verdict
+    assert judge(None) == "missing"
+
+
+def test_a_claim_of_several_statements_holds_where_all_do(fake):
+    text = fake.file.read_text()
+    head, _ = text.split("claims:")
+    fake.file.write_text(
+        head
+        + "claims:\n- text: both\n  statements:\n  - {better: lad, than: student}\n  - {better: lad, than: teacher}\n"
+    )
+    records = [record(fake, "lad", seed, 6) for seed in (0, 1)] + [
+        record(fake, "student", s, 20) for s in (0, 1)
+    ]
+    better = summary_of(fake, *records, record(fake, "teacher", 0, 25)).claims[0]
+    assert (better.verdict, [one.verdict for one in better.judgements]) == ("holds", ["holds", "holds"])
+    worse = summary_of(fake, *records, record(fake, "teacher", 0, 0)).claims[0]
+    assert (worse.verdict, [one.verdict for one in worse.judgements]) == ("refuted", ["holds", "refuted"])
+    unknown = summary_of(fake, *records).claims[0]
+    assert (unknown.verdict, [one.verdict for one in unknown.judgements]) == ("missing", ["holds", "missing"])
+
+
+def test_the_report_and_its_pictures_are_written_beside_each_other(full, tmp_path):
+    files = write_report(full, tmp_path / "docs" / "results.md", "x", stale=["lad seed 1"])
+    assert [file.name for file in files] == ["results.md", "results_map.png", "results_differences.png"]
+    text = files[0].read_text()
+    assert "(results_map.png)" in text
+    assert "(results_differences.png)" in text
+    assert "another config than the suite has now: lad seed 1" in text
+    assert all(file.read_bytes()[:4] == b"\x89PNG" for file in files[1:])
+
+
+def test_without_results_there_are_no_pictures(fake, tmp_path):
+    assert len(write_report(summary_of(fake), tmp_path / "r.md", "x")) == 1
+
+
+def test_results_on_other_images_are_not_compared(fake):
+    other = fake.file.parent / "other.json"
+    other.write_text((fake.file.parent / "annotations.json").read_text())
+    with pytest.raises(DataError, match="not comparable"):
+        summary_of(fake, record(fake, "lad", 0, 6), record(fake, "student", 0, 6, annotations=str(other)))
+
+
+def test_the_last_record_of_a_run_counts_and_a_half_written_line_does_not(fake):
+    file = fake.root / "results.jsonl"
+    append_record(file, record(fake, "lad", 0, 6, status="failed", error="x"))
+    append_record(file, record(fake, "lad", 0, 6))
+    with open(file, "a") as half:
+        half.write('{"suite": "fake", "entry"')
+    assert read_records(file)[Key("lad", 0)].status == "ok"
+    append_record(file, record(fake, "lad", 1, 6))
+    assert list(read_records(file)) == [Key("lad", 0), Key("lad", 1)]
+    assert read_records(file)[Key("lad", 1)] == record(fake, "lad", 1, 6)
+    file.write_text("nonsense\n")
+    with pytest.raises(DataError, match="line 1 is no record"):
+        read_records(file)
+
+
+def test_progress_is_the_last_step_of_the_log(tmp_path):
+    log = tmp_path / "train.log"
+    assert read_progress(log) is None
+    line = (
+        "2026/01/01 00:00:00 - mmengine - INFO - Epoch(train) [{}][{}/26]  lr: 1.0e-04  eta: {}  time: 1.3\n"
+    )
+    log.write_text(line.format(1, 20, "1 day, 0:10:00") + line.format(" 2", 6, "0:02:10"))
+    assert read_progress(log) == Progress("epoch 2 [6/26]", 130)
+    log.write_text(line.format(1, 20, "1 day, 0:10:00"))
+    assert read_progress(log).left == 87000
+    log.write_text("... - Iter(train) [ 200/9000]  lr: 1e-4  eta: 1:00:01  time: 1\n")
+    assert read_progress(log) == Progress("iteration 200/9000", 3601)
+
+
+def test_the_last_error_line_of_a_log_is_found(tmp_path):
+    log = tmp_path / "train.log"
+    log.write_text("ValueError: first\nerror: there is no config 'x'.\nbye\n")
+    assert last_error(log) == "there is no config 'x'."
+    log.write_text("torch.cuda.OutOfMemoryError: too much\n")
+    assert last_error(log) == "torch.cuda.OutOfMemoryError: too much"
+    log.write_text("no error at all\nKilled\n")
+    assert last_error(log) == "Killed"
+
+
+def test_time_left_is_estimated_from_finished_runs_of_the_same_entry():
+    spent = dict(lad=[100.0, 140.0], student=[60.0])
+    assert time_left(["lad", "student"], [], spent, jobs=1) == 180
+    # One that is under way says itself how long; an entry that nobody has seen takes the mean of the others.
+    assert time_left(["new"], [("lad", 30.0)], spent, jobs=1) == 30 + 90
+    assert time_left(["lad", "lad"], [("lad", None)] * 2, spent, jobs=2) == 240
+    assert time_left([], [("lad", 30.0)], {}, jobs=2) == 30
+    assert time_left(["lad"], [("student", 30.0)], {}, jobs=1) is None
+    assert [clock(3723), clock(62.4), clock(None)] == ["1:02:03", "1:02", "?"]

@@ -1,0 +1,255 @@
+"""A suite goes on where it was, whatever happened to it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from lad.benchmark.process import locked
+from lad.benchmark.records import Key, read_records
+from lad.benchmark.schedule import Options, SuiteRunner, changed_since, plan
+from lad.errors import ConfigError
+
+import pytest
+from benchmark_runs import FakeSuite, change
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    return FakeSuite(tmp_path, monkeypatch)
+
+
+def run(fake, **options):
+    """Run the suite; its exit code and what it said."""
+    said = []
+    return SuiteRunner(fake.suite, fake.root, Options(**options), said.append).run(), said
+
+
+def records(fake):
+    return read_records(fake.root / "results.jsonl")
+
+
+def test_every_run_is_trained_once_after_its_teacher_and_recorded(fake):
+    code, said = run(fake)
+    assert code == 0
+    found = records(fake)
+    assert {(key.row, key.seed) for key in found} == {
+        ("teacher", 0), ("student", 0), ("student", 1), ("lad", 0), ("lad", 1)
+    }  # fmt: skip
+    teacher = fake.folder("teacher/0") / "epoch_2.pth"
+    # A teacher first, also where the suite names it last; its checkpoint is what the student is given.
+    assert fake.starts("lad/1") == [f"teacher_checkpoint={teacher} randomness.seed=1 threads=-"]
+    one = found[Key("lad", 0)]
+    assert one.status == "ok"
+    assert one.parameters == 1000
+    assert one.versions == dict(torch="2")
+    # 6 pixels off at most: IoU 34/46 = 0.74 on the last image, and 1 nearly on the first.
+    assert one.metrics["AP50"] == 1.0
+    assert 0.6 < one.metrics["mAP"] < 1.0
+    assert found[Key("teacher", 0)].metrics["mAP"] == pytest.approx(1.0)
+    assert json.loads((fake.root / one.detections).read_text())[0]["image_id"] == 1
+    assert any(line.startswith("lad seed 0: mAP 0.") for line in said)
+
+
+def test_the_same_command_again_does_nothing(fake):
+    run(fake)
+    lines = (fake.root / "results.jsonl").read_text()
+    code, said = run(fake)
+    assert (code, len(said)) == (0, 1)
+    assert said[0].startswith("fake: 5 of 5 runs are recorded")
+    assert (fake.root / "results.jsonl").read_text() == lines
+    assert len(fake.starts("lad/0")) == 1
+
+
+def test_a_failed_training_is_recorded_with_its_error_and_the_suite_goes_on(fake):
+    (fake.folder("student/0") / "obstacle").touch()
+    code, said = run(fake)
+    assert code == 1
+    failed = records(fake)[Key("student", 0)]
+    assert (failed.status, failed.error) == (
+        "failed",
+        "training ended with exit code 1: ValueError: an obstacle",
+    )
+    assert {key.seed for key, record in records(fake).items() if record.status == "ok"} == {0, 1}
+    assert any("no result: student/seed_0: training ended" in line for line in said)
+    # It is tried again next time, from where it was.
+    assert run(fake)[0] == 0
+    assert records(fake)[Key("student", 0)].status == "ok"
+    assert len(fake.starts("student/0")) == 2
+
+
+def test_detections_that_cannot_be_evaluated_fail_their_run_alone(fake, tmp_path):
+    change(tmp_path / "student.py", "ann_file=", "ann_file_=")
+    assert run(fake)[0] == 1
+    assert "test_evaluator=dict(type='CocoMetric', ann_file=...)" in records(fake)[Key("student", 1)].error
+    assert records(fake)[Key("lad", 1)].status == "ok"
+
+
+def test_students_of_a_teacher_that_failed_wait_for_the_next_time(fake):
+    (fake.folder("teacher/0") / "obstacle").touch()
+    code, said = run(fake)
+    assert code == 1
+    assert any("no result: lad/seed_1: it needs teacher/seed_0" in line for line in said)
+    assert fake.starts("lad/0") == []
+    assert run(fake)[0] == 0
+    assert records(fake)[Key("lad", 1)].status == "ok"
+
+
+def test_a_training_that_was_killed_half_way_is_resumed(fake):
+    folder = fake.folder("student/0")
+    (folder / "steps.txt").write_text("1")
+    (folder / "obstacle").touch()
+    run(fake, only=["student"], seeds=[0])
+    assert (folder / "steps.txt").read_text() == "1"
+    run(fake, only=["student"], seeds=[0])
+    assert (folder / "steps.txt").read_text() == "2"
+    # Killed after the training: evaluated, not trained.
+    (fake.root / "results.jsonl").unlink()
+    run(fake, only=["student"], seeds=[0])
+    assert len(fake.starts("student/0")) == 2
+    assert records(fake)[Key("student", 0)].status == "ok"
+
+
+def test_detections_that_were_lost_are_made_again(fake):
+    run(fake)
+    (fake.folder("lad/1") / "detector.bbox.json").unlink()
+    code, _ = run(fake)
+    assert code == 0
+    assert (fake.folder("lad/1") / "detector.bbox.json").is_file()
+    assert len(fake.starts("lad/1")) == 1
+
+
+def test_only_entries_and_seeds_that_are_asked_for_and_what_they_need(fake):
+    chosen = [one.name for one in plan(fake.suite, fake.root, Options(only=["lad"], seeds=[1]))]
+    assert chosen == ["teacher/seed_0", "lad/seed_1"]
+    everything = [one.name for one in plan(fake.suite, fake.root, Options())]
+    assert everything == ["teacher/seed_0", "lad/seed_0", "student/seed_0", "lad/seed_1", "student/seed_1"]
+    with pytest.raises(ConfigError, match="there is no entry 'lda'; nearest: lad"):
+        plan(fake.suite, fake.root, Options(only=["lda"]))
+    with pytest.raises(ConfigError, match="the suite has no seed 7; it has 0, 1"):
+        plan(fake.suite, fake.root, Options(seeds=[7]))
+
+
+def test_a_changed_config_is_said_and_trained_again_only_when_asked(fake, tmp_path):
+    run(fake)
+    change(tmp_path / "teacher.py", "lr=0.1", "lr=0.2")
+    code, said = run(fake)
+    assert code == 1
+    assert any(
+        "teacher/seed_0: optim_wrapper changed since it was trained; --rerun-changed" in line for line in said
+    )
+    # Whoever learned from it is concerned, the student alone is not.
+    assert any("lad/seed_1: its teacher changed since it was trained" in line for line in said)
+    assert not any("no result: student" in line for line in said)
+    assert changed_since(fake.suite, fake.root, records(fake)) == [
+        "teacher seed 0",
+        "lad seed 0",
+        "lad seed 1",
+    ]
+    assert run(fake, rerun_changed=True)[0] == 0
+    assert len(fake.starts("teacher/0")) == 1  # in a new folder
+    assert (fake.root / "teacher/seed_0_before_1/starts.txt").is_file()
+    assert len(fake.starts("student/0")) == 1
+    assert changed_since(fake.suite, fake.root, records(fake)) == []
+    assert run(fake)[0] == 0
+
+
+def test_another_evaluation_is_made_without_training(fake, tmp_path):
+    run(fake)
+    change(tmp_path / "student.py", "type='CocoMetric'", "type='CocoMetric', classwise=True")
+    code, said = run(fake)
+    assert code == 0
+    assert any("student/seed_0: its evaluation changed" in line for line in said)
+    assert len(fake.starts("student/0")) == 1
+    assert run(fake)[1][0].startswith("fake: 5 of 5")
+
+
+def moved(fake, name):
+    """A finished training of elsewhere, moved into the suite's folders."""
+    folder = fake.folder(name)
+    (folder / "epoch_2.pth").write_text("weights")
+    text = (fake.file.parent / "student.py").read_text()
+    # As tools/train.py writes it: with its own types and the seed.
+    text = (
+        text.replace("EpochBasedTrainLoop", "ResumableEpochBasedTrainLoop") + "\nrandomness = dict(seed=0)\n"
+    )
+    (folder / "student.py").write_text(text)
+    return folder
+
+
+def test_a_finished_training_that_was_moved_here_is_evaluated_and_not_trained(fake):
+    folder = moved(fake, "student/0")
+    log = folder / "20260101_000000" / "20260101_000000.log"
+    log.parent.mkdir()
+    log.write_text(
+        "2026/01/01 00:00:00 - mmengine - INFO - hello\n"
+        "2026/01/01 00:01:30 - mmengine - INFO - Saving checkpoint at 2 epochs\n"
+        "2026/01/01 00:02:00 - mmengine - INFO - Epoch(val) [2][1/1]\n"
+    )
+    assert run(fake, only=["student"], seeds=[0])[0] == 0
+    assert fake.starts("student/0") == []
+    found = records(fake)[Key("student", 0)]
+    assert (found.status, found.seconds) == ("ok", 90.0)
+
+
+def test_a_training_of_another_config_that_was_moved_here_is_refused(fake):
+    change(moved(fake, "student/0") / "student.py", "seed=0", "seed=5")
+    code, said = run(fake, only=["student"], seeds=[0])
+    assert code == 1
+    assert any("student/seed_0: randomness changed" in line for line in said)
+    assert fake.starts("student/0") == []
+
+
+def test_several_jobs_share_the_cores(fake):
+    assert run(fake, jobs=2)[0] == 0
+    assert fake.starts("student/1")[0].endswith("threads=1")
+
+
+def test_a_folder_in_which_a_training_still_runs_is_waited_for(fake, tmp_path):
+    """Such as one that lives on after the suite was killed."""
+    script = (
+        "import fcntl, sys, time, pathlib; folder = pathlib.Path(sys.argv[1]); f = open(folder / '.lock', 'a');"
+        "fcntl.flock(f, fcntl.LOCK_EX); print('locked', flush=True); time.sleep(0.5);"
+        "(folder / 'epoch_2.pth').write_text('weights')"
+    )
+    folder = fake.folder("student/0")
+    other = subprocess.Popen([sys.executable, "-S", "-c", script, str(folder)], stdout=subprocess.PIPE)
+    assert other.stdout.readline() == b"locked\n"
+    with locked(folder, poll=0.02):
+        assert (folder / "epoch_2.pth").is_file()
+    other.wait()
+
+
+def test_the_lock_lives_as_long_as_the_command_that_inherits_it(tmp_path):
+    with locked(tmp_path) as descriptor:
+        child = subprocess.Popen(
+            [sys.executable, "-S", "-c", "import time; time.sleep(60)"], pass_fds=(descriptor,)
+        )
+    with pytest.raises(KeyboardInterrupt), locked(tmp_path, poll=0.01, stopped=lambda: True):
+        pass
+    child.kill()
+    child.wait()
+    with locked(tmp_path, stopped=lambda: True):
+        pass
+
+
+def test_a_suite_that_is_stopped_ends_its_trainings_and_records_nothing(fake):
+    folder = fake.folder("student/0")
+    (folder / "wait").touch()
+
+    def stop():
+        while not (folder / "steps.txt").is_file():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=stop).start()
+    code, said = run(fake, only=["student"], seeds=[0])
+    assert code == 130
+    assert "stopping" in said[-1]
+    assert records(fake) == {}
+    (folder / "wait").unlink()
+    assert run(fake, only=["student"], seeds=[0])[0] == 0
+    assert len(fake.starts("student/0")) == 2

@@ -1,0 +1,83 @@
+"""Reproduce a table of results: train every entry of a suite, then report.
+
+SUITE is the name of a file in configs/benchmarks, or a path to such a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from lad.benchmark.records import read_records
+from lad.benchmark.report import write_report
+from lad.benchmark.results import summarise
+from lad.benchmark.schedule import RECORDS, Options, SuiteRunner, changed_since
+from lad.benchmark.suite import Suite, load_suite
+from lad.cli import one_line_errors
+
+SUITES = Path(__file__).resolve().parents[1] / "configs" / "benchmarks"
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="train and evaluate what is not recorded yet; start again to go on")
+    run.add_argument("--jobs", type=int, default=1, help="trainings at a time, one thread each if several")
+    run.add_argument(
+        "--only", nargs="+", default=[], metavar="ENTRY", help="these entries and what they need"
+    )
+    run.add_argument("--seeds", nargs="+", type=int, default=[], metavar="SEED", help="these seeds")
+    run.add_argument(
+        "--rerun-changed",
+        action="store_true",
+        help="train again what was trained with another config (the old folders are kept)",
+    )
+    report = commands.add_parser("report", help="table, verdicts and plots of what is recorded")
+    report.add_argument("--out", type=Path, metavar="FILE.md", help="write the report there too")
+    report.add_argument("--replicates", type=int, default=1000, help="of the bootstrap")
+    for command in (run, report):
+        command.add_argument("suite", metavar="SUITE", help="name in configs/benchmarks, or a YAML file")
+        command.add_argument("--work-dir", type=Path, default=Path("work_dirs/benchmark"))
+    return parser.parse_args()
+
+
+def find_suite(name: str) -> Suite:
+    """Read a suite by its name or its file."""
+    return load_suite(name if name.endswith((".yaml", ".yml")) else SUITES / f"{name}.yaml")
+
+
+def report(suite: Suite, root: Path, args: argparse.Namespace) -> None:
+    """Write the report of a suite and print its text."""
+    records = read_records(root / RECORDS)
+    summary = summarise(suite, records, root, args.replicates)
+    command = f"python tools/benchmark.py run {args.suite}"
+    stale = changed_since(suite, root, records)
+    for file in [root / "report.md", *([args.out] if args.out else [])]:
+        files = write_report(summary, file, command, stale)
+    print(files[0].read_text())
+    print(f"written: {', '.join(map(str, files))}")
+
+
+def main() -> None:
+    args = parse_args()
+
+    def stop(*_: object) -> None:
+        # Once is enough: the commands that run are waited for.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    with one_line_errors():
+        suite = find_suite(args.suite)
+        root = args.work_dir / suite.name
+        if args.command == "report":
+            report(suite, root, args)
+        else:
+            options = Options(args.only, args.seeds, args.jobs, args.rerun_changed)
+            sys.exit(SuiteRunner(suite, root, options).run())
+
+
+if __name__ == "__main__":
+    main()
