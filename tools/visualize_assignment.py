@@ -1,0 +1,180 @@
+"""Draw which priors are positive for an object, and why: of a student alone, its teacher, and the student with LAD.
+
+One PNG an image. A CoLearningDetector is drawn with each network's own positives and who taught; a plain detector
+alone. Heads: PAA, TOOD, RTMDet, YOLOX, DDOD.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lad.checks import check_dataset_files, datasets_of
+from lad.cli import one_line_errors
+from lad.config import detector_config, load_config
+from lad.detectors.assignments import assignment_pictures, check_drawable
+from lad.errors import CheckpointError, ConfigError, nearest
+from lad.teacher import load_verified, without_pretraining
+from lad.visualization.assignments import save_assignment
+
+from mmdet.registry import DATASETS, MODELS
+from mmdet.utils import register_all_modules
+from mmengine.config import Config, DictAction
+from mmengine.dataset import BaseDataset, Compose, pseudo_collate
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import init_default_scope
+from mmengine.runner import set_random_seed
+from torch import nn
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config", help="config file, or PACKAGE::PATH of an installed package")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="the student's checkpoint, or a training's (default: random weights; the teacher's is in the config)",
+    )
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        default=["2"],
+        metavar="IMAGE",
+        help="a number N for the first N images; or file names of the data set; or ids, as id=7 id=9 (default: 2)",
+    )
+    parser.add_argument("--split", choices=["train", "val", "test"], default="train", help="which data set")
+    parser.add_argument("--out-dir", default="assignments", metavar="DIR", help="(default: assignments)")
+    parser.add_argument(
+        "--max-objects",
+        type=int,
+        default=3,
+        metavar="N",
+        help="objects drawn of an image, those first that the teacher changes most (default: 3)",
+    )
+    parser.add_argument(
+        "--role-switch",
+        action="store_true",
+        help="who teaches which object on which level; for a CoLearningDetector, where it is drawn anyway",
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override settings of the config",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of random weights (default: 0)")
+    args = parser.parse_args()
+    if args.max_objects < 1:
+        parser.error(f"--max-objects must be at least 1, got {args.max_objects}")
+    return args
+
+
+def build(cfg: Config, checkpoint: str | None, seed: int) -> nn.Module:
+    """The config's detector with a checkpoint's weights, or random ones."""
+    config = cfg.model
+    # The weights are the checkpoint's or random: nothing is downloaded that would be thrown away.
+    if config.type == "DistillationDetector":
+        config.student = without_pretraining(detector_config(config.student, "student"))
+    elif config.type == "CoLearningDetector":
+        for name, spec in config.networks.items():
+            config.networks[name] = without_pretraining(detector_config(spec, f"network {name}"))
+    else:
+        config = without_pretraining(config)
+    if checkpoint is not None and "://" not in checkpoint and not Path(checkpoint).is_file():
+        raise CheckpointError(f"--checkpoint: there is no checkpoint {checkpoint!r}.")
+    set_random_seed(seed)
+    # How each weight was initialised is no news here.
+    MMLogger.get_current_instance().setLevel("WARNING")
+    model = MODELS.build(config)
+    model.init_weights()
+    if checkpoint is not None:
+        trained = model.student if config.type == "DistillationDetector" else model
+        load_verified(trained, checkpoint, owner="--checkpoint")
+    return model.eval()
+
+
+def datasets(cfg: Config, split: str) -> list[BaseDataset]:
+    """The innermost data sets of a split, with their images as at test time and their boxes on them."""
+    loader = cfg.get(f"{split}_dataloader")
+    if loader is None:
+        raise ConfigError(f"--split {split}: the config has no {split}_dataloader.")
+    at_test = cfg.get("test_dataloader") or cfg.get("val_dataloader") or loader
+    steps = next(datasets_of(at_test["dataset"]))["pipeline"]
+    steps = [step for step in steps if step["type"] != "LoadAnnotations"]
+    # Behind the image: the resizing that follows then takes the boxes along.
+    pipeline = [steps[0], dict(type="LoadAnnotations", with_bbox=True), *steps[1:]]
+    found = []
+    for config in datasets_of(loader["dataset"]):
+        dataset = DATASETS.build(dict(config, test_mode=False, pipeline=[]))
+        dataset.pipeline = Compose(pipeline)
+        found.append(dataset)
+    return found
+
+
+def chosen(data: list[BaseDataset], images: list[str]) -> Iterator[dict[str, Any]]:
+    """The images that ``--images`` names, each through its data set's pipeline."""
+    if len(images) == 1 and images[0].isdecimal():
+        if int(images[0]) == 0:
+            raise ConfigError("--images 0 draws nothing; for the image of this id say id=0.")
+        every = ((dataset, index) for dataset in data for index in range(len(dataset)))
+        for _, (dataset, index) in zip(range(int(images[0])), every, strict=False):
+            yield dataset[index]
+        return
+    places: dict[str, tuple[BaseDataset, int]] = {}
+    names = []
+    for dataset in data:
+        for index in range(len(dataset)):
+            info = dataset.get_data_info(index)
+            name = Path(info["img_path"]).name
+            names.append(name)
+            for key in (info["img_path"], name, f"id={info['img_id']}"):
+                places.setdefault(key, (dataset, index))
+    for image in images:
+        key = f"id={image}" if image.isdecimal() else image
+        if key not in places:
+            raise ConfigError(
+                f"--images: {image!r} is neither id nor file name of the data set's {len(names)} images with objects"
+                f"{nearest(image, names)}."
+            )
+        dataset, index = places[key]
+        yield dataset[index]
+
+
+def main() -> None:
+    args = parse_args()
+    with one_line_errors():
+        cfg = load_config(args.config)
+        if args.cfg_options is not None:
+            try:
+                cfg.merge_from_dict(args.cfg_options)
+            except (TypeError, KeyError, IndexError, AssertionError) as error:
+                raise ConfigError(f"--cfg-options do not fit {args.config}: {error}") from error
+        register_all_modules(init_default_scope=False)
+        init_default_scope(cfg.get("default_scope", "mmdet"))
+        if args.role_switch and cfg.model.type != "CoLearningDetector":
+            raise ConfigError(
+                f"--role-switch needs a CoLearningDetector; {args.config} has a {cfg.model.type}."
+            )
+        check_dataset_files(cfg)
+        model = build(cfg, args.checkpoint, args.seed)
+        check_drawable(model)
+        # TOOD asks which epoch it is.
+        MessageHub.get_current_instance().update_info("epoch", 0)
+        data = datasets(cfg, args.split)
+        classes = data[0].metainfo.get("classes")
+        for sample in chosen(data, args.images):
+            (picture,) = assignment_pictures(model, pseudo_collate([sample]), classes)
+            out_file = Path(args.out_dir) / f"{Path(picture.name).stem}.png"
+            save_assignment(picture, out_file, picture.most_changed(args.max_objects))
+            counts = ", ".join(
+                f"{panel.title} {sum(int(own.positive.sum()) for own in panel.objects)}"
+                for panel in picture.panels
+            )
+            print(f"{out_file}: {len(picture.bboxes)} objects; positives: {counts}")
+
+
+if __name__ == "__main__":
+    main()
