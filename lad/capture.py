@@ -9,8 +9,12 @@ from typing import Any
 
 from lad.errors import ConfigError, nearest
 
+import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+#: Behind a module's name: what it is given is meant, not what it puts out.
+INPUT = ":input"
 
 
 class Outputs:
@@ -64,11 +68,12 @@ def levels_of(calls: Any, level: int | None = None) -> list[Tensor]:
 
 
 def find_module(model: nn.Module, name: str) -> nn.Module:
-    """The submodule of a dotted name.
+    """The submodule of a dotted name, which may end in ``:input``.
 
     Raises:
         ConfigError: there is none; the message names the nearest ones.
     """
+    name = name.removesuffix(INPUT)
     modules = dict(model.named_modules())
     if not name or name not in modules:
         raise ConfigError(
@@ -81,6 +86,9 @@ def find_module(model: nn.Module, name: str) -> nn.Module:
 def capture(model: nn.Module, names: Iterable[str]) -> Iterator[Outputs]:
     """Collect what the named modules of ``model`` return while the block runs.
 
+    With ``:input`` behind its name it is what a module is given: ``'backbone.layer4.1.relu:input'`` is what the ReLU
+    is to cut off.
+
     The hooks are removed on leaving the block, after an exception too.
 
     Raises:
@@ -89,8 +97,17 @@ def capture(model: nn.Module, names: Iterable[str]) -> Iterator[Outputs]:
     outputs = Outputs()
     with ExitStack() as hooks:
         for name in dict.fromkeys(names):
-            handle = find_module(model, name).register_forward_hook(
-                lambda module, args, output, name=name: outputs.add(name, output)
-            )
+            module = find_module(model, name)
+            if name.endswith(INPUT):
+                # A copy: a module that works in place (ReLU) overwrites what it is given.
+                handle = module.register_forward_pre_hook(
+                    lambda module, args, name=name: outputs.add(
+                        name, tree_map_only(Tensor, torch.clone, args)
+                    )
+                )
+            else:
+                handle = module.register_forward_hook(
+                    lambda module, args, output, name=name: outputs.add(name, output)
+                )
             hooks.callback(handle.remove)
         yield outputs

@@ -255,22 +255,23 @@ def check_training(runner: Runner) -> None:
 
 
 def _check_teacher_classes(model: nn.Module, classes: tuple[str, ...]) -> None:
-    if not isinstance(model, DistillationDetector) or model.teacher.classes is None:
+    if not isinstance(model, DistillationDetector):
         return
-    taught = model.teacher.classes
-    by_name = [(name, method) for name, method in model.distillation.items() if method.classes is not None]
-    for name, method in by_name:
-        if tuple(method.classes) != classes:
+    for name, method in model.distillation.items():
+        taught = model.teacher_of(name).classes
+        if taught is None:
+            continue
+        if method.classes is not None:
+            if tuple(method.classes) != classes:
+                raise ConfigError(
+                    f"{name}: classes {', '.join(method.classes)} are not the training data's {', '.join(classes)}: "
+                    "give the data set's classes in its order."
+                )
+        elif method.compares_classes and len(taught) == len(classes) and taught != classes:
+            first = next(i for i, pair in enumerate(zip(taught, classes, strict=True)) if pair[0] != pair[1])
+            which = f" {model.taught_by(name)}" if model.taught_by(name) else ""
             raise ConfigError(
-                f"{name}: classes {', '.join(method.classes)} are not the training data's {', '.join(classes)}: give "
-                "the data set's classes in its order."
+                f"the teacher{which} was trained on other classes than the training data: class {first} is "
+                f"{taught[first]!r} for the teacher and {classes[first]!r} here; bring the data set's classes into the "
+                "teacher's order, or name them where a method takes `classes`."
             )
-    if not any(method.compares_classes and method.classes is None for method in model.methods):
-        return
-    if len(taught) == len(classes) and taught != classes:
-        first = next(i for i, pair in enumerate(zip(taught, classes, strict=True)) if pair[0] != pair[1])
-        raise ConfigError(
-            f"the teacher was trained on other classes than the training data: class {first} is {taught[first]!r} "
-            f"for the teacher and {classes[first]!r} here; bring the data set's classes into the teacher's order, or "
-            "name them where a method takes `classes`."
-        )

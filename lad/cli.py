@@ -106,6 +106,19 @@ def prepare_training(cfg: Config, *, amp: bool, auto_scale_lr: bool, resume: str
     return cfg
 
 
+def log_to_tensorboard(cfg: Config) -> Config:
+    """Let the config's visualizer write to TensorBoard too, in place; nothing changes where it does already."""
+    if cfg.get("visualizer") is None:
+        cfg.visualizer = dict(type="DetLocalVisualizer", name="visualizer")
+    backends = cfg.visualizer.get("vis_backends")
+    # MMEngine's own default where a config is silent.
+    backends = [dict(type="LocalVisBackend")] if backends is None else list(backends)
+    if not any(str(backend.get("type")).endswith("TensorboardVisBackend") for backend in backends):
+        backends.append(dict(type="TensorboardVisBackend"))
+    cfg.visualizer.vis_backends = backends
+    return cfg
+
+
 def student_only(cfg: Config) -> Config:
     """The same config with a distillation's student as its plain model; others are returned as they are.
 
@@ -136,7 +149,8 @@ def plain_configs(cfg: Config) -> dict[str, Config]:
         plain.model = detector
         # A run of its own, not the distillation's next part.
         plain.resume, plain.load_from = False, None
-        (plain.get("default_hooks") or {}).pop("teacher_check", None)
+        for hook in ("teacher_check", "phases"):
+            (plain.get("default_hooks") or {}).pop(hook, None)
         # Hooks of the distillation itself have nothing to do in the plain config.
         plain.custom_hooks = [
             hook for hook in cfg.get("custom_hooks", []) if hook["type"] not in CO_LEARNING_HOOKS

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lad.errors import UnsupportedError
+from lad.errors import ConfigError, UnsupportedError
 
+import torch
 import torch.nn.functional as F
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
@@ -87,6 +88,46 @@ class IdentityConnector(BaseModule):
         return features
 
 
+@MODELS.register_module()
+class MaskedGenerationConnector(BaseModule):
+    """The teacher's map, generated from what is left of the student's when positions are left out at random.
+
+    Yang et al., "Masked Generative Distillation", ECCV 2022, arXiv 2205.01529, Sec. 3.2: channels aligned by a 1x1
+    convolution (none where they agree), positions masked, then convolution 3x3, ReLU, convolution 3x3. The mask is one
+    for all channels, and another for each image and step.
+
+    Args:
+        in_channels: The student's channels.
+        out_channels: The teacher's channels.
+        mask_ratio: The part of the positions that is left out: the paper's lambda, 0.65 for one-stage and 0.45 for
+            two-stage detectors.
+        init_cfg: As in MMEngine.
+
+    Raises:
+        ConfigError: the ratio is not in [0, 1).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, mask_ratio: float = 0.65, init_cfg: dict | None = None
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if not 0 <= mask_ratio < 1:
+            raise ConfigError(f"MaskedGenerationConnector: mask_ratio must be in [0, 1), got {mask_ratio}.")
+        self.mask_ratio = mask_ratio
+        self.align = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        self.generation = nn.Sequential(
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, H, W)."""
+        aligned = self.align(features)
+        kept = torch.rand_like(aligned[:, :1], dtype=torch.float32) >= self.mask_ratio
+        return self.generation(aligned * kept)
+
+
 def build_connector(config: dict | None, student: Size, teacher: Size) -> nn.Module:
     """The adaptation layer between two features of known shapes.
 
@@ -135,3 +176,29 @@ def match_size(features: Tensor, size: Sequence[int]) -> Tensor:
     if smaller != size:
         features = F.interpolate(features, size, mode="bilinear", align_corners=False)
     return features
+
+
+def tokens_to_map(tokens: Tensor, image_size: Sequence[int]) -> Tensor:
+    """A sequence of tokens, row by row, as the map it is: a transformer's stage as a convolution's.
+
+    Args:
+        tokens: (N, L, C).
+        image_size: Height and width in pixels of the images that the tokens cover; from them follow the map's.
+
+    Returns:
+        (N, C, H, W) with H W = L.
+
+    Raises:
+        UnsupportedError: no stride of a power of two, nor 14 or 28, makes so many tokens of the images.
+    """
+    count = tokens.shape[1]
+    for stride in (1, 2, 4, 8, 16, 32, 64, 128, 14, 28):
+        # Patches are padded at the edges, or left out there.
+        for edge in (stride - 1, 0):
+            height, width = ((side + edge) // stride for side in image_size)
+            if height * width == count:
+                return tokens.transpose(1, 2).unflatten(2, (height, width))
+    raise UnsupportedError(
+        f"{count} tokens are no map of an image of {image_size[0]} x {image_size[1]} pixels: name a module that "
+        "puts out maps, such as 'backbone' or 'neck'."
+    )

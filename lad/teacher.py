@@ -13,6 +13,7 @@ from lad.errors import CheckpointError, ConfigError, UnsupportedError, listed
 from lad.teacher_speed import TeacherSpeed
 
 import torch
+from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmengine.config import ConfigDict
@@ -23,6 +24,8 @@ from torch.utils._pytree import tree_map_only
 
 # Heads that take the features alone.
 DENSE_HEADS = ("bbox_head", "rpn_head")
+# Ways to features that are backbone, then neck, and nothing else.
+PLAIN_FEATURES = (SingleStageDetector.extract_feat, TwoStageDetector.extract_feat)
 # Modules whose outputs change meaning with the training flag of the head alone (FCOS multiplies boxes by the
 # stride, VFNet and RepPoints return fewer tensors in eval mode).
 HEADS = ("bbox_head", "rpn_head", "roi_head", "mask_head", "query_head")
@@ -87,6 +90,10 @@ def run_dense(model: nn.Module, inputs: Tensor, heads: Iterable[str] = DENSE_HEA
 
     The heads are called here: MMDetection's ``_forward`` calls their ``forward`` past the hooks.
     """
+    if set(heads) == {"backbone"} and type(model).extract_feat in PLAIN_FEATURES:
+        # Nobody listens to the neck.
+        model.backbone(inputs)
+        return
     features = model.extract_feat(inputs)
     for name in DENSE_HEADS:
         if name in heads and hasattr(model, name):
@@ -164,6 +171,21 @@ class TeacherView:
         with self._teacher.speed.running(self._inputs.device):
             answer = function(self.model, outputs, *args)
         return tree_map_only(Tensor, _ordinary, answer)
+
+    def through(self, function: Callable[..., Any], *args: Any) -> Any:
+        """What some of the teacher's modules make of the student's own tensors, with the gradient passing through.
+
+        The teacher's parameters want no gradient and get none; what the student handed over does.
+
+        Args:
+            function: Called with the teacher, then ``args``, under the teacher's precision.
+            args: Tensors of the student's, in any nesting, and whatever else it wants.
+
+        Returns:
+            What the function returns.
+        """
+        with self._teacher.speed.precision(self._inputs.device):
+            return function(self.model, *args)
 
     def outputs_of(self, images: Sequence[int], module: str) -> Any:
         """What one module returns for some images of the batch, by their numbers.
@@ -277,30 +299,31 @@ class FrozenTeacher:
             find_module(self.model, name)
 
 
-def build_teacher(spec: dict, student_preprocessor: nn.Module) -> FrozenTeacher:
+def build_teacher(spec: dict, student_preprocessor: nn.Module, role: str = "teacher") -> FrozenTeacher:
     """Build the teacher of a distillation config.
 
     Args:
         spec: ``dict(config=PATH, checkpoint=PATH_OR_URL)`` or a model dict with ``checkpoint``; ``speed`` holds
             options of :class:`TeacherSpeed`, further keys override the config's ``model``.
         student_preprocessor: What normalises the images that the teacher will be shown.
+        role: What to call it in messages.
 
     Raises:
         ConfigError: no checkpoint is named, or the config is not a detector's.
         CheckpointError: the checkpoint is missing, unsafe, or of another architecture.
     """
     if not isinstance(spec, dict) or not spec.get("checkpoint"):
-        raise ConfigError("teacher needs a checkpoint: teacher=dict(config=PATH, checkpoint=PATH_OR_URL).")
+        raise ConfigError(f"{role} needs a checkpoint: {role}=dict(config=PATH, checkpoint=PATH_OR_URL).")
     spec = dict(spec)
     checkpoint = spec.pop("checkpoint")
     speed = TeacherSpeed.from_config(spec.pop("speed", None))
     name = spec.get("config") or spec.get("type")
-    config = detector_config(spec, "teacher")
+    config = detector_config(spec, role)
     # The weights come from the checkpoint alone: a random or ImageNet initialisation would be thrown away, and the
     # random state it consumed would change the student's own initialisation.
     with torch.random.fork_rng(devices=[]):
         model = MODELS.build(without_pretraining(config))
-    meta = load_verified(model, checkpoint, owner=f"teacher {name}")
+    meta = load_verified(model, checkpoint, owner=f"{role} {name}")
     classes = (meta.get("dataset_meta") or {}).get("classes") or meta.get("CLASSES")
     renormalisation = Renormalisation(student_preprocessor, model.data_preprocessor)
     return FrozenTeacher(model, renormalisation, tuple(classes) if classes else None, config, speed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from lad.errors import ConfigError
@@ -54,12 +54,12 @@ class TeacherSpeed:
                     getattr(model, name).compile()
         return model
 
+    def precision(self, device: torch.device) -> AbstractContextManager:
+        """The context of the teacher's own precision; without one, of whatever precision the training has."""
+        return torch.autocast(device.type, dtype=torch.bfloat16) if self.bfloat16 else nullcontext()
+
     @contextmanager
     def running(self, device: torch.device) -> Iterator[None]:
-        """The context in which the teacher runs, without gradient.
-
-        Without ``bfloat16`` of its own it runs in whatever precision the training does.
-        """
-        precision = torch.autocast(device.type, dtype=torch.bfloat16) if self.bfloat16 else nullcontext()
-        with torch.inference_mode() if self.inference_mode else torch.no_grad(), precision:
+        """The context in which the teacher runs, without gradient."""
+        with torch.inference_mode() if self.inference_mode else torch.no_grad(), self.precision(device):
             yield

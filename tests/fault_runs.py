@@ -14,9 +14,12 @@ import resource
 import runpy
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -86,6 +89,21 @@ class LossesHook(Hook):
         losses = {key: float(value) for key, value in outputs.items() if "loss" in key}
         with open(f"{runner.work_dir}/losses_{runner.rank}.json", "a") as file:
             file.write(json.dumps(losses) + "\n")
+
+
+@HOOKS.register_module()
+class SaveRanksHook(Hook):
+    """Writes what each rank ends with: ``rank_N.pth``, the model's state and the number of objects it saw."""
+
+    def __init__(self):
+        self.objects = 0
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.objects += sum(len(sample.gt_instances) for sample in data_batch["data_samples"])
+
+    def after_train(self, runner):
+        state = dict(runner.model.module.state_dict(), objects=torch.tensor(self.objects))
+        torch.save(state, f"{runner.work_dir}/rank_{runner.rank}.pth")
 
 
 @HOOKS.register_module()
@@ -210,6 +228,18 @@ class _Events:
         stack.enter_context(mock.patch.object(ValLoop, "run_iter", validate))
 
 
+def _without_formatting() -> contextlib.AbstractContextManager:
+    """MMEngine lays out the config nicely half a dozen times a run, which takes longer than the training."""
+    return mock.patch("mmengine.config.config.FormatCode", lambda text, **_: (text, True))
+
+
+def _write_to(output: Path) -> None:
+    """Let everything that this process and its children print go to a file."""
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+
+
 def _train(
     arguments: list[str],
     output: Path,
@@ -221,9 +251,7 @@ def _train(
 ) -> None:
     """In a process of its own: ``tools/train.py`` with these arguments."""
     os.setsid()
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+    _write_to(output)
     torch.set_num_threads(1)
     # Where a config names no seed, MMEngine draws one from here.
     np.random.seed(entropy)
@@ -236,8 +264,7 @@ def _train(
     sys.argv = ["train.py", *arguments]
     with contextlib.ExitStack() as stack:
         _Events(moment, events).watch(stack)
-        # MMEngine lays out the config nicely half a dozen times a run, which takes longer than the training.
-        stack.enter_context(mock.patch("mmengine.config.config.FormatCode", lambda text, **_: (text, True)))
+        stack.enter_context(_without_formatting())
         runpy.run_path(str(ROOT / "tools/train.py"), run_name="__main__")
 
 
@@ -245,6 +272,52 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def import_server() -> multiprocessing.context.BaseContext:
+    """Starts processes that find everything imported; one server for all tests of a worker."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fault_runs", "lad.checks", "lad.cli", "mmdet.apis"])
+    return context
+
+
+def _run_script(command: Sequence[str], output: Path) -> None:
+    _write_to(output)
+    os.chdir(ROOT)
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    sys.argv = list(command)
+    # What the script starts in its turn is not to import everything again either.
+    with _without_formatting(), mock.patch("subprocess.run", _run_nested):
+        runpy.run_path(command[0], run_name="__main__")
+
+
+_subprocess_run = subprocess.run
+
+
+def _run_nested(command: Sequence[str], **settings) -> subprocess.CompletedProcess:
+    if command[0] != sys.executable:
+        return _subprocess_run(command, **settings)
+    sys.stdout.flush()
+    process = multiprocessing.get_context("fork").Process(
+        target=_run_script, args=(list(command[1:]), Path("/proc/self/fd/1"))
+    )
+    process.start()
+    process.join()
+    return subprocess.CompletedProcess(command, process.exitcode)
+
+
+def run_script(*command: object) -> subprocess.CompletedProcess:
+    """A Python script with its arguments, in a process that has everything imported.
+
+    Its output is all in ``stdout``.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "output.txt"
+        process = import_server().Process(target=_run_script, args=([str(part) for part in command], output))
+        process.start()
+        process.join()
+        return subprocess.CompletedProcess(command, process.exitcode, output.read_text(), "")
 
 
 class Trainer:
@@ -256,8 +329,7 @@ class Trainer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["fault_runs", "lad.checks", "lad.cli", "mmdet.apis"])
+        self.context = import_server()
         self.output = ""
         self.events: list[str] = []
 

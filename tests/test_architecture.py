@@ -19,16 +19,20 @@ LAYERS = [
         "shapes",
         "losses",
         "connectors",
+        "phases",
+        "inheritance",
     ],
     ["compat"],
-    ["assignment", "heads", "datasets", "visualization"],
-    ["teacher"],
+    ["assignment", "heads", "datasets", "evaluation", "visualization"],
+    ["teacher", "ensemble", "teachers"],
     ["methods"],
     ["detectors"],
     ["engine"],
     ["hooks"],
-    ["checks"],
+    ["checks", "wiring"],
+    ["profiling"],
     ["cli"],
+    ["benchmark"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from lad.datasets import DigitsParameters, make_digits
 
 import pytest
 import torch
+from fault_runs import Trainer, run_script
 from helpers import ROOT, save_checkpoint
 from mmdet.apis import inference_detector, init_detector
 from mmdet.registry import MODELS
@@ -64,29 +64,27 @@ def lad_options(workplace, **more):
     return options(workplace, **{"model.teacher.checkpoint": f"{workplace}/teacher.pth", **more})
 
 
-def run(*command, code=0):
-    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore", PYTHON=sys.executable)
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+def start(*command):
+    """A script as a user starts it: a Python that has imported nothing."""
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
+    command = [sys.executable, *(str(part) for part in command)]
+    return check(
+        subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     )
-    assert done.returncode == code, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+def run(*command):
+    """The same script in a process that need not import everything first."""
+    return check(run_script(*command))
+
+
+def check(done):
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done
 
 
-def train(config, work_dir, *arguments, script="tools/train.py", code=0):
-    return run(sys.executable, ROOT / script, config, "--work-dir", work_dir, *arguments, code=code)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def train(config, work_dir, *arguments, script="tools/train.py", run=run):
+    return run(ROOT / script, config, "--work-dir", work_dir, *arguments)
 
 
 def scalars(work_dir):
@@ -99,7 +97,7 @@ def scalars(work_dir):
 @pytest.fixture(scope="module")
 def trained(workplace):
     """The work_dir of one epoch of LAD."""
-    train(LAD_CONFIG, workplace / "lad", *lad_options(workplace))
+    train(LAD_CONFIG, workplace / "lad", *lad_options(workplace), run=start)
     return workplace / "lad"
 
 
@@ -136,7 +134,7 @@ def test_mmdetections_own_train_script_gives_the_same_losses(trained, workplace)
     import mmdet
 
     script = Path(mmdet.__file__).parent / ".mim/tools/train.py"
-    train(LAD_CONFIG, workplace / "mmdet", *lad_options(workplace), script=script)
+    train(LAD_CONFIG, workplace / "mmdet", *lad_options(workplace), script=script, run=start)
     assert scalars(workplace / "mmdet") == scalars(trained)
     assert len(scalars(trained)) == 3
 
@@ -144,8 +142,8 @@ def test_mmdetections_own_train_script_gives_the_same_losses(trained, workplace)
 def test_test_script_evaluates_a_distillation_config_without_its_teacher(trained, workplace):
     out = workplace / "predictions.pkl"
     arguments = options(workplace, **{"model.teacher.checkpoint": "/nowhere.pth"})
-    done = run(
-        *(sys.executable, ROOT / "tools/test.py", LAD_CONFIG, trained / "epoch_1.pth", "--work-dir"),
+    done = start(
+        *(ROOT / "tools/test.py", LAD_CONFIG, trained / "epoch_1.pth", "--work-dir"),
         *(workplace / "test", "--out", out, "--show-dir", "pictures", *arguments),
     )
     assert "coco/bbox_mAP:" in done.stdout + done.stderr
@@ -213,10 +211,10 @@ def test_networks_checkpoints_come_and_go_with_the_trainings(co_trained):
 
 
 def test_network_is_tested_with_its_own_config_and_the_run_can_still_go_on(co_trained, workplace):
-    assert "resume = False" in (co_trained / "small.py").read_text()
+    assert Config.fromfile(co_trained / "small.py").resume is False
     named = (co_trained / "last_checkpoint").read_text()
     done = run(
-        *(sys.executable, ROOT / "tools/test.py", co_trained / "small.py", co_trained / "small_epoch_2.pth"),
+        *(ROOT / "tools/test.py", co_trained / "small.py", co_trained / "small_epoch_2.pth"),
         *("--work-dir", co_trained),
     )
     assert "coco/bbox_mAP:" in done.stdout + done.stderr
@@ -247,46 +245,29 @@ def test_co_learning_shows_who_taught_when(co_trained):
 
 
 @pytest.mark.parametrize("name", ["lad", "solad", "kd", "colad", "colad-cop"])
-def test_two_processes_on_the_cpu_train_to_identical_parameters(workplace, tmp_path, name):
-    (tmp_path / "save_ranks.py").write_text(
-        "import torch\n"
-        "from mmengine.hooks import Hook\n"
-        "from mmengine.registry import HOOKS\n"
-        "@HOOKS.register_module()\n"
-        "class SaveRanks(Hook):\n"
-        "    def after_train(self, runner):\n"
-        f"        torch.save(runner.model.module.state_dict(), f'{tmp_path}/rank_{{runner.rank}}.pth')\n"
-    )
-    config = tmp_path / "two.py"
+def test_two_processes_on_the_cpu_train_to_identical_parameters(workplace, name):
     together = name.startswith("colad")
     base = (COLAD_CONFIG if together else LAD_CONFIG).replace("/colad_" if together else "/lad_", f"/{name}_")
     settings = options(workplace) if together else lad_options(workplace)
+    config = workplace / f"two_{name}.py"
     config.write_text(
         f"_base_ = {base!r}\n"
-        "custom_imports = dict(imports=['lad', 'save_ranks'])\n"
-        "custom_hooks = [dict(type='SaveRanks'), dict(type='SyncBuffersHook')]\n"
+        "custom_imports = dict(imports=['lad', 'fault_runs'])\n"
+        "custom_hooks = [dict(type='SaveRanksHook'), dict(type='SyncBuffersHook')]\n"
     )
-    environment = {"PYTHONPATH": str(tmp_path), "PORT": str(free_port())}
-    with pytest.MonkeyPatch.context() as patch:
-        for key, value in environment.items():
-            patch.setenv(key, value)
-        run(ROOT / "tools/dist_train.sh", config, 2, "--work-dir", tmp_path / "out", *settings)
-    first, second = (load_safely(tmp_path / f"rank_{rank}.pth") for rank in (0, 1))
+    trainer = Trainer(workplace)
+    assert trainer.run_two(config, f"two_{name}", *settings) == [0, 0], trainer.output
+    folder = workplace / f"two_{name}"
+    first, second = (load_safely(folder / f"rank_{rank}.pth") for rank in (0, 1))
+    assert first.pop("objects") + second.pop("objects") > 0
     trained = [key for key in first if "running" not in key and "num_batches" not in key]
     assert trained
     assert all(torch.equal(first[key], second[key]) for key in trained)
-    assert list(first) == list(load_safely(tmp_path / "out/epoch_1.pth")["state_dict"])
+    assert list(first) == list(load_safely(folder / "epoch_1.pth")["state_dict"])
 
 
 def test_demo_prints_a_table_of_three_detectors_and_draws_them(tmp_path):
-    command = (
-        sys.executable,
-        ROOT / "tools/demo.py",
-        "--work-dir",
-        tmp_path / "demo",
-        "--data",
-        tmp_path / "digits",
-    )
+    command = (ROOT / "tools/demo.py", "--work-dir", tmp_path / "demo", "--data", tmp_path / "digits")
     small = ("--images", 16, "--val-images", 4, "--epochs", 1)
     done = run(*command, *small)
     table = [line for line in done.stdout.splitlines() if line.startswith("| ")]

@@ -6,11 +6,11 @@ from lad.checkpoint import load_safely
 from lad.config import load_config
 from lad.datasets import DigitsParameters, make_digits
 
-import pytest
 import torch
+from fault_runs import Trainer
 from helpers import ROOT, save_checkpoint
 from mmdet.registry import MODELS
-from test_training import free_port, options, run, scalars
+from test_training import options, scalars
 
 CONFIGS = ROOT / "configs/faster_rcnn"
 
@@ -28,24 +28,11 @@ def test_rank_without_objects_trains_with_one_that_has_them_to_identical_paramet
     teacher = MODELS.build(load_config(str(CONFIGS / "faster-rcnn_r18-c32_fpn_digits.py")).model)
     teacher.init_weights()
     checkpoint = save_checkpoint(teacher, tmp_path / "teacher.pth")
-    (tmp_path / "save_ranks.py").write_text(
-        "import torch\n"
-        "from mmengine.hooks import Hook\n"
-        "from mmengine.registry import HOOKS\n"
-        "@HOOKS.register_module()\n"
-        "class SaveRanks(Hook):\n"
-        "    objects = 0\n"
-        "    def before_train_iter(self, runner, batch_idx, data_batch=None):\n"
-        "        self.objects += sum(len(sample.gt_instances) for sample in data_batch['data_samples'])\n"
-        "    def after_train(self, runner):\n"
-        "        state = dict(runner.model.module.state_dict(), objects=torch.tensor(self.objects))\n"
-        f"        torch.save(state, f'{tmp_path}/rank_{{runner.rank}}.pth')\n"
-    )
     config = tmp_path / "two.py"
     config.write_text(
         f"_base_ = {str(CONFIGS / 'frcnn-all_r18-c16_r18-c32_fpn_digits.py')!r}\n"
-        "custom_imports = dict(imports=['lad', 'save_ranks'])\n"
-        "custom_hooks = [dict(type='SaveRanks')]\n"
+        "custom_imports = dict(imports=['lad', 'fault_runs'])\n"
+        "custom_hooks = [dict(type='SaveRanksHook')]\n"
     )
     settings = {
         "model.teacher.checkpoint": checkpoint,
@@ -54,12 +41,10 @@ def test_rank_without_objects_trains_with_one_that_has_them_to_identical_paramet
         "train_dataloader.dataset.filter_cfg.filter_empty_gt": False,
         "train_cfg.val_interval": 2,
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(tmp_path))
-        patch.setenv("PORT", str(free_port()))
-        out = tmp_path / "out"
-        run(ROOT / "tools/dist_train.sh", config, 2, "--work-dir", out, *options(tmp_path, **settings))
-    first, second = (load_safely(tmp_path / f"rank_{rank}.pth") for rank in (0, 1))
+    trainer = Trainer(tmp_path)
+    assert trainer.run_two(config, "out", *options(tmp_path, **settings)) == [0, 0], trainer.output
+    out = tmp_path / "out"
+    first, second = (load_safely(out / f"rank_{rank}.pth") for rank in (0, 1))
     assert first.pop("objects") > 0 == second.pop("objects")
     trained = [key for key in first if "running" not in key and "num_batches" not in key]
     assert "distillation.HintDistillation.connectors.0.conv.weight" in trained

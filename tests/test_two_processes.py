@@ -6,6 +6,7 @@ from lad.config import load_config
 
 import numpy as np
 import pytest
+import rank_runs
 import torch
 from fault_runs import STUDENT_CONFIG, Trainer, make_data
 from helpers import ROOT, save_checkpoint
@@ -84,3 +85,74 @@ def test_two_processes_train_as_one_with_the_same_total_batch(trainer, name):
         )
     # One rank had nothing where the other had: the mean is not two equal halves.
     assert any(np.abs(ranks[0][key] - ranks[1][key]).max() > 0.1 for key in one)
+
+
+#: What MMDetection itself computes otherwise in two processes: parts of the names of losses.
+DIFFERING = {
+    # The weights of DDOD's levels count each process's own positives.
+    "lad_ddod": ("loss_cls",),
+    # An image without objects has denoising queries where one of its batch has objects: they learn the background.
+    "lad_dino": ("dn_",),
+    # An RPN and a RoI head divide by each process's own number of samples.
+    "faster": ("_hard",),
+    "cascade_without_proposals": ("_hard",),
+}
+WITHOUT_OBJECTS_IN_RANK_1, WITHOUT_POSITIVES_IN_RANK_0, WITHOUT_ANY = range(3)
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """What became of each case: in one process, and in each of two."""
+    records = rank_runs.run(list(rank_runs.CASES), tmp_path_factory.mktemp("steps"))
+
+    def of(name):
+        found = [records[place].get(name, "not reached") for place in [(0, 1), (0, 2), (1, 2)]]
+        for record in found:
+            assert isinstance(record, rank_runs.Record), record
+        return found
+
+    return of
+
+
+@pytest.mark.parametrize("name", rank_runs.CASES)
+def test_every_method_trains_in_two_processes_whatever_one_of_them_has_not(steps, name):
+    """Without `find_unused_parameters`: each step would wait for a missing gradient, or the next one refuse."""
+    _, first, second = steps(name)
+    assert len(first.losses) == len(second.losses) == 3
+    assert first.untrained == second.untrained == [[]] * 3
+    assert torch.equal(first.weights, second.weights)
+    assert first.weights.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["lad_tood", "lad_rtmdet", "lad_ddod", "colad_tood", "colad_rtmdet"])
+def test_a_rank_of_these_cases_has_objects_and_no_positives(steps, name):
+    _, first, second = steps(name)
+    boxes = [
+        {key: value for key, value in record.losses[WITHOUT_POSITIVES_IN_RANK_0].items() if "bbox" in key}
+        for record in (first, second)
+    ]
+    assert set(boxes[0].values()) == {0.0}
+    assert min(boxes[1].values()) > 0
+
+
+@pytest.mark.parametrize("name", rank_runs.CASES)
+def test_losses_and_gradients_of_two_processes_are_those_of_one_with_the_same_total_batch(steps, name):
+    one, *ranks = steps(name)
+    # A batch without any object is left out: MMDetection's heads divide by one positive a process at least.
+    for step in (WITHOUT_OBJECTS_IN_RANK_1, WITHOUT_POSITIVES_IN_RANK_0):
+        losses = [record.losses[step] for record in ranks]
+        compared = 0
+        for key, value in one.losses[step].items():
+            differs = any(key == "loss" or part in key for part in DIFFERING.get(name, ()))
+            if not differs:
+                # Where MMDetection leaves a cascade early, a term is missing.
+                mean = sum(own.get(key, 0.0) for own in losses) / 2
+                assert mean == pytest.approx(value, rel=1e-4, abs=1e-6), (step, key)
+                compared += 1
+        assert compared > 1
+    if name not in DIFFERING:
+        step = WITHOUT_OBJECTS_IN_RANK_1
+        expected, *own = (record.gradients[step] for record in (one, *ranks))
+        # Averaged by DDP, the same in both.
+        assert torch.equal(*own)
+        assert (own[0] - expected).norm() < 1e-4 * expected.norm()

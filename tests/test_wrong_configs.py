@@ -110,6 +110,13 @@ DISTILLATION_MISTAKES = [
     (LAD, {"model.student": "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"}, r"RetinaNet .* works with PAAHead"),
     (LAD, {f"{METHOD}.0.type": "RPNDistillation"}, "PAA.* rpn_head"),
     (LAD, {f"{METHOD}.0": dict(type="HintDistillation", student="nck", teacher="neck")}, "nck"),
+    # Several teachers, inheriting
+    (LAD, {f"{METHOD}.0.taught_by": "b"}, "taught_by names no teacher 'b'; there are teacher"),
+    (LAD, {f"{METHOD}.0.ensemble": "average"}, "several teachers .* go with ensemble='average'"),
+    (LAD, {"model.teachers": dict(a=dict(checkpoint="x"))}, "teachers=dict.*; got both"),
+    (LAD, {"model.initialise_from_teacher": ["nek"]}, "has no module 'nek'; nearest: neck"),
+    (LAD, {"model.initialise_from_teacher": ["backbone.conv1"]}, "no weight of backbone.conv1 agrees .* the teacher's"),
+    (LAD, {"model.initialise_from_teacher": 3}, "initialise_from_teacher must be like"),
     (COLAD, {f"{SWITCH}.per": "level"}, "per"),
     (COLAD, {f"{SWITCH}.type": "StdSwitch"}, "StdSwitch is not in .* nearest: StdMeanSwitch"),
     (COLAD, {"model.predict_with": "bog"}, "predict_with='bog' is no network; nearest: big"),

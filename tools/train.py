@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 
 from lad.checks import check_training
-from lad.cli import add_arguments, one_line_errors, plain_configs, prepare_training, read_config
+from lad.cli import (
+    add_arguments,
+    log_to_tensorboard,
+    one_line_errors,
+    plain_configs,
+    prepare_training,
+    read_config,
+)
+from lad.wiring import describe_config
 
 from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
@@ -27,6 +35,16 @@ def parse_args() -> argparse.Namespace:
         metavar="CHECKPOINT",
         help="go on from a checkpoint, or from the last one in the work_dir",
     )
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="log to TensorBoard too: tensorboard --logdir WORK_DIR",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what is distilled (modules, shapes, connectors, losses), write nothing and train nothing",
+    )
     return parser.parse_args()
 
 
@@ -34,7 +52,12 @@ def main() -> None:
     args = parse_args()
     with one_line_errors():
         cfg = read_config(args)
+        if args.dry_run:
+            print(describe_config(cfg))
+            return
         prepare_training(cfg, amp=args.amp, auto_scale_lr=args.auto_scale_lr, resume=args.resume)
+        if args.tensorboard:
+            log_to_tensorboard(cfg)
         plain = plain_configs(cfg)
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
         check_training(runner)

@@ -29,9 +29,10 @@ def survive_interruption(cfg: Config) -> None:
     hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook", interval=1))
     hooks.setdefault("preemption", ConfigDict(type="PreemptionHook"))
     hooks.setdefault("numerical_faults", ConfigDict(type="NumericalFaultHook"))
-    if "teacher" in (cfg.get("model") or {}):
+    if {"teacher", "teachers"} & set(cfg.get("model") or {}):
         hooks.setdefault("teacher_check", ConfigDict(type="TeacherCheckHook"))
-    for name in ("preemption", "numerical_faults", "teacher_check"):
+        hooks.setdefault("phases", ConfigDict(type="PhaseHook"))
+    for name in ("preemption", "numerical_faults", "teacher_check", "phases"):
         # MMEngine takes None for an answer only for hooks of its own.
         if hooks.get(name, {}) is None:
             del hooks[name]

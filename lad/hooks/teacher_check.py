@@ -196,27 +196,44 @@ class TeacherCheckHook(Hook):
             return
         objects = [_objects(sample["data_samples"]) for sample in samples]
         device = next(model.parameters()).device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            found = predictions_of(model.teacher, model.data_preprocessor, samples)
-        same_classes = model.teacher.classes == tuple(
-            (getattr(dataset, "metainfo", None) or {}).get("classes") or ()
-        )
+        classes = tuple((getattr(dataset, "metainfo", None) or {}).get("classes") or ())
+        for name, teacher in model.teachers.items():
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                found = predictions_of(teacher, model.data_preprocessor, samples)
+            which = f" {name}" if len(model.teachers) > 1 else ""
+            self._judge(runner, which, found, objects, teacher.classes == classes)
+
+    @staticmethod
+    def _judge(
+        runner: Runner,
+        which: str,
+        found: list[InstanceData],
+        objects: list[InstanceData],
+        same_classes: bool,
+    ) -> None:
+        """Report what one teacher found in the images."""
         if not same_classes:
-            for instances in (*found, *objects):
-                instances.labels = torch.zeros_like(instances.labels)
+            found, objects = _without_classes(found), _without_classes(objects)
         reached, chance = ap50(found, objects), ap50_by_chance(found, objects)
         about = "" if same_classes else " (whatever the class)"
         runner.logger.info(
-            f"Teacher: AP50 {reached:.3f}{about} on {len(samples)} training images as training shows them; its "
+            f"Teacher{which}: AP50 {reached:.3f}{about} on {len(objects)} training images as training shows them; its "
             f"detections reach {chance:.3f} on the objects of other images."
         )
         if reached <= max(2 * chance, NOTHING):
             runner.logger.warning(
-                f"The teacher is no better than chance: AP50 {reached:.3f}{about} on {len(samples)} training images, "
-                f"{chance:.3f} on the objects of other images. Look whether its checkpoint is a trained one, whether "
-                "its config has the mean, std and channel order that it was trained with, and whether the images "
-                "are of its kind and size. default_hooks.teacher_check=None switches this check off."
+                f"The teacher{which} is no better than chance: AP50 {reached:.3f}{about} on {len(objects)} training "
+                f"images, {chance:.3f} on the objects of other images. Look whether its checkpoint is a trained one, "
+                "whether its config has the mean, std and channel order that it was trained with, and whether the "
+                "images are of its kind and size. default_hooks.teacher_check=None switches this check off."
             )
+
+
+def _without_classes(instances: list[InstanceData]) -> list[InstanceData]:
+    return [
+        InstanceData(**(dict(each.items()) | dict(labels=torch.zeros_like(each.labels))))
+        for each in instances
+    ]
 
 
 def _objects(sample: DetDataSample) -> InstanceData:

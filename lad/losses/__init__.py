@@ -1,9 +1,24 @@
 """Distillation losses: a pure function and a thin registered module each."""
 
+from lad.losses.activation_boundaries import ABLoss, activation_boundary_loss
+from lad.losses.attention_transfer import ATLoss, attention_transfer_loss
 from lad.losses.bounded_regression import BoundedRegressionLoss, bounded_regression_loss
+from lad.losses.channel_wise import CWDLoss, channel_wise_divergence
+from lad.losses.decoupled import DKDLoss, binary_decoupled_kd_loss, decoupled_kd_loss
+from lad.losses.factor_transfer import FTLoss, factor_transfer_loss
+from lad.losses.feature import FeatureLoss, Objects
+from lad.losses.focal_global import FGDLoss, focal_terms, object_masks
 from lad.losses.focal_kl import FocalKLLoss, focal_kl_loss
 from lad.losses.hint import HintLoss, hint_loss
+from lad.losses.knowledge_distillation import KDLoss, binary_kl_divergence, kl_divergence
+from lad.losses.localisation import LDLoss, localisation_distillation_loss
+from lad.losses.masked_generation import MGDLoss, generation_loss
+from lad.losses.overhaul import OFDLoss, negative_expectation, partial_l2_loss
+from lad.losses.pearson import PKDLoss, pearson_distillation_loss
 from lad.losses.probability_focal import ProbabilityFocalLoss, probability_focal_loss
+from lad.losses.quality_kd import QualityKDLoss, quality_kd_loss
+from lad.losses.relational import RKDLoss, relational_loss
+from lad.losses.similarity import SimilarityPreservingLoss, similarity_preserving_loss
 from lad.losses.soft_cross_entropy import (
     SoftCrossEntropyLoss,
     binary_soft_cross_entropy,
@@ -11,15 +26,49 @@ from lad.losses.soft_cross_entropy import (
 )
 
 __all__ = [
+    "ABLoss",
+    "ATLoss",
     "BoundedRegressionLoss",
+    "CWDLoss",
+    "DKDLoss",
+    "FGDLoss",
+    "FTLoss",
+    "FeatureLoss",
     "FocalKLLoss",
     "HintLoss",
+    "KDLoss",
+    "LDLoss",
+    "MGDLoss",
+    "OFDLoss",
+    "Objects",
+    "PKDLoss",
     "ProbabilityFocalLoss",
+    "QualityKDLoss",
+    "RKDLoss",
+    "SimilarityPreservingLoss",
     "SoftCrossEntropyLoss",
+    "activation_boundary_loss",
+    "attention_transfer_loss",
+    "binary_decoupled_kd_loss",
+    "binary_kl_divergence",
     "binary_soft_cross_entropy",
     "bounded_regression_loss",
+    "channel_wise_divergence",
+    "decoupled_kd_loss",
+    "factor_transfer_loss",
     "focal_kl_loss",
+    "focal_terms",
+    "generation_loss",
     "hint_loss",
+    "kl_divergence",
+    "localisation_distillation_loss",
+    "negative_expectation",
+    "object_masks",
+    "partial_l2_loss",
+    "pearson_distillation_loss",
     "probability_focal_loss",
+    "quality_kd_loss",
+    "relational_loss",
+    "similarity_preserving_loss",
     "soft_cross_entropy",
 ]

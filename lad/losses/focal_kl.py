@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from lad.losses.knowledge_distillation import binary_kl_divergence
+from lad.losses.logits import prepared_logits
 from lad.losses.weighted import WeightedLoss
 
-import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
@@ -33,19 +34,11 @@ def focal_kl_loss(student: Tensor, teacher: Tensor, gamma: float = 0.5) -> Tenso
     Raises:
         ValueError: the shapes differ, or gamma is negative.
     """
-    if student.shape != teacher.shape:
-        raise ValueError(
-            f"logits of shape {tuple(student.shape)} (student) and {tuple(teacher.shape)} (teacher)"
-        )
     if gamma < 0:
         raise ValueError(f"gamma must not be negative, got {gamma}")
-    student, teacher = student.float(), teacher.detach().float()
-    target = teacher.sigmoid()
-    # log p_t - log p_s from the logits themselves: no logarithm of 0, and exactly 0 for equal logits.
-    positive = F.logsigmoid(teacher) - F.logsigmoid(student)
-    negative = F.logsigmoid(-teacher) - F.logsigmoid(-student)
-    divergence = target * positive + (1 - target) * negative
-    distance = (target - student.sigmoid()).square()
+    student, teacher = prepared_logits(student, teacher)
+    divergence = binary_kl_divergence(student, teacher)
+    distance = (teacher.sigmoid() - student.sigmoid()).square()
     return divergence * (distance + SMOOTHING).pow(gamma / 2)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lad.losses.logits import prepared_logits
 from lad.losses.weighted import WeightedLoss
 
 import torch
@@ -37,7 +38,7 @@ def soft_cross_entropy(
     Raises:
         ValueError: the shapes differ, or the temperature is not positive.
     """
-    student, teacher = _prepared(student, teacher, temperature)
+    student, teacher = prepared_logits(student, teacher, temperature)
     terms = (teacher / temperature).softmax(dim=-1) * (student / temperature).log_softmax(dim=-1)
     if class_weight is not None:
         terms = terms * class_weight
@@ -71,7 +72,7 @@ def binary_soft_cross_entropy(
     Raises:
         ValueError: the shapes differ, or the temperature is not positive.
     """
-    student, teacher = _prepared(student, teacher, temperature)
+    student, teacher = prepared_logits(student, teacher, temperature)
     target = (teacher / temperature).sigmoid()
     logits = student / temperature
     loss = -(
@@ -79,16 +80,6 @@ def binary_soft_cross_entropy(
         + negative_weight * (1 - target) * F.logsigmoid(-logits)
     )
     return loss * temperature**2 if rescale else loss
-
-
-def _prepared(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    if student.shape != teacher.shape:
-        raise ValueError(
-            f"logits of shape {tuple(student.shape)} (student) and {tuple(teacher.shape)} (teacher)"
-        )
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    return student.float(), teacher.detach().float()
 
 
 @MODELS.register_module()

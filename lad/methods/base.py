@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from lad.capture import Outputs
+from lad.phases import Pretraining
 from lad.teacher import FrozenTeacher, TeacherView
 
 from mmdet.structures import SampleList
@@ -22,7 +24,7 @@ class Step:
         inputs: Images normalised for the student, (N, 3, H, W).
         data_samples: Ground truth and metadata of the N images.
         student: The student.
-        teacher: What the teacher says of these images.
+        teacher: What the method's teacher says of these images.
         outputs: Outputs of the student's captured modules; filled while the student's own loss is computed.
         student_loss: Whether the student computes its own loss. Otherwise its dense part alone has run, and there need
             be no labels.
@@ -38,12 +40,27 @@ class Step:
     notes: dict[DistillationMethod, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Link:
+    """What a method compares, for people to read.
+
+    Attributes:
+        student: Name of the student's module, ``'neck[1]'`` for one of its feature maps; None for nothing.
+        teacher: Likewise the teacher's.
+        connector: What stands between them, such as ``'1x1 convolution 64 -> 256'``.
+    """
+
+    student: str | None
+    teacher: str | None
+    connector: str = ""
+
+
 class DistillationMethod(BaseModule):
     """One way for a teacher to teach.
 
     A method names the modules it listens to, may steer the student's own loss, and returns named losses. It is a
     module so that it can own adapters (connectors): their weights are trained with the student and saved under
-    ``distillation.``.
+    ``distillation.``. It may declare a pretraining: see :class:`lad.phases.Pretraining`.
     """
 
     teacher_modules: tuple[str, ...] = ()
@@ -58,6 +75,10 @@ class DistillationMethod(BaseModule):
     loss_name: str | None = None
     #: The student's class names, where the method finds the teacher's classes by name.
     classes: tuple[str, ...] | None = None
+    #: What it trains before the task begins.
+    pretraining: Pretraining | None = None
+    #: Whether it can learn from several teachers as if they were one.
+    ensembles: bool = True
 
     def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
         """Check that the method fits both detectors and build what depends on them; called once.
@@ -79,4 +100,19 @@ class DistillationMethod(BaseModule):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Loss terms to add to the student's own, by name (``loss_...``)."""
+        return {}
+
+    def pretraining_losses(self, step: Step) -> dict[str, Tensor]:
+        """Loss terms of the pretraining, by name (``loss_...``); the only ones then.
+
+        There is no loss of the student's own, and ``step.outputs`` is filled only where some of the student learns.
+        """
+        return {}
+
+    def links(self) -> list[Link]:
+        """What is compared with what, once it is bound; by default its modules in their order."""
+        return [Link(*pair) for pair in zip_longest(self.student_modules, self.teacher_modules)]
+
+    def loss_weights(self) -> dict[str, float]:
+        """The weights of its loss terms, as far as they are numbers of its config."""
         return {}

@@ -45,6 +45,7 @@ class LabelAssignmentDistillation(DistillationMethod):
     """
 
     teacher_modules = ("bbox_head",)
+    ensembles = False  # a decision is somebody's: the mean of two networks' predictions is nobody's
 
     def __init__(
         self,

@@ -61,8 +61,13 @@ def channels_of(head: BBoxHead) -> int:
     return head.loss_cls.get_cls_channels(classes) if head.custom_cls_channels else classes + 1
 
 
-def check_roi_head(role: str, model: nn.Module) -> None:
-    """Refuse a detector whose RoI head is run or trained in another way than this method expects.
+def check_roi_head(role: str, model: nn.Module, owner: str) -> None:
+    """Refuse a detector whose RoI head is run or trained in another way than a method expects.
+
+    Args:
+        role: ``'student'`` or ``'teacher'``.
+        model: The detector.
+        owner: The method, for the message.
 
     Raises:
         UnsupportedError: names the detector, its heads, and what would work.
@@ -86,7 +91,7 @@ def check_roi_head(role: str, model: nn.Module) -> None:
                 problem = f"{type(roi_head).__name__} with {type(head).__name__}"
     if problem:
         raise UnsupportedError(
-            f"RCNNDistillation does not fit {role} {type(model).__name__} ({problem}); it works with {WORKS_WITH}."
+            f"{owner} does not fit {role} {type(model).__name__} ({problem}); it works with {WORKS_WITH}."
         )
 
 
@@ -100,7 +105,7 @@ def _is_known(roi_head: nn.Module, trains: bool) -> bool:
     return not trains or (kind.loss is known.loss and kind.bbox_loss is known.bbox_loss)
 
 
-def check_classifiers(student: BBoxHead, teacher: BBoxHead) -> None:
+def check_classifiers(student: BBoxHead, teacher: BBoxHead, owner: str) -> None:
     """Refuse two box heads whose class probabilities do not correspond.
 
     Raises:
@@ -111,12 +116,12 @@ def check_classifiers(student: BBoxHead, teacher: BBoxHead) -> None:
         extra, sigmoid = channels_of(head) - head.num_classes, is_sigmoid(head)
         if extra not in ((0, 1) if sigmoid else (1,)):
             raise UnsupportedError(
-                f"RCNNDistillation: the {role}'s {type(head.loss_cls).__name__} has {channels_of(head)} logits for "
+                f"{owner}: the {role}'s {type(head.loss_cls).__name__} has {channels_of(head)} logits for "
                 f"{head.num_classes} classes; it works with softmax over classes and background, and with sigmoid."
             )
         kinds.append(("sigmoid" if sigmoid else "softmax") + (" with background" if extra else ""))
     if kinds[0] != kinds[1]:
         raise UnsupportedError(
-            f"RCNNDistillation: the student's classifier is {kinds[0]} and the teacher's {kinds[1]}: their "
+            f"{owner}: the student's classifier is {kinds[0]} and the teacher's {kinds[1]}: their "
             "probabilities do not correspond; set the same loss_cls in both."
         )

@@ -15,6 +15,7 @@ from lad.methods.base import Step
 from lad.methods.two_stage import (
     DeltaConversion,
     TwoStageDistillation,
+    averaged_over_ranks,
     bounded_part,
     imitated_part,
     scale_hard,
@@ -91,6 +92,10 @@ class RPNDistillation(TwoStageDistillation):
     L_cls = mu L_hard + (1 - mu) L_soft and L_reg = L_1 + nu L_b, added as L_cls + lambda L_reg. L_hard and L_1 are the
     student's own losses; the soft loss weights the background, which is the complement of the objectness, and carries
     the ``loss_weight`` of the head's ``loss_cls`` as the hard one does.
+
+    Of several processes each divides its hard losses by its own number of sampled anchors, as MMDetection does, and its
+    soft and bounded ones by the average number of all. Where samplers fill their ``num``, as usual, these are the same
+    number, and mu and 1 - mu weigh as in one process.
 
     Without the student's own loss (ours, not the paper's) anchors are sampled where the teacher sees objects and where
     it does not, and its boxes take the place of labels.
@@ -191,17 +196,16 @@ class RPNDistillation(TwoStageDistillation):
         self, head: RPNHead, student: RPNPredictions, teacher: RPNPredictions, targets: RPNTargets
     ) -> dict[str, Tensor]:
         """Soft and bounded part on the sampled anchors; all anchors are computed, so that nothing waits for a count."""
+        [avg_factor] = averaged_over_ranks(targets.avg_factor, like=student.deltas)
         bounded = bounded_part(
             student.deltas,
             self.to_student(teacher.deltas),
             target_deltas(head, targets.anchors, targets.bbox_targets),
             targets.bbox_weights,
-            targets.avg_factor,
+            avg_factor,
             self.margin,
         )
-        soft = self.soft_part(
-            head, student.objectness, teacher.objectness, targets.label_weights, targets.avg_factor
-        )
+        soft = self.soft_part(head, student.objectness, teacher.objectness, targets.label_weights, avg_factor)
         return dict(loss_rpn_cls_soft=soft, loss_rpn_bbox_bounded=self.reg_weight * self.nu * bounded)
 
     def losses_without_labels(
@@ -220,7 +224,7 @@ class RPNDistillation(TwoStageDistillation):
         )
         places = index + torch.arange(len(index), device=index.device)[:, None] * valid.shape[1]
         student, teacher = student.at(index), teacher.at(index)
-        avg_factor = weight.sum().clamp(min=1)
+        [avg_factor] = averaged_over_ranks(weight.sum(), like=weight)
         boxes = imitated_part(
             head,
             anchors[places.flatten()],
@@ -234,7 +238,7 @@ class RPNDistillation(TwoStageDistillation):
         return dict(loss_rpn_cls_soft=soft, loss_rpn_bbox_soft=self.reg_weight * boxes)
 
     def soft_part(
-        self, head: RPNHead, student: Tensor, teacher: Tensor, weight: Tensor, avg_factor: float | Tensor
+        self, head: RPNHead, student: Tensor, teacher: Tensor, weight: Tensor, avg_factor: Tensor
     ) -> Tensor:
         """(1 - mu) L_soft of logits of the same shape, on the same footing as the head's own loss."""
         loss = binary_soft_cross_entropy(

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from lad.errors import ConfigError, UnsupportedError, nearest
 from lad.losses import bounded_regression_loss
 from lad.methods.base import DistillationMethod
+from lad.teacher import FrozenTeacher
 
 import torch
 from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 from mmdet.structures.bbox import get_box_tensor
+from mmdet.utils import reduce_mean
+from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
 
@@ -121,6 +124,48 @@ class ClassMapping(nn.Module):
         return deltas if self.is_identity else deltas[:, self.index]
 
 
+def find_class_mapping(
+    owner: str,
+    classes: Sequence[str] | None,
+    num_classes: int,
+    num_taught: int,
+    teacher: FrozenTeacher,
+) -> ClassMapping:
+    """The teacher's classes in the student's order.
+
+    Args:
+        owner: The method, for messages.
+        classes: The student's class names; None: the teacher has the same in the same order.
+        num_classes: How many classes the student has.
+        num_taught: How many the teacher's head has.
+        teacher: Whose checkpoint records its class names.
+
+    Raises:
+        UnsupportedError: the numbers differ and no names are given.
+        ConfigError: the names do not fit.
+    """
+    if classes is None:
+        if num_classes != num_taught:
+            raise UnsupportedError(
+                f"{owner}: the student has {num_classes} classes and the teacher {num_taught}; name the student's "
+                "classes (classes=...) to find them among the teacher's."
+            )
+        names = [str(number) for number in range(num_classes)]
+        return ClassMapping(names, names)
+    if len(classes) != num_classes:
+        raise ConfigError(
+            f"{owner}: classes names {len(classes)} and the student has {num_classes}; name all of the student's "
+            "classes in its order."
+        )
+    if teacher.classes is None or len(teacher.classes) != num_taught:
+        known = "none" if teacher.classes is None else f"{len(teacher.classes)} for {num_taught} classes"
+        raise ConfigError(
+            f"{owner}: classes are looked up by name, but the teacher's checkpoint records {known}; leave out classes, "
+            "or write its dataset_meta."
+        )
+    return ClassMapping(classes, list(teacher.classes))
+
+
 def check_weights(owner: str, mu: float, nu: float, margin: float, temperature: float) -> None:
     """Refuse settings out of range.
 
@@ -154,15 +199,35 @@ def scale_hard(losses: dict, mu: float, reg_weight: float) -> dict:
     return scaled
 
 
+def averaged_over_ranks(*counts: Tensor | float, like: Tensor) -> tuple[Tensor, ...]:
+    """Normalisers of all processes' batches: several processes then train as one with the same total batch.
+
+    Every process has to call it equally often, one without anything to count too.
+
+    Args:
+        counts: This process's, each a number.
+        like: A tensor on the device of the losses.
+
+    Returns:
+        Each one's average over the processes, float32 without dimensions; where nobody counts anything, what one object
+        in all of them would give.
+    """
+    own = [
+        count.float() if isinstance(count, Tensor) else like.new_full((), count, dtype=torch.float32)
+        for count in counts
+    ]
+    return reduce_mean(torch.stack(own)).clamp(min=1 / get_world_size()).unbind()
+
+
 def bounded_part(
     student: Tensor,
     teacher: Tensor,
     target: Tensor,
     weight: Tensor,
-    avg_factor: float | Tensor,
+    avg_factor: Tensor,
     margin: float,
 ) -> Tensor:
-    """The teacher-bounded loss of the boxes with a weight above 0, over MMDetection's normaliser.
+    """The teacher-bounded loss of the boxes with a weight above 0, over MMDetection's normaliser or its average.
 
     Args:
         student, teacher, target: (n, 4) deltas in the same units; anything where the weight is 0.

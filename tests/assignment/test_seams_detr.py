@@ -13,15 +13,15 @@ from lad.errors import ConfigError, UnsupportedError
 
 import pytest
 import torch
+from detr_detectors import DETRS as FAMILIES
+from detr_detectors import small_detr as small
 from helpers import build, fake_cuda, make_batch, save_checkpoint, small_paa
 from mmdet.models.detectors import DINO
 from mmdet.registry import MODELS
-from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import load_checkpoint, load_state_dict
 from mmengine.runner import save_checkpoint as mmengine_save
 
-FAMILIES = ["one_stage", "two_stage", "dino"]
 #: The weights that are inherited.
 QUERIES = dict(
     one_stage=["query_embedding.weight", "reference_points_fc.weight", "reference_points_fc.bias"],
@@ -30,41 +30,6 @@ QUERIES = dict(
 )
 LAYERS, QUERY_COUNT = 2, 20
 BATCH = dict(objects=(3, 0, 7), size=(96, 128), shapes=[(64, 128), (96, 90), (96, 128)])
-
-
-def small(
-    family: str, base: int = 8, queries: int = QUERY_COUNT, layers: int = LAYERS, **model
-) -> ConfigDict:
-    """A DETR of three classes: one encoder layer, two decoder layers, 20 queries.
-
-    MMDetection's two-stage Deformable-DETR and DINO embed boxes in 4 x 128 numbers, so they cannot be thinner.
-    """
-    dims = 32 if family == "one_stage" else 256
-    attention, ffn = dict(embed_dims=dims), dict(embed_dims=dims, feedforward_channels=32)
-    name = (
-        "dino/dino-4scale_r50_8xb2-12e"
-        if family == "dino"
-        else "deformable_detr/deformable-detr_r50_16xb2-50e"
-    )
-    overrides = dict(
-        config=f"mmdet::{name}_coco.py",
-        num_queries=queries,
-        backbone=dict(depth=18, base_channels=base, init_cfg=None, frozen_stages=-1),
-        neck=dict(in_channels=[base * 2, base * 4, base * 8], out_channels=dims, norm_cfg=dict(num_groups=4)),
-        encoder=dict(num_layers=1, layer_cfg=dict(self_attn_cfg=attention, ffn_cfg=ffn)),
-        decoder=dict(
-            num_layers=layers,
-            layer_cfg=dict(self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=ffn),
-        ),
-        positional_encoding=dict(num_feats=dims // 2),
-        bbox_head=dict(num_classes=3, embed_dims=dims),
-        **model,
-    )
-    if family == "dino":
-        overrides["dn_cfg"] = dict(group_cfg=dict(num_dn_queries=20))
-    else:
-        overrides["as_two_stage"] = overrides["with_box_refine"] = family == "two_stage"
-    return detector_config(overrides, "student")
 
 
 def distil(student: dict, teacher: dict, tmp_path, weights=(0, 10), inherit_queries=True) -> torch.nn.Module:

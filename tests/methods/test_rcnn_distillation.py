@@ -6,7 +6,8 @@ from unittest import mock
 
 from lad.checks import _check_teacher_classes
 from lad.errors import ConfigError, UnsupportedError
-from lad.methods.rcnn import RCNNDistillation, RoITargets, StageOutputs
+from lad.methods.rcnn import RCNNDistillation
+from lad.methods.roi import RoITargets, StageOutputs
 from lad.methods.two_stage import ClassMapping
 
 import pytest

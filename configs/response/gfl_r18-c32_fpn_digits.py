@@ -1,0 +1,12 @@
+# A teacher for the demo's digits: half-width ResNet-18, trained from scratch.
+_base_ = [
+    "../_base_/models/gfl_r18_fpn_small.py",
+    "../_base_/datasets/digits_detection.py",
+    "../_base_/schedules/schedule_digits.py",
+    "../_base_/small_runtime.py",
+]
+model = dict(
+    backbone=dict(base_channels=32),
+    neck=dict(in_channels=[32, 64, 128, 256]),
+    bbox_head=dict(num_classes=10),
+)

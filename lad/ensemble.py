@@ -1,0 +1,226 @@
+"""Several teachers who teach as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from lad.capture import Outputs, levels_of
+from lad.errors import ConfigError, UnsupportedError
+from lad.teacher import DENSE_HEADS, FrozenTeacher, TeacherView
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+Combination = Literal["average", "attention"]
+
+
+def average(tensors: Sequence[Tensor]) -> Tensor:
+    """The mean of tensors of one shape, in their precision; the first of those that are no real numbers."""
+    if not tensors[0].is_floating_point():
+        return tensors[0]
+    return torch.stack(tuple(tensors)).mean(dim=0)
+
+
+def attend(logits: Sequence[Tensor]) -> Tensor:
+    """Class logits of several teachers, class by class and place by place nearer to those of whoever is surest.
+
+    With K teachers' logits z_k: sum over k of a_k z_k with a = softmax over k of z, for each class at each place. Who
+    sees an object of the class there is attended to; where all see nothing it is nearly the average. (Ours: the
+    attention of a teacher is its confidence for the class. Zhang et al., ICASSP 2022, arXiv 2201.00007, weigh
+    teachers by their confidence for the true class, sample by sample, which asks for a label at each place.)
+
+    Args:
+        logits: Each teacher's, of one shape; sigmoid logits.
+    """
+    stacked = torch.stack(tuple(logits))
+    return (stacked.softmax(dim=0) * stacked).sum(dim=0)
+
+
+def combine(answers: Sequence[Any], combination: Combination = "average") -> Any:
+    """The answers of several teachers as one.
+
+    Args:
+        answers: Each teacher's: a tensor, or any nesting of lists, tuples and dicts of tensors; alike for all.
+        combination: ``'average'``: the mean. ``'attention'``: answers are a head's outputs, the first of which are
+            class logits: these are attended to (:func:`attend`), and the others averaged.
+
+    Raises:
+        UnsupportedError: the answers are not alike.
+    """
+    if combination == "attention":
+        first, *others = zip(*answers, strict=True)
+        return (_each(attend, first), *(_each(average, other) for other in others))
+    return _each(average, answers)
+
+
+def _each(function: Callable[[Sequence[Tensor]], Tensor], answers: Sequence[Any]) -> Any:
+    flat, structures = zip(*map(tree_flatten, answers), strict=True)
+    shapes = [tree_map(lambda leaf: getattr(leaf, "shape", None), leaves) for leaves in flat]
+    if any(structure != structures[0] for structure in structures) or any(own != shapes[0] for own in shapes):
+        raise UnsupportedError(
+            "an ensemble's teachers answer in different shapes: they must put out as many maps with as many channels."
+        )
+    leaves = [function(leaf) if isinstance(leaf[0], Tensor) else leaf[0] for leaf in zip(*flat, strict=True)]
+    return tree_unflatten(leaves, structures[0])
+
+
+class _CombinedOutputs(Outputs):
+    """The outputs of several teachers' modules, combined when somebody asks."""
+
+    def __init__(self, members: Sequence[Outputs], combination: Combination) -> None:
+        super().__init__()
+        self._members = members
+        self._combination = combination
+
+    @torch.no_grad()
+    def calls(self, name: str) -> list[Any]:
+        """Every output of a module, one an element for each call."""
+        if name not in self._calls:
+            calls = [member.calls(name) for member in self._members]
+            self._calls[name] = [combine(same, self._combination) for same in zip(*calls, strict=True)]
+        return self._calls[name]
+
+
+class EnsembleView(TeacherView):
+    """What several teachers say of one batch, as one.
+
+    Args:
+        views: Each teacher's.
+        combination: See :func:`combine`.
+    """
+
+    def __init__(self, views: Sequence[TeacherView], combination: Combination) -> None:
+        self._views = tuple(views)
+        self._combination = combination
+
+    @property
+    def model(self) -> nn.Module:
+        """The first teacher, for its heads' settings, which all share."""
+        return self._views[0].model
+
+    @property
+    def outputs(self) -> Outputs:
+        """The combined outputs of the modules that the methods listen to."""
+        if "_outputs" not in self.__dict__:
+            self._outputs = _CombinedOutputs([view.outputs for view in self._views], self._combination)
+        return self._outputs
+
+    def target(self, module: str) -> list[Any]:
+        """See :meth:`TeacherView.target`."""
+        return self.outputs.calls(module)
+
+    @torch.no_grad()
+    def ask(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Each teacher's answer, combined."""
+        return combine([view.ask(function, *args) for view in self._views], self._combination)
+
+    @torch.no_grad()
+    def outputs_of(self, images: Sequence[int], module: str) -> Any:
+        """See :meth:`TeacherView.outputs_of`."""
+        return combine([view.outputs_of(images, module) for view in self._views], self._combination)
+
+
+class TeacherEnsemble:
+    """Several teachers, to a method that binds to them, one.
+
+    Args:
+        members: The teachers by name, the first of whom stands for all where settings are read.
+        combination: ``'average'`` or ``'attention'``; see :func:`combine`.
+
+    Raises:
+        ConfigError: the combination is unknown, or the teachers know other classes.
+    """
+
+    def __init__(self, members: Mapping[str, FrozenTeacher], combination: Combination) -> None:
+        if combination not in get_args(Combination):
+            raise ConfigError(
+                f"ensemble must be one of {', '.join(get_args(Combination))}, got {combination!r}."
+            )
+        self.members = dict(members)
+        self.combination = combination
+        first = next(iter(self.members.values()))
+        self.model = first.model
+        self.config = first.config
+        self.speed = first.speed
+        known = {
+            name: teacher.classes for name, teacher in self.members.items() if teacher.classes is not None
+        }
+        if len(set(known.values())) > 1:
+            raise ConfigError(
+                f"the teachers {' and '.join(known)} were trained on other classes, or on the same in another order: "
+                "they cannot teach as one; give each a method of its own (taught_by)."
+            )
+        self.classes = next(iter(known.values()), None)
+
+    def check_modules(self, modules: Iterable[str]) -> None:
+        """Refuse modules that not every teacher has, or whose outputs do not correspond.
+
+        Raises:
+            ConfigError: a teacher has no such module.
+            UnsupportedError: its outputs cannot be combined.
+        """
+        modules = tuple(modules)
+        for member in self.members.values():
+            member.check_modules(modules)
+        if self.combination == "attention" and (
+            other := [name for name in modules if name not in DENSE_HEADS]
+        ):
+            raise UnsupportedError(
+                f"ensemble='attention' weighs the class logits of {' and '.join(DENSE_HEADS)}, and this method listens "
+                f"to {', '.join(other)}; use ensemble='average'."
+            )
+        heads = [(name, getattr(self.model, name)) for name in modules if hasattr(self.model, name)]
+        softmax = [name for name, head in heads if not getattr(head, "use_sigmoid_cls", True)]
+        if self.combination == "attention" and softmax:
+            raise UnsupportedError(
+                f"ensemble='attention' weighs class logits one by one, and the teachers' {softmax[0]} has a softmax "
+                "over the classes; use ensemble='average'."
+            )
+        first, *others = self.members
+        outputs = {name: member.dry_run(modules) for name, member in self.members.items()}
+        for module in modules:
+            shapes = {
+                name: [map_.shape for map_ in levels_of(out.calls(module))] for name, out in outputs.items()
+            }
+            for other in others:
+                if shapes[other] != shapes[first]:
+                    raise UnsupportedError(
+                        f"the teachers {first!r} and {other!r} cannot teach as one: {module!r} puts out "
+                        f"{_described(shapes[first])} and {_described(shapes[other])}; give each a method of its own."
+                    )
+
+    def check_heads(self) -> None:
+        """Refuse heads whose predictions mean different things, though they have the same shapes.
+
+        Raises:
+            UnsupportedError: anchors or box deltas are other ones.
+        """
+        first, *others = self.members
+        settings = {name: _units(member.model) for name, member in self.members.items()}
+        for other in others:
+            for name, value in settings[first].items():
+                if settings[other].get(name) != value:
+                    raise UnsupportedError(
+                        f"the teachers {first!r} and {other!r} cannot teach as one: they have another {name}; "
+                        "give each a method of its own."
+                    )
+
+    def dry_run(self, modules: Iterable[str]) -> Outputs:
+        """What the modules put out for images of zeros; all teachers' have the same shapes."""
+        return next(iter(self.members.values())).dry_run(modules)
+
+
+def _units(model: nn.Module) -> dict[str, str]:
+    """What makes a box of a head's prediction: the settings of anchors and coders by name."""
+    return {
+        f"{name}.{part}": f"{type(made).__name__} {vars(made)}"
+        for name, module in model.named_modules()
+        for part in ("prior_generator", "bbox_coder")
+        if (made := getattr(module, part, None)) is not None
+    }
+
+
+def _described(shapes: Sequence[torch.Size]) -> str:
+    return f"{len(shapes)} tensors {', '.join(str(tuple(shape)) for shape in shapes[:2])}{', ...' * (len(shapes) > 2)}"

@@ -1,0 +1,73 @@
+"""Tells a detector which phase of its training it is in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lad.detectors import DistillationDetector
+from lad.detectors.pretraining import pretrained
+from lad.errors import ConfigError
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch.optim import Optimizer
+
+
+@HOOKS.register_module()
+class PhaseHook(Hook):
+    """Pretraining first, then the task, in one run.
+
+    The phase is a function of the iteration (or epoch) that comes next, and so the same after a resume as without one.
+    The optimizer passes over what rests in a phase: neither momentum nor weight decay moves it. Learning rate
+    schedules, validation and checkpoints count all iterations of the run, those of the pretraining included.
+
+    Other models, and detectors none of whose methods pretrains, are passed over.
+
+    Raises:
+        ConfigError: the pretraining is as long as the run, or counts epochs where the run does not.
+    """
+
+    priority = "VERY_HIGH"
+    _model: DistillationDetector | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Refuse a pretraining that never ends; take the place before the optimizer's step."""
+        self._model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        pretraining = getattr(self._model, "pretraining", None)
+        if not isinstance(self._model, DistillationDetector) or pretraining is None:
+            self._model = None
+            return
+        if pretraining.epochs is not None and isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ConfigError(
+                "pretrain=dict(epochs=...): this run counts iterations, so say pretrain=dict(iters=...)."
+            )
+        if pretraining.covers(runner.max_iters - 1, runner.max_epochs - 1):
+            raise ConfigError(
+                f"pretraining takes {pretraining.length} and the whole run is no longer: make pretrain shorter, or "
+                "train_cfg longer."
+            )
+        wrapper = runner.optim_wrapper
+        # A dict of wrappers is one of a network each.
+        for own in [wrapper] if isinstance(wrapper, OptimWrapper) else wrapper.values():
+            own.optimizer.register_step_pre_hook(self._pass_over_resting)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Enter the phase of this iteration."""
+        if self._model is None or not self._model.enter_phase(runner.iter, runner.epoch):
+            return
+        names = pretrained(self._model.distillation)
+        if self._model.phase.is_pretraining:
+            length = self._model.pretraining.length
+            runner.logger.info(
+                f"Iteration {runner.iter + 1}: pretraining of {', '.join(names)}, {length} in all."
+            )
+        else:
+            runner.logger.info(
+                f"Iteration {runner.iter + 1}: the task; {', '.join(names)} pretrained before."
+            )
+
+    def _pass_over_resting(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        self._model.phase.drop_gradients()

@@ -1,0 +1,74 @@
+"""Whether the student's neurons are active where the teacher's are."""
+
+from __future__ import annotations
+
+from lad.errors import ConfigError
+from lad.losses.feature import FeatureLoss, check_maps
+
+import torch
+from mmdet.registry import MODELS
+from torch import Tensor
+
+
+def activation_boundary_loss(student: Tensor, teacher: Tensor, margin: float = 1.0) -> Tensor:
+    """How far a student's neurons are from the teacher's side of the activation boundary, for each image.
+
+    Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons", AAAI 2019,
+    arXiv 1811.03233, Eq. 6: with responses before the ReLU, T and S, and the margin m,
+
+        || 1(T > 0) relu(m 1 - S) + 1(T <= 0) relu(m 1 + S) ||^2,
+
+    which is 0 as soon as every neuron is on the teacher's side by the margin. The paper adds up the neurons of small
+    images; this is their mean, which does not depend on the size of an image. Computed in float32.
+
+    Args:
+        student: (N, C, H, W), any float dtype.
+        teacher: (N, C, H, W); no gradient flows to it.
+        margin: m, not negative.
+
+    Returns:
+        (N,) float32.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    check_maps(student, teacher)
+    student = student.float()
+    short = margin - torch.where(teacher.detach() > 0, student, -student)
+    return short.relu().square().flatten(1).mean(dim=1)
+
+
+@MODELS.register_module()
+class ABLoss(FeatureLoss):
+    """:func:`activation_boundary_loss`, averaged over the images.
+
+    The connector is the paper's: a 1x1 convolution and a batch norm.
+
+    Args:
+        margin: m; 1 in the paper and in the authors' code.
+        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over the images.
+        loss_weight: Factor of the result.
+
+    Raises:
+        ConfigError: the margin is negative.
+    """
+
+    connector = dict(type="ConvModule", kernel_size=1, norm_cfg=dict(type="BN"), act_cfg=None)
+
+    def __init__(self, margin: float = 1.0, reduction: str = "mean", loss_weight: float = 1.0) -> None:
+        super().__init__(reduction, loss_weight)
+        if margin < 0:
+            raise ConfigError(f"ABLoss: margin must not be negative, got {margin}.")
+        self.margin = margin
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """The reduced loss of responses ``pred`` (student) and ``target`` (teacher); ``weight`` is (N,)."""
+        loss = activation_boundary_loss(pred, target, self.margin)
+        return self.reduced(loss, weight, avg_factor, reduction_override)

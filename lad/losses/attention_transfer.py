@@ -1,0 +1,100 @@
+"""Distance of where two networks look."""
+
+from __future__ import annotations
+
+from lad.losses.feature import FeatureLoss, check_maps
+
+import torch.nn.functional as F
+from mmdet.registry import MODELS
+from torch import Tensor
+
+#: Maps of smaller values than this count as zero, which has no direction.
+TINY = 1e-12
+
+
+def attention_map(features: Tensor, power: float = 2.0) -> Tensor:
+    """Where a map is active: the sum over channels of |A|^p, as a vector of length 1 for each image.
+
+    Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017, arXiv 1612.03928, Sec. 3.1: F_sum^p,
+    divided by its L2 norm as in Eq. 2. Computed in float32 on features divided by the largest of their image, which
+    changes nothing and cannot overflow.
+
+    Args:
+        features: (N, C, H, W), any float dtype.
+        power: p.
+
+    Returns:
+        (N, H * W) float32; zeros for an image without any activation.
+    """
+    size = features.float().abs()
+    # The result does not depend on this factor, so neither does the gradient.
+    size = size / size.detach().amax(dim=(1, 2, 3), keepdim=True).clamp(min=TINY)
+    return F.normalize(size.pow(power).sum(dim=1).flatten(1), dim=1)
+
+
+def attention_transfer_loss(
+    student: Tensor, teacher: Tensor, power: float = 2.0, squared: bool = True
+) -> Tensor:
+    """Distance of the attention maps of two networks, for each image: ||Q_s / ||Q_s|| - Q_t / ||Q_t||||^2 / (H W).
+
+    Zagoruyko and Komodakis, ICLR 2017, Eq. 2, with Q of :func:`attention_map`. Eq. 2 has the norm itself and beta / 2;
+    the authors' code (github.com/szagoruyko/attention-transfer) has the mean of squares and beta, which is what its
+    beta of 1000 goes with. Both are divided by the number of positions, as the paper divides its beta, so that a
+    ``loss_weight`` of 1000 is the paper's 10^3.
+
+    Args:
+        student: (N, C, H, W), any float dtype.
+        teacher: (N, C', H, W); the channels may be others. No gradient flows to it.
+        power: p, the paper's is 2.
+        squared: The squared norm, as in the authors' code; otherwise half the norm, as in Eq. 2.
+
+    Returns:
+        (N,) float32.
+
+    Raises:
+        ValueError: the sizes differ.
+    """
+    check_maps(student, teacher, same_channels=False)
+    difference = attention_map(student, power) - attention_map(teacher.detach(), power)
+    distance = difference.square().sum(dim=1)
+    if not squared:
+        # At equality the norm has no gradient; this has 0.
+        distance = 0.5 * (distance + TINY**2).sqrt() - 0.5 * TINY
+    return distance / difference.shape[1]
+
+
+@MODELS.register_module()
+class ATLoss(FeatureLoss):
+    """:func:`attention_transfer_loss`, averaged over the images.
+
+    Args:
+        power: p.
+        squared: The squared norm of the authors' code, or the norm of the paper's Eq. 2.
+        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over the images.
+        loss_weight: Factor of the result; 1000 is the paper's.
+    """
+
+    same_channels = False
+
+    def __init__(
+        self,
+        power: float = 2.0,
+        squared: bool = True,
+        reduction: str = "mean",
+        loss_weight: float = 1000.0,
+    ) -> None:
+        super().__init__(reduction, loss_weight)
+        self.power = power
+        self.squared = squared
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """The reduced loss of maps ``pred`` (student) and ``target`` (teacher); ``weight`` is (N,)."""
+        loss = attention_transfer_loss(pred, target, self.power, self.squared)
+        return self.reduced(loss, weight, avg_factor, reduction_override)

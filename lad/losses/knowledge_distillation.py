@@ -1,0 +1,101 @@
+"""The classic loss of knowledge distillation: how far the student's class distribution is from the teacher's."""
+
+from __future__ import annotations
+
+from lad.losses.logits import prepared_logits
+from lad.losses.weighted import WeightedLoss
+
+import torch.nn.functional as F
+from mmdet.registry import MODELS
+from torch import Tensor
+
+
+def kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL divergence of two softened softmax classifiers:  T^2 sum_c P_t(c) log(P_t(c) / P_s(c)).
+
+    P = softmax(logits / T). Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, arXiv 1503.02531,
+    Sec. 2: the factor T^2 keeps the size of the gradients when T changes. The paper's cross-entropy differs from it by
+    the teacher's entropy, which has no gradient; this one is 0 where the two agree. Computed from logits in float32.
+
+    Args:
+        student: (..., C) logits of any float dtype.
+        teacher: (..., C) logits; no gradient flows to them.
+        temperature: T, above 0.
+
+    Returns:
+        (...), float32.
+
+    Raises:
+        ValueError: the shapes differ, or the temperature is not positive.
+    """
+    student, teacher = prepared_logits(student, teacher, temperature)
+    log_taught = (teacher / temperature).log_softmax(dim=-1)
+    log_own = (student / temperature).log_softmax(dim=-1)
+    return temperature**2 * (log_taught.exp() * (log_taught - log_own)).sum(dim=-1)
+
+
+def binary_kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """:func:`kl_divergence` of binary (sigmoid) classifiers, each by itself.
+
+    With p = sigmoid(logit / T):  T^2 (p_t log(p_t / p_s) + (1 - p_t) log((1 - p_t) / (1 - p_s))). It equals
+    :func:`kl_divergence` of the two logits (z, 0).
+
+    Args:
+        student: Logits of any shape and float dtype.
+        teacher: Logits of the same shape; no gradient flows to them.
+        temperature: T, above 0.
+
+    Returns:
+        The divergence of each classifier, float32, in the shape of the logits; exactly 0 where the two are equal.
+
+    Raises:
+        ValueError: the shapes differ, or the temperature is not positive.
+    """
+    student, teacher = prepared_logits(student, teacher, temperature)
+    student, teacher = student / temperature, teacher / temperature
+    target = teacher.sigmoid()
+    # log p_t - log p_s from the logits themselves: no logarithm of 0, and exactly 0 for equal logits.
+    positive = F.logsigmoid(teacher) - F.logsigmoid(student)
+    negative = F.logsigmoid(-teacher) - F.logsigmoid(-student)
+    return temperature**2 * (target * positive + (1 - target) * negative)
+
+
+@MODELS.register_module()
+class KDLoss(WeightedLoss):
+    """:func:`kl_divergence` with a weight and a reduction, called as MMDetection's losses are.
+
+    Args:
+        use_sigmoid: Each channel is a binary classifier (:func:`binary_kl_divergence`, summed over the channels);
+            otherwise softmax over the channels.
+        temperature: T.
+        reduction: ``'none'``, ``'mean'`` or ``'sum'``, of samples.
+        loss_weight: Factor of the result.
+    """
+
+    def __init__(
+        self,
+        use_sigmoid: bool = False,
+        temperature: float = 1.0,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__(reduction, loss_weight)
+        self.use_sigmoid = use_sigmoid
+        self.temperature = temperature
+
+    def elements(self, pred: Tensor, target: Tensor) -> Tensor:
+        """(n,) the loss of each sample."""
+        if self.use_sigmoid:
+            return binary_kl_divergence(pred, target, self.temperature).sum(dim=-1)
+        return kl_divergence(pred, target, self.temperature)
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """The reduced loss of (n, C) logits ``pred`` (student) and ``target`` (teacher); ``weight`` (n,)."""
+        return self.reduced(self.elements(pred, target), weight, avg_factor, reduction_override)

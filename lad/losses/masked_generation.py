@@ -1,0 +1,57 @@
+"""Distance of a map that was generated from a part of the student's to the teacher's."""
+
+from __future__ import annotations
+
+from lad.losses.feature import FeatureLoss, check_maps
+from lad.losses.hint import hint_loss
+
+from mmdet.registry import MODELS
+from torch import Tensor
+
+
+def generation_loss(generated: Tensor, teacher: Tensor) -> Tensor:
+    """sum_c,h,w (T - G)^2 of each image, in float32.
+
+    Yang et al., "Masked Generative Distillation", ECCV 2022, arXiv 2205.01529, Sec. 3.2. G is what the generation block
+    makes of the student's map with positions left out: :class:`lad.connectors.MaskedGenerationConnector`.
+
+    Args:
+        generated: (N, C, H, W), any float dtype.
+        teacher: (N, C, H, W); no gradient flows to it.
+
+    Returns:
+        (N,) float32. The authors' code, too, adds up over a map and averages over the images, so that their weights are
+        those of :class:`MGDLoss`.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    check_maps(generated, teacher)
+    return hint_loss(generated, teacher).flatten(1).sum(dim=1)
+
+
+@MODELS.register_module()
+class MGDLoss(FeatureLoss):
+    """:func:`generation_loss`, averaged over the images; with its generation block as connector.
+
+    Args:
+        reduction: ``'none'``, ``'mean'`` or ``'sum'`` over the images.
+        loss_weight: Factor of the result. The paper has 2e-5 and leaves 0.65 of the positions out for one-stage
+            detectors, 5e-7 and 0.45 for two-stage ones.
+    """
+
+    connector = dict(type="MaskedGenerationConnector")
+
+    def __init__(self, reduction: str = "mean", loss_weight: float = 2e-5) -> None:
+        super().__init__(reduction, loss_weight)
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """The reduced loss of maps ``pred`` (generated) and ``target`` (teacher); ``weight`` is (N,)."""
+        return self.reduced(generation_loss(pred, target), weight, avg_factor, reduction_override)

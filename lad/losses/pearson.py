@@ -1,0 +1,100 @@
+"""How far two networks' channels are from being correlated."""
+
+from __future__ import annotations
+
+from lad.losses.feature import FeatureLoss, check_maps
+
+import torch
+import torch.distributed as dist
+from mmdet.registry import MODELS
+from torch import Tensor
+from torch.distributed.nn.functional import all_reduce
+
+#: Deviations below this part of a channel's mean are rounding errors of half precision, not a pattern.
+RELATIVE = 1e-4
+#: Deviations below this count as none. The authors' code has 1e-6, and a gradient for a dead channel that is too large
+#: for half precision.
+ABSOLUTE = 1e-4
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """The mean of a tensor over all processes, with a gradient; the tensor itself where there is one process."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return values
+    # In the backward pass the gradients are added up over the processes, and DDP then averages them.
+    return all_reduce(values) / dist.get_world_size()
+
+
+def standardised(features: Tensor, sync: bool = False) -> Tensor:
+    """Each channel with mean 0 and variance 1 over the positions of all images; 0 where it is constant.
+
+    Args:
+        features: (N, C, H, W), any float dtype.
+        sync: Take the images of all processes together; each must have as many.
+
+    Returns:
+        (N, C, H, W), float32.
+    """
+    features = features.float()
+    over = mean_over_processes if sync else lambda values: values
+    mean = over(features.mean(dim=(0, 2, 3), keepdim=True))
+    centred = features - mean
+    variance = over(centred.square().mean(dim=(0, 2, 3), keepdim=True))
+    floor = (RELATIVE * mean.detach()).square() + ABSOLUTE**2
+    return centred * torch.rsqrt(variance + floor)
+
+
+def pearson_distillation_loss(student: Tensor, teacher: Tensor, sync: bool = False) -> Tensor:
+    """Half the squared difference of standardised features; its mean is 1 - r, averaged over the channels.
+
+    Cao et al., "PKD: General Distillation Framework for Object Detectors via Pearson Correlation Coefficient", NeurIPS
+    2022, arXiv 2207.02039, Sec. 3: for a channel of student and teacher, both with mean 0 and variance 1 over the
+    positions of a batch, L = 1 / (2 m) sum (s_i - t_i)^2 = 1 - r, r their Pearson correlation. A channel may be
+    multiplied by a positive number, and a number may be added to it, without a change. A channel that is constant in
+    both costs nothing, in one of them 1/2. Computed in float32.
+
+    The authors' code divides by the standard deviation with Bessel's correction, which makes no difference to speak
+    of, and takes statistics of each process alone.
+
+    Args:
+        student: (N, C, H, W), any float dtype.
+        teacher: (N, C, H, W); no gradient flows to it.
+        sync: Statistics over the images of all processes.
+
+    Returns:
+        (N, C, H, W) float32.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    check_maps(student, teacher)
+    return 0.5 * (standardised(student, sync) - standardised(teacher.detach(), sync)).square()
+
+
+@MODELS.register_module()
+class PKDLoss(FeatureLoss):
+    """:func:`pearson_distillation_loss`, averaged over everything.
+
+    Args:
+        sync: Statistics over the images of all processes, so that the loss does not depend on how a batch is split;
+            four small messages for each map. The authors' code has none.
+        reduction: ``'none'``, ``'mean'`` or ``'sum'``.
+        loss_weight: Factor of the result. The authors have 6 for two-stage and 10 for one-stage detectors, on
+            each of the four finest levels.
+    """
+
+    def __init__(self, sync: bool = True, reduction: str = "mean", loss_weight: float = 1.0) -> None:
+        super().__init__(reduction, loss_weight)
+        self.sync = sync
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """The reduced loss of maps ``pred`` (student) and ``target`` (teacher); ``weight`` broadcasts."""
+        loss = pearson_distillation_loss(pred, target, self.sync)
+        return self.reduced(loss, weight, avg_factor, reduction_override)

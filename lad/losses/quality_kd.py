@@ -1,0 +1,67 @@
+"""Quality focal loss with a teacher's probabilities for the qualities."""
+
+from __future__ import annotations
+
+from lad.losses.logits import prepared_logits
+from lad.losses.weighted import WeightedLoss
+
+import torch.nn.functional as F
+from mmdet.registry import MODELS
+from torch import Tensor
+
+
+def quality_kd_loss(student: Tensor, teacher: Tensor, beta: float = 1.0) -> Tensor:
+    """Binary cross-entropy with the teacher's probabilities, weighted by how far apart the two are.
+
+    With p = sigmoid(logit):  -|p_t - p_s|^beta (p_t log p_s + (1 - p_t) log(1 - p_s)). The quality focal loss of Li et
+    al., "Generalized Focal Loss", NeurIPS 2020, arXiv 2006.04388, Eq. 5, as Wang et al., "CrossKD", CVPR 2024, arXiv
+    2306.11369, take it to classification; theirs has a beta of 1. The gradient flows through the distance too, as
+    in MMDetection's ``QualityFocalLoss`` (with a tensor for its target), whose values these are.
+
+    Args:
+        student: Logits of any shape and float dtype.
+        teacher: Logits of the same shape; no gradient flows to them.
+        beta: Focusing exponent, at least 1 (below, the gradient has no bound where the two agree).
+
+    Returns:
+        The loss of each element, float32; 0 where the two are equal.
+
+    Raises:
+        ValueError: the shapes differ, or beta is below 1.
+    """
+    if beta < 1:
+        raise ValueError(f"beta must be at least 1, got {beta}")
+    student, teacher = prepared_logits(student, teacher)
+    target = teacher.sigmoid()
+    distance = (target - student.sigmoid()).abs()
+    entropy = F.softplus(student) - target * student
+    return distance.pow(beta) * entropy
+
+
+@MODELS.register_module()
+class QualityKDLoss(WeightedLoss):
+    """:func:`quality_kd_loss`, summed over the classes, with a weight and a reduction.
+
+    Args:
+        beta: Focusing exponent.
+        reduction: ``'none'``, ``'mean'`` or ``'sum'``, of samples.
+        loss_weight: Factor of the result.
+    """
+
+    def __init__(self, beta: float = 1.0, reduction: str = "mean", loss_weight: float = 1.0) -> None:
+        super().__init__(reduction, loss_weight)
+        if beta < 1:
+            raise ValueError(f"beta must be at least 1, got {beta}")
+        self.beta = beta
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """The reduced loss of (n, C) logits ``pred`` (student) and ``target`` (teacher); ``weight`` (n,)."""
+        loss = quality_kd_loss(pred, target, self.beta).sum(dim=-1)
+        return self.reduced(loss, weight, avg_factor, reduction_override)

@@ -1,0 +1,141 @@
+"""Distance between the shapes that objects form in two networks' spaces: their distances and their angles."""
+
+from __future__ import annotations
+
+from lad.losses.weighted import WeightedLoss
+
+import torch
+import torch.nn.functional as F
+from mmdet.registry import MODELS
+from torch import Tensor
+
+#: Embeddings that are closer than this coincide: they have no direction to each other.
+TINY = 1e-12
+
+
+def relative_distances(embeddings: Tensor) -> Tensor:
+    """The distance of each pair, divided by the mean distance of all.
+
+    Park et al., "Relational Knowledge Distillation", CVPR 2019, arXiv 1904.05068, Eqs. 5 and 6.
+
+    Args:
+        embeddings: (n, C), float32.
+
+    Returns:
+        (n (n - 1) / 2,), row by row above the diagonal; zeros where all coincide.
+    """
+    # Not F.pdist, whose backward pass of nothing kills the process.
+    first, second = torch.triu_indices(len(embeddings), len(embeddings), 1, device=embeddings.device)
+    _, distances = _directions(embeddings[second] - embeddings[first])
+    return distances / (distances.sum() / max(len(distances), 1)).clamp(min=TINY)
+
+
+def angle_cosines(embeddings: Tensor) -> Tensor:
+    """The cosine of the angle that each embedding sees between each two others.
+
+    Park et al., CVPR 2019, Eq. 8: <e_ij, e_kj> with e_ij = (t_i - t_j) / ||t_i - t_j||.
+
+    Args:
+        embeddings: (n, C), float32.
+
+    Returns:
+        (n, n, n), indexed by [j, i, k]; 0 where t_i or t_k coincides with t_j.
+    """
+    direction, _ = _directions(embeddings[None] - embeddings[:, None])
+    return direction @ direction.transpose(1, 2)
+
+
+def _directions(difference: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors (..., C) at length 1, and their lengths (...); both 0, with gradients of 0, where shorter than TINY."""
+    squared = difference.square().sum(dim=-1, keepdim=True)
+    # Not F.normalize, whose gradient where nothing is to be normalised is 1 / eps.
+    coincide = squared <= TINY**2
+    length = squared.masked_fill(coincide, 1).sqrt()
+    return difference.masked_fill(coincide, 0) / length, length.masked_fill(coincide, 0)[..., 0]
+
+
+def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """L_RKD-D: Huber's loss of the relative distances, the mean over all pairs; 0 for less than two objects.
+
+    Park et al., CVPR 2019, Eq. 7. The paper adds up; the authors' code has the mean, over every pair and over each
+    object with itself, whose distances are 0. This is the mean over the pairs.
+
+    Args:
+        student: (n, C), any float dtype.
+        teacher: (n, C'); no gradient flows to it.
+
+    Returns:
+        A scalar, float32.
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        own, taught = relative_distances(student.float()), relative_distances(teacher.detach().float())
+    return F.smooth_l1_loss(own, taught, reduction="sum") / max(len(own), 1)
+
+
+def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """L_RKD-A: Huber's loss of the cosines, the mean over all triples of three objects; 0 for less than three.
+
+    Park et al., CVPR 2019, Eq. 9. Takes n^3 products of C numbers: 64 objects of 256 channels are 67 million.
+
+    Args:
+        student: (n, C), any float dtype.
+        teacher: (n, C'); no gradient flows to it.
+
+    Returns:
+        A scalar, float32.
+    """
+    # Products of half precision are too coarse for angles; autocast would choose it.
+    with torch.autocast(student.device.type, enabled=False):
+        own, taught = angle_cosines(student.float()), angle_cosines(teacher.detach().float())
+    count = len(own)
+    # What is 0 or 1 by itself is no angle: the same object twice.
+    once = 1 - torch.eye(count, device=own.device)
+    triples = once[:, :, None] * once[:, None] * once
+    losses = F.smooth_l1_loss(own, taught, reduction="none") * triples
+    return losses.sum() / max(count * (count - 1) * (count - 2), 1)
+
+
+def relational_loss(
+    student: Tensor, teacher: Tensor, distance_weight: float = 25.0, angle_weight: float = 50.0
+) -> Tensor:
+    """lambda_D L_RKD-D + lambda_A L_RKD-A: Park et al., CVPR 2019, Eqs. 7, 9 and 10.
+
+    Neither depends on the scale or the position of the embeddings, nor on a rotation, nor on the order of the objects.
+
+    Args:
+        student: Embeddings of n objects, (n, C), any float dtype.
+        teacher: Embeddings of the same objects, (n, C'); no gradient flows to them.
+        distance_weight: lambda_D.
+        angle_weight: lambda_A.
+
+    Returns:
+        A scalar, float32; 0 with gradients of 0 for less than two objects.
+
+    Raises:
+        ValueError: the numbers of objects differ.
+    """
+    if len(student) != len(teacher):
+        raise ValueError(f"embeddings of {len(student)} objects (student) and {len(teacher)} (teacher)")
+    return distance_weight * distance_loss(student, teacher) + angle_weight * angle_loss(student, teacher)
+
+
+@MODELS.register_module()
+class RKDLoss(WeightedLoss):
+    """:func:`relational_loss` with a weight.
+
+    Args:
+        distance_weight: lambda_D; 25 in the paper's classification, 1 in its metric learning.
+        angle_weight: lambda_A; 50 in the paper's classification, 2 in its metric learning.
+        loss_weight: Factor of the result.
+    """
+
+    def __init__(
+        self, distance_weight: float = 25.0, angle_weight: float = 50.0, loss_weight: float = 1.0
+    ) -> None:
+        super().__init__("mean", loss_weight)
+        self.distance_weight = distance_weight
+        self.angle_weight = angle_weight
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The loss of embeddings ``pred`` (student) and ``target`` (teacher) of the same objects."""
+        return self.loss_weight * relational_loss(pred, target, self.distance_weight, self.angle_weight)

@@ -1,0 +1,72 @@
+"""Distance between how two networks see the images of a batch resemble each other."""
+
+from __future__ import annotations
+
+from lad.losses.feature import FeatureLoss
+
+import torch
+import torch.nn.functional as F
+from mmdet.registry import MODELS
+from torch import Tensor
+
+
+def batch_similarity(features: Tensor) -> Tensor:
+    """How much each image of a batch resembles each: Q Q^T with rows of length 1, Q an image's features in one row.
+
+    Args:
+        features: (N, ...), any float dtype.
+
+    Returns:
+        (N, N), float32.
+    """
+    # Products of half precision overflow when they are added up over a whole map; autocast would choose it.
+    with torch.autocast(features.device.type, enabled=False):
+        flat = features.float().flatten(1)
+        return F.normalize(flat @ flat.T, dim=1)
+
+
+def similarity_preserving_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared difference of the two networks' similarities for each pair of images; 0 for a batch of one.
+
+    Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019, arXiv 1907.09682, Eqs. 2 to 4:
+    with G = :func:`batch_similarity`, L_SP = 1/N^2 ||G_t - G_s||_F^2, which is the mean of what is returned here.
+
+    Args:
+        student: Features of N images, (N, ...), any float dtype.
+        teacher: Features of the same images, (N, ...); channels and resolution may be others. No gradient flows to
+            them.
+
+    Returns:
+        (N, N), float32.
+
+    Raises:
+        ValueError: the numbers of images differ.
+    """
+    if len(student) != len(teacher):
+        raise ValueError(f"features of {len(student)} images (student) and {len(teacher)} (teacher)")
+    return (batch_similarity(student) - batch_similarity(teacher.detach())).square()
+
+
+@MODELS.register_module()
+class SimilarityPreservingLoss(FeatureLoss):
+    """:func:`similarity_preserving_loss` with a weight and a reduction, called as MMDetection's losses are.
+
+    Args:
+        reduction: ``'none'``, ``'mean'`` (the paper's) or ``'sum'``.
+        loss_weight: Factor of the result.
+    """
+
+    same_channels = False
+    maps_only = False
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """The reduced loss of features ``pred`` (student) and ``target`` (teacher); ``weight`` is (N, N)."""
+        loss = similarity_preserving_loss(pred, target)
+        return self.reduced(loss, weight, avg_factor, reduction_override)

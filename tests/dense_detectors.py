@@ -1,0 +1,77 @@
+"""Small dense detectors of every family whose class scores or boxes a teacher can teach, and pairs of them."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from helpers import build, save_checkpoint, small_detector, small_paa
+from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+from seam_detectors import FAMILIES, set_epoch, small
+
+CONFIGS = dict(
+    retinanet="mmdet::retinanet/retinanet_r50_fpn_1x_coco.py",
+    fcos="mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py",
+    atss="mmdet::atss/atss_r50_fpn_1x_coco.py",
+    gfl="mmdet::gfl/gfl_r50_fpn_1x_coco.py",
+    vfnet="mmdet::vfnet/vfnet_r50_fpn_1x_coco.py",
+)
+
+
+def dense(family: str, **bbox_head) -> ConfigDict:
+    """A detector of three classes, all of whose parameters are trained."""
+    if family == "paa":
+        config = small_paa()
+    elif family in FAMILIES:
+        config = small(family)
+    else:
+        config = small_detector(CONFIGS[family])
+        config.backbone.norm_cfg = dict(type="BN", requires_grad=True)
+    config.bbox_head.update(bbox_head)
+    return config
+
+
+def distil(
+    folder: Path,
+    methods: list[dict],
+    student: ConfigDict,
+    teacher: ConfigDict | None = None,
+    seed: int = 1,
+    classes: tuple[str, ...] | None = None,
+    **settings,
+) -> torch.nn.Module:
+    """A student (weights of seed 0) and a teacher in training; batch norm as at test time, so that equals are equal."""
+    set_epoch(100)  # TOOD's own assigner
+    teacher = student if teacher is None else teacher
+    meta = dict(dataset_meta=dict(classes=classes)) if classes else {}
+    path = save_checkpoint(build(teacher, seed), folder / "teacher.pth", **meta)
+    model = MODELS.build(
+        dict(
+            type="DistillationDetector",
+            student=copy.deepcopy(student),
+            teacher=dict(copy.deepcopy(teacher), checkpoint=path),
+            methods=copy.deepcopy(methods),
+            **settings,
+        )
+    )
+    model.student.load_state_dict(build(student).state_dict())
+    model.eval()
+    model.student.training = model.student.bbox_head.training = True
+    return model
+
+
+def outputs_of(model: torch.nn.Module, inputs: torch.Tensor) -> tuple:
+    """What a detector's dense head says of images."""
+    return model.bbox_head(model.extract_feat(inputs))
+
+
+def flat(levels: list[torch.Tensor], channels: int) -> torch.Tensor:
+    """(N, P, channels), image by image and level by level."""
+    return torch.stack(
+        [
+            torch.cat([level[image].permute(1, 2, 0).reshape(-1, channels) for level in levels])
+            for image in range(len(levels[0]))
+        ]
+    )

@@ -1,0 +1,44 @@
+"""DETRs of a few thousand weights on MMDetection's own configs."""
+
+from __future__ import annotations
+
+from lad.config import detector_config
+
+from mmengine.config import ConfigDict
+
+DETRS = ["one_stage", "two_stage", "dino"]
+
+
+def small_detr(
+    family: str, base: int = 8, queries: int = 20, layers: int = 2, num_classes: int = 3, **model
+) -> ConfigDict:
+    """A Deformable-DETR or DINO with one encoder layer and two decoder layers.
+
+    MMDetection's two-stage Deformable-DETR and DINO embed boxes in 4 x 128 numbers, so they cannot be thinner.
+    """
+    dims = 32 if family == "one_stage" else 256
+    attention, ffn = dict(embed_dims=dims), dict(embed_dims=dims, feedforward_channels=32)
+    name = (
+        "dino/dino-4scale_r50_8xb2-12e"
+        if family == "dino"
+        else "deformable_detr/deformable-detr_r50_16xb2-50e"
+    )
+    overrides = dict(
+        config=f"mmdet::{name}_coco.py",
+        num_queries=queries,
+        backbone=dict(depth=18, base_channels=base, init_cfg=None, frozen_stages=-1),
+        neck=dict(in_channels=[base * 2, base * 4, base * 8], out_channels=dims, norm_cfg=dict(num_groups=4)),
+        encoder=dict(num_layers=1, layer_cfg=dict(self_attn_cfg=attention, ffn_cfg=ffn)),
+        decoder=dict(
+            num_layers=layers,
+            layer_cfg=dict(self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=ffn),
+        ),
+        positional_encoding=dict(num_feats=dims // 2),
+        bbox_head=dict(num_classes=num_classes, embed_dims=dims),
+        **model,
+    )
+    if family == "dino":
+        overrides.setdefault("dn_cfg", dict(group_cfg=dict(num_dn_queries=20)))
+    else:
+        overrides["as_two_stage"] = overrides["with_box_refine"] = family == "two_stage"
+    return detector_config(overrides, "student")

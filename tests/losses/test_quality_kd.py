@@ -1,0 +1,85 @@
+"""Quality focal loss against a teacher's probabilities."""
+
+import math
+
+from lad.losses import QualityKDLoss, quality_kd_loss
+
+import pytest
+import torch
+from helpers import fake_cuda
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmdet.models.losses import QualityFocalLoss
+
+LN2, LN3 = math.log(2), math.log(3)
+
+
+def test_hand_arithmetic():
+    """p_t = 3/4, p_s = 1/2: |1/4|^beta ln 2, whatever the target, because log p_s = log(1 - p_s) = -ln 2."""
+    student, teacher = torch.tensor([0.0]), torch.tensor([LN3])
+    torch.testing.assert_close(quality_kd_loss(student, teacher), torch.tensor([LN2 / 4]))
+    torch.testing.assert_close(quality_kd_loss(student, teacher, 2.0), torch.tensor([LN2 / 16]))
+
+
+@pytest.mark.parametrize("beta", [1.0, 2.0])
+def test_value_and_gradient_are_mmdetections_with_probabilities_as_targets(beta):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(7, 4, generator=generator) * 3 for _ in range(2))
+    student.requires_grad_()
+    peer = QualityFocalLoss(beta=beta, loss_weight=2.0)(student, teacher.sigmoid())
+    own = QualityKDLoss(beta=beta, loss_weight=2.0)(student, teacher)
+    torch.testing.assert_close(own, peer)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, student)[0] for loss in (own, peer)))
+
+
+@settings(max_examples=80, deadline=None)
+@given(student=st.floats(-30, 30), teacher=st.floats(-30, 30), beta=st.sampled_from([1.0, 2.0]))
+def test_not_negative_zero_for_equals_and_the_same_with_classes_swapped(student, teacher, beta):
+    s, t = torch.tensor([student]), torch.tensor([teacher])
+    value = quality_kd_loss(s, t, beta).item()
+    assert value >= 0
+    assert quality_kd_loss(t, t, beta).item() == 0
+    assert quality_kd_loss(-s, -t, beta).item() == pytest.approx(value, rel=1e-3, abs=1e-5)
+
+
+def test_gradient_moves_the_student_towards_the_teacher_and_never_reaches_it():
+    student = torch.tensor([0.0, 0.0, 1.0], requires_grad=True)
+    teacher = torch.tensor([2.0, -2.0, 1.0], requires_grad=True)
+    quality_kd_loss(student, teacher).sum().backward()
+    assert student.grad[0] < 0 < student.grad[1]
+    assert student.grad[2] == 0
+    assert teacher.grad is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_certain_predictions_are_finite_with_finite_gradients(dtype):
+    extremes = torch.tensor([-60000.0, -100.0, 0.0, 100.0, 60000.0]).to(dtype)
+    student = extremes.repeat_interleave(5).requires_grad_()
+    loss = quality_kd_loss(student, extremes.repeat(5))
+    assert loss.dtype == torch.float32
+    assert loss.isfinite().all()
+    assert loss.max() > 5e4
+    loss.sum().backward()
+    assert student.grad.isfinite().all()
+
+
+def test_module_sums_classes_and_obeys_reduction_weight_and_average():
+    student, teacher = torch.zeros(2, 3), torch.full((2, 3), LN3)
+    one = 3 * LN2 / 4
+    torch.testing.assert_close(QualityKDLoss(reduction="sum")(student, teacher), torch.tensor(2 * one))
+    torch.testing.assert_close(QualityKDLoss()(student, teacher), torch.tensor(one))
+    weighted = QualityKDLoss()(student, teacher, weight=torch.tensor([2.0, 0.0]), avg_factor=4.0)
+    torch.testing.assert_close(weighted, torch.tensor(one / 2))
+
+
+def test_beta_and_shapes_are_checked():
+    with pytest.raises(ValueError, match=r"beta must be at least 1, got 0\.5"):
+        QualityKDLoss(beta=0.5)
+    with pytest.raises(ValueError, match=r"shape \(2,\) \(student\) and \(3,\)"):
+        quality_kd_loss(torch.zeros(2), torch.zeros(3))
+
+
+def test_on_cuda_tensors_nothing_waits():
+    with fake_cuda():
+        logits = torch.randn(4, 3, device="cuda")
+        assert QualityKDLoss()(logits, logits).device.type == "cuda"

@@ -1,0 +1,220 @@
+"""Steps of small distillations in two processes, and in one on the same images.
+
+The models are built once, in a process that then forks the others.
+"""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import seam_detectors
+import torch
+import two_stage_detectors
+from dense_detectors import dense
+from detr_detectors import DETRS, small_detr
+from fault_runs import free_port, import_server
+from helpers import build, make_batch, save_checkpoint, small_paa
+from mmdet.registry import MODELS
+from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import init_default_scope
+from torch import nn
+
+# So small that what differs between the processes' weights and the one's shows in the gradients alone.
+LEARNING_RATE = 2e-8
+LAD = dict(type="LabelAssignmentDistillation")
+ROI_LOGITS = dict(type="RoILogitDistillation")
+
+
+def distil(student: dict, teacher: dict, *methods: dict) -> nn.Module:
+    """A student and a teacher with random weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = save_checkpoint(build(teacher, 10), Path(folder) / "teacher.pth")
+        model = MODELS.build(
+            dict(
+                type="DistillationDetector",
+                student=copy.deepcopy(student),
+                teacher=dict(copy.deepcopy(teacher), checkpoint=path),
+                methods=[dict(method) for method in methods],
+            )
+        )
+    model.student.load_state_dict(build(student).state_dict())
+    return model
+
+
+def lad(family: str) -> nn.Module:
+    """LAD on a head that asks an assigner."""
+    return distil(seam_detectors.small(family), seam_detectors.small(family, base=16), LAD)
+
+
+def lad_detr(family: str) -> nn.Module:
+    """LAD on a DETR; a DINO denoises in two groups, without noise."""
+    settings = {}
+    if family == "dino":
+        groups = dict(dynamic=False, num_groups=2, num_dn_queries=None)
+        settings["dn_cfg"] = dict(label_noise_scale=1e-9, box_noise_scale=1e-9, group_cfg=groups)
+    student, teacher = small_detr(family, **settings), small_detr(family, base=16)
+    return distil(student, teacher, dict(LAD, inherit_queries=True))
+
+
+def co_learn(config: Callable[..., dict], per: str = "gt_level", switch: str = "StdMeanSwitch") -> nn.Module:
+    """Two networks that teach each other."""
+    networks = dict(a=config(base=8), b=config(base=16))
+    switch = dict(type=switch, per=per)
+    model = MODELS.build(dict(type="CoLearningDetector", networks=copy.deepcopy(networks), switch=switch))
+    for seed, (name, network) in enumerate(networks.items()):
+        model.networks[name].load_state_dict(build(network, seed).state_dict())
+    return model
+
+
+def hint() -> nn.Module:
+    """Hints for a PAA."""
+    return distil(small_paa(), small_paa(base=16), dict(type="HintDistillation"))
+
+
+def two_stage(kind: str, **rpn_proposal) -> nn.Module:
+    """Hints, RPN and RoI head; samplers take everything, so that nothing is drawn."""
+    student = two_stage_detectors.two_stage(kind)
+    train_cfg = student.train_cfg
+    train_cfg.rpn_proposal.update(rpn_proposal)
+    stages = train_cfg.rcnn if isinstance(train_cfg.rcnn, list | tuple) else [train_cfg.rcnn]
+    for stage in (train_cfg.rpn, *stages):
+        stage.sampler.update(num=100_000, pos_fraction=1.0)
+    methods = two_stage_detectors.HINT, two_stage_detectors.RPN, two_stage_detectors.RCNN, ROI_LOGITS
+    return distil(student, two_stage_detectors.two_stage(kind, base=16), *methods)
+
+
+def features() -> nn.Module:
+    """The losses that compare maps; MGD masks them by chance, otherwise in each process."""
+    losses = [dict(type=name) for name in ("ATLoss", "CWDLoss", "PKDLoss", "FGDLoss")]
+    methods = [dict(type="FeatureDistillation", name=loss["type"], loss=loss) for loss in losses]
+    return distil(small_paa(), small_paa(base=16), *methods)
+
+
+def responses() -> nn.Module:
+    """Class logits, edge distributions and cross-head predictions of a GFL; CrossKD aligns each process's images."""
+    names = ("DenseLogitDistillation", "LocalisationDistillation")
+    cross = dict(type="CrossHeadDistillation", align=False)
+    return distil(dense("gfl"), dense("gfl"), *(dict(type=name) for name in names), cross)
+
+
+CASES: dict[str, Callable[[], nn.Module]] = {
+    **{f"lad_{family}": partial(lad, family) for family in seam_detectors.FAMILIES},
+    **{f"lad_{family}": partial(lad_detr, family) for family in DETRS},
+    **{
+        f"colad_{family}": partial(co_learn, partial(seam_detectors.small, family))
+        for family in ("tood", "rtmdet", "yolox")
+    },
+    "colad_paa": partial(co_learn, small_paa),
+    "colad_paa_image_fisher": partial(co_learn, small_paa, per="image", switch="FisherSwitch"),
+    "hint": hint,
+    "features": features,
+    "responses": responses,
+    "faster": partial(two_stage, "faster"),
+    # Boxes of no proposal are so large: what is sampled are the objects alone, and nothing where there are none.
+    "cascade_without_proposals": partial(two_stage, "cascade", min_bbox_size=10_000),
+}
+
+
+def batches() -> list[tuple[torch.Tensor, list]]:
+    """Two images each, of which two processes take one: the second has no objects; the first no positives; none any."""
+    some, tiny, none = (
+        make_batch(objects, (64, 160), seed=seed) for seed, objects in enumerate([(8, 0), (1, 8), (0, 0)])
+    )
+    # Between the centres of cells of every stride.
+    tiny[1][0].gt_instances.bboxes = torch.tensor([[9.0, 9.0, 10.5, 10.5]])
+    return [some, tiny, none]
+
+
+@dataclass
+class Record:
+    """What became of one model.
+
+    Attributes:
+        losses: Of each step, by name.
+        gradients: Of each step, all in one.
+        untrained: Names of the trainable weights without a gradient, of each step.
+        weights: At the end, all in one.
+    """
+
+    losses: list[dict[str, float]] = field(default_factory=list)
+    gradients: list[torch.Tensor] = field(default_factory=list)
+    untrained: list[list[str]] = field(default_factory=list)
+    weights: torch.Tensor | None = None
+
+
+def train(model: nn.Module, rank: int, world_size: int) -> Record:
+    """A step of SGD on each batch, or this rank's part of it; batch norm and dropout as at test time."""
+    model.eval()
+    for detector in [model, *getattr(model, "networks", {"": getattr(model, "student", None)}).values()]:
+        detector.training = True
+        if hasattr(detector, "bbox_head"):
+            detector.bbox_head.training = True
+    wrapped = model
+    if world_size > 1:
+        wrapped = MMDistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.SGD(trained.values(), lr=LEARNING_RATE)
+    record = Record()
+    for inputs, samples in batches():
+        count = len(samples) // world_size
+        part = slice(rank * count, (rank + 1) * count)
+        optimizer.zero_grad()
+        losses = wrapped(inputs[part], copy.deepcopy(samples[part]), mode="loss")
+        total, logged = model.parse_losses(losses)
+        total.backward()
+        optimizer.step()
+        record.losses.append({name: float(value) for name, value in logged.items() if "loss" in name})
+        record.untrained.append([name for name, p in trained.items() if p.grad is None])
+        gradients = [p.grad.flatten() for p in trained.values() if p.grad is not None]
+        record.gradients.append(torch.cat(gradients))
+    record.weights = torch.cat([p.detach().flatten() for p in trained.values()])
+    return record
+
+
+def _train_all(models: dict[str, nn.Module], rank: int, world_size: int, port: int, path: Path) -> None:
+    if world_size > 1:
+        address, timeout = f"tcp://127.0.0.1:{port}", timedelta(seconds=60)
+        torch.distributed.init_process_group(
+            "gloo", address, rank=rank, world_size=world_size, timeout=timeout
+        )
+    records: dict[str, Record | str] = {}
+    for name, model in models.items():
+        try:
+            records[name] = train(model, rank, world_size)
+        except Exception:
+            # The processes are out of step from here on.
+            records[name] = traceback.format_exc()
+            break
+    torch.save(records, path)
+
+
+def _build_and_fork(names: Sequence[str], port: int, paths: dict[tuple[int, int], Path]) -> None:
+    init_default_scope("mmdet")
+    torch.set_num_threads(1)
+    seam_detectors.set_epoch(1)
+    models = {name: CASES[name]() for name in names}
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=_train_all, args=(models, *place, port, path)) for place, path in paths.items()
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+
+def run(names: Sequence[str], folder: Path) -> dict[tuple[int, int], dict[str, Record | str]]:
+    """By (rank, number of processes) and name: what became of a model, or a traceback."""
+    paths = {(rank, size): folder / f"records_{rank}_{size}.pth" for rank, size in [(0, 1), (0, 2), (1, 2)]}
+    process = import_server().Process(target=_build_and_fork, args=(names, free_port(), paths))
+    process.start()
+    process.join()
+    return {place: torch.load(path, weights_only=False) for place, path in paths.items() if path.exists()}

@@ -1,0 +1,456 @@
+"""Everything that the documentation tells readers to type is run: each command, and each listing in Python.
+
+The commands are collected from the shell blocks and the sentences of README.md and docs/. A command runs in a project
+folder with data sets of a few small images and untrained weights (``documentation.project``), as it stands, with what
+the tables below add to it or put in the place of its placeholders. What only a network or a cluster could answer is
+listed with its reason, and checked in another way.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+from dataclasses import dataclass, field
+from inspect import signature
+from pathlib import Path
+
+from lad.config import load_config
+from lad.detectors import DistillationDetector
+
+import pytest
+from documentation.pages import (
+    PAGES,
+    SHELLS,
+    Block,
+    Command,
+    all_blocks,
+    blocks,
+    commands,
+    commands_of,
+    inline_commands,
+)
+from documentation.project import Project
+from documentation.running import run
+from helpers import ROOT
+from mmdet.registry import MODELS
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    tomllib = None
+
+# -- The tables ---------------------------------------------------------------------------------------------------
+
+#: What stands for readers' own names, in every command.
+PLACEHOLDERS = {
+    "CONFIG": "configs/lad/paa_r18-c16_fpn_digits.py",
+    "CHECKPOINT": "work_dirs/paa_r18-c16_fpn_digits/epoch_1.pth",
+    "WORK_DIR": "work_dirs/job",
+    "RUN": "paa_r18-c16_fpn_digits",
+    "PARTITION": "gpu",
+    "JOB": "lad",
+    "IMAGE": "id=1",
+    "id=9": "id=1",
+    "BloodImage_00002.jpg": "val_1.jpg",
+    "annotations/train.json": "data/mine/annotations/train.json",
+    "images/train": "data/mine/train",
+}
+#: One epoch of two or four images, in one process.
+SHORT = " ".join(
+    [
+        "--cfg-options train_cfg.max_epochs=1 train_cfg.val_interval=1 train_dataloader.batch_size=2",
+        *(f"{name}_dataloader.num_workers=0" for name in ("train", "val", "test")),
+        *(f"{name}_dataloader.persistent_workers=False" for name in ("train", "val", "test")),
+    ]
+)
+#: The same on images of 64 x 64 pixels, where MMDetection's configs make them large.
+SMALL = " ".join(
+    [
+        SHORT,
+        "'train_dataloader.dataset.pipeline.2.scale=(64,64)'",
+        *(f"'{name}_dataloader.dataset.pipeline.1.scale=(64,64)'" for name in ("val", "test")),
+    ]
+)
+#: Leaves a work_dir with logs.
+TRAIN = f"python tools/train.py configs/{{}}.py {SHORT}"
+#: Test-time augmentation, likewise small.
+TTA = " ".join([SMALL, *(f"'tta_pipeline.1.transforms.0.{number}.scale=(64,64)'" for number in range(3))])
+
+
+#: A teacher and one student; the suites of ``documentation.project`` train for one epoch.
+SUITE = "--only lad --seeds 0"
+#: ``[--option VALUE]``, ``[NAME ...]`` and the ellipsis of a synopsis.
+OPTIONAL = re.compile(r" (\[[^\[\]]*\]|\.\.\.)(?=[ \]]|$)")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the commands in which a pattern is found are run.
+
+    Attributes:
+        pattern: A regular expression.
+        add: What is put behind the command to make it short.
+        replace: Words in it that others are put in the place of.
+        after: Commands that must have been run before; run as they are here.
+        slow: Whether it takes more than a few seconds even so.
+    """
+
+    pattern: str
+    add: str = ""
+    replace: dict[str, str] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
+    slow: bool = False
+
+
+#: The first that matches counts. A command without a rule runs as it stands.
+RULES = [
+    # Eight processes are as good as two to see that there are several.
+    Rule(r"dist_train.sh mine_lad", SMALL, {"8": "2"}, slow=True),
+    Rule(r"dist_train.sh .*_coco", SMALL, {"8": "2"}, slow=True),
+    Rule(r"dist_(train|test).sh", SHORT, {"8": "2"}, slow=True),
+    Rule(r"slurm_train.* (mine_lad|\S*_coco)", SMALL, slow=True),
+    Rule(r"slurm_train", SHORT, slow=True),
+    Rule(r"--dry-run", SHORT, {"CONFIG": "configs/lad/solad_r18-c16-paa-r18-c32_fpn_digits.py"}),
+    Rule(r"--resume CHECKPOINT", SHORT, after=(TRAIN.format("lad/paa_r18-c16_fpn_digits"),)),
+    Rule(r"--tta", TTA, {"CHECKPOINT": "work_dirs/paa-cop_r50_fpn_1x_coco/epoch_12.pth"}, slow=True),
+    Rule(r"tools/(train|test).py .*_coco", SMALL, slow=True),
+    Rule(r"tools/train.py mine.* --work-dir", SMALL, slow=True),
+    Rule(r"tools/(train|test).py mine", SMALL),
+    # One of each page in the daily suite: these are what others are compared with.
+    Rule(r"train.py configs/(\w+/faster-rcnn|feature/retinanet|lad/paa_r18-c32|colad/)", SHORT, slow=True),
+    Rule(r"tools/(train|test).py", SHORT),
+    Rule(r"tools/model_info.py", "--steps 1 --batch 2 --shape 64 64"),
+    Rule(r"plot_losses.py WORK_DIR", "", {"WORK_DIR": "work_dirs/paa_r18-c16_fpn_digits"},
+         after=(TRAIN.format("lad/paa_r18-c16_fpn_digits"),)),
+    Rule(r"plot_losses.py work_dirs/paa", slow=True,
+         after=(TRAIN.format("lad/paa_r18-c16_fpn_digits"), TRAIN.format("lad/lad_r18-c16-paa-r18-c32_fpn_digits"))),
+    Rule(r"plot_losses.py work_dirs/colad_digits", slow=True,
+         after=(f"{TRAIN.format('colad/colad_r18-c16-r18-c32_fpn_digits')} --work-dir work_dirs/colad_digits",)),
+    Rule(r"visualize_assignment.py.* configs/(colad|tood)", slow=True),
+    Rule(r"visualize_assignment.py", "", {"CONFIG": "configs/lad/lad_r18-c16-paa-r18-c32_fpn_digits.py"}),
+    # Other commands use the stand-in for its result.
+    Rule(r"voc_to_coco.py", "", {"data/bccd": "data/made_bccd"}),
+    Rule(r"tools/benchmark.py run", SUITE, slow=True),
+    Rule(r"tools/benchmark.py report", "--replicates 10", slow=True,
+         after=(f"python tools/benchmark.py run bccd {SUITE}",)),
+    Rule(r"make_digits.py", "--out data/made --images 4 --val-images 2"),
+    Rule(r"tools/demo.py", "--images 4 --val-images 2 --epochs 1", slow=True),
+    Rule(r"benchmarks/assignment.py", "--repeats 1 --objects 2", slow=True),
+    Rule(r"benchmarks/teacher.py", "--images 2 --repeats 1 --only inference_mode", slow=True),
+    Rule(r"benchmarks/faster_rcnn.py", "--batch-size 2 --size 64 64 --repeats 1", slow=True),
+    Rule(r"benchmarks/evaluation.py", "--images 20 --detections 5 --classes 3 --repeats 1", slow=True),
+    Rule(r"benchmarks/inference.py", "--repeats 1", slow=True),
+    Rule(r"benchmarks/seams.py", "--repeats 1 --only tood", slow=True),
+]  # fmt: skip
+
+#: What is not run here, why, and what is checked instead (a function below).
+NOT_RUN = {
+    "git clone": ("needs the network", "the_folder_that_the_next_commands_use_is_stood_in_for"),
+    "pip install": ("needs the network and would change this environment", "its_extras_exist"),
+    "make": ("would install an environment or run this test suite in itself", "its_target_exists"),
+    "tensorboard": ("serves until it is stopped", "its_program_comes_with_the_project"),
+    "pytest": ("would run this test suite in itself", "its_tests_and_markers_exist"),
+}
+
+#: Configs that listings of a part of a config are put into: the first whose word is in the listing.
+PARTS = [
+    ("inherit_queries", "configs/dino/lad_r18-c16-dino-r18-c32_digits.py"),
+    ('mode="soft"', "configs/tood/lad_r18-c16-tood-r18-c32_fpn_digits.py"),
+    ("", "configs/lad/lad_r18-c16-paa-r18-c32_fpn_digits.py"),
+]
+#: Readers' own names in listings.
+LISTING_PLACEHOLDERS = {"NAME": "lad_r18-c16-paa-r18-c32_fpn_digits", "RUN": "paa_r18-c16_fpn_digits"}
+#: What listings that are for a reader's own code suppose to be there.
+PREAMBLES = {
+    "class MySeam": "import torch\n"
+    "from mmdet.models.dense_heads import RetinaHead as MyHead\n"
+    "from mmdet.structures.bbox import distance2bbox\n",
+}
+
+# -- The commands -------------------------------------------------------------------------------------------------
+
+
+def rule_of(command: Command) -> Rule:
+    return next((rule for rule in RULES if re.search(rule.pattern, command.text)), Rule(""))
+
+
+def program_of(command: Command) -> str:
+    """The first words of a command, behind the variables that are set for it."""
+    words = [word for word in shlex.split(command.text) if not re.match(r"[A-Z_]+=", word)]
+    return f"{words[0]} {words[1]}" if words[0] in ("git", "pip") and len(words) > 1 else words[0]
+
+
+def in_small(command: str, rule: Rule) -> str:
+    """The command line that is run; a synopsis without its optional parts."""
+    while re.search(OPTIONAL, command):
+        command = re.sub(OPTIONAL, "", command)
+    words = {**PLACEHOLDERS, **rule.replace}
+    pattern = "|".join(
+        rf"(?<![\w/.-]){re.escape(word)}(?![\w/-]|\.\w)" for word in sorted(words, key=len, reverse=True)
+    )
+    return f"{re.sub(pattern, lambda word: words[word[0]], command)} {rule.add}".strip()
+
+
+def by_effort(wanted):
+    for command in commands():
+        if (program_of(command) in NOT_RUN) == wanted:
+            yield pytest.param(
+                command, id=command.text, marks=[pytest.mark.slow] if rule_of(command).slow else []
+            )
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    made = Project(tmp_path_factory.mktemp("project"))
+    # One process of one job: srun runs the program, and sbatch the script.
+    made.add_program("scontrol", "echo 127.0.0.1\n")
+    made.add_program(
+        "srun",
+        "while [[ $1 == -* ]]; do [[ $1 == -p ]] && shift; shift; done\n"
+        "export SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NTASKS=1 SLURM_NODELIST=localhost SLURM_JOB_ID=1\n"
+        'exec "$@"\n',
+    )
+    made.add_program(
+        "sbatch",
+        "while [[ $1 == -* ]]; do [[ $1 == -p ]] && shift; shift; done\n"
+        "export SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_JOB_ID=1 SLURM_JOB_PARTITION=gpu SLURM_JOB_NAME=lad\n"
+        'exec bash "$@"\n',
+    )
+    return made
+
+
+@pytest.mark.parametrize("command", by_effort(wanted=False))
+def test_command_of_the_documentation_runs(command, project, monkeypatch):
+    monkeypatch.chdir(project.folder)
+    rule = rule_of(command)
+    for line in [*rule.after, in_small(command.text, rule)]:
+        project.prepare(line)
+        try:
+            done = run(line, project.folder, project.environment, timeout=900, fresh=rule.slow)
+        except subprocess.TimeoutExpired:
+            pytest.fail(
+                f"{command.where}: {line!r} does not end: make it shorter by a Rule in RULES of {__file__}."
+            )
+        assert done.code == 0, (
+            f"{command.where}: {line!r} ends with {done.code}. If it needs other data, files or options in a small "
+            f"project, add a Rule to RULES of {__file__}; if nothing here can run it, an entry of NOT_RUN with the "
+            f"reason and a check.\n{done.output[-3000:]}"
+        )
+
+
+@pytest.mark.parametrize("command", by_effort(wanted=True))
+def test_command_that_is_not_run_is_checked_in_another_way(command):
+    CHECKS[NOT_RUN[program_of(command)][1]](command)
+
+
+def its_extras_exist(command):
+    """What is installed is this project, or something that it says it uses."""
+    project = pyproject()["project"]
+    extras = project["optional-dependencies"]
+    known = [
+        name_in(requirement) for part in (project["dependencies"], *extras.values()) for requirement in part
+    ]
+    packages = [word for word in shlex.split(command.text)[2:] if not word.startswith("-")]
+    assert packages, f"{command.where}: nothing to install"
+    for package in packages:
+        assert name_in(package) in (".", project["name"], *known), (
+            f"{command.where}: pyproject.toml has no {package}"
+        )
+    for wanted in re.findall(r"\[([\w,-]+)\]", command.text):
+        assert set(wanted.split(",")) <= set(extras), f"{command.where}: there is no extra {wanted}"
+
+
+def name_in(requirement: str) -> str:
+    """Of a requirement like ``opencv-python<5`` or ``.[lite]``."""
+    return re.match(r"[\w.-]+", requirement)[0]
+
+
+def its_target_exists(command):
+    done = subprocess.run(
+        ["make", "-n", *shlex.split(command.text)[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command.where}: {done.stderr}"
+    assert done.stdout.strip(), f"{command.where}: does nothing"
+
+
+def its_program_comes_with_the_project(command):
+    assert shlex.split(command.text)[0] in map(name_in, pyproject()["project"]["dependencies"])
+
+
+def its_tests_and_markers_exist(command):
+    words = shlex.split(command.text)[1:]
+    for before, word in zip([None, *words], words, strict=False):
+        if before == "-m":
+            assert any(
+                marker.startswith(f"{word}:")
+                for marker in pyproject()["tool"]["pytest"]["ini_options"]["markers"]
+            )
+        elif not word.startswith("-"):
+            assert (ROOT / word.split("::")[0]).exists(), f"{command.where}: there is no {word}"
+
+
+def the_folder_that_the_next_commands_use_is_stood_in_for(command):
+    folder = shlex.split(command.text)[-1].split("/")[-1].removesuffix(".git")
+    users = [other for other in commands() if other.page == command.page and f"{folder}/" in other.text]
+    assert users, f"{command.where}: nothing uses {folder}"
+    assert folder in (ROOT / "tests/documentation/project.py").read_text(), f"{folder} is not stood in for"
+
+
+CHECKS = {
+    check.__name__: check
+    for check in (
+        its_extras_exist,
+        its_program_comes_with_the_project,
+        its_target_exists,
+        its_tests_and_markers_exist,
+        the_folder_that_the_next_commands_use_is_stood_in_for,
+    )
+}
+
+
+def pyproject():
+    if tomllib is None:
+        pytest.skip("reading pyproject.toml needs Python 3.11")
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_commands_are_found_wherever_they_stand(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Say `make demo`, or `python a.py\n--b`; `a.py` alone is none.\n\n"
+        "```bash\n# a comment\npython c.py --d 'e # f'   # g\nX=1 h.sh \\\n  i\n```\n"
+        "    ```console\n    $ pip install j\n    output\n    ```\n"
+        "```python\nk = `make l`\n```\n"
+    )
+    found = [command for block in blocks(page) for command in commands_of(block)] + [*inline_commands(page)]
+    assert [(command.line, command.text) for command in found] == [
+        (6, "python c.py --d 'e # f'"),
+        (7, "X=1 h.sh i"),
+        (11, "pip install j"),
+        (1, "make demo"),
+        (1, "python a.py --b"),
+    ]
+
+
+def test_synopsis_runs_without_its_optional_parts():
+    assert in_small("a B [C ...] D ... [--e [F]] [--g]", Rule("")) == "a B D"
+    assert in_small("pip install -e '.[lite]'", Rule("")) == "pip install -e '.[lite]'"
+
+
+def test_placeholders_are_words_of_their_own():
+    assert in_small("train CONFIG --resume CHECKPOINT", Rule("", "-x", {"CHECKPOINT": "a.pth"})) == (
+        f"train {PLACEHOLDERS['CONFIG']} --resume a.pth -x"
+    )
+    assert (
+        in_small("JOBS a/CONFIG CONFIG.py x8 8", Rule("", "", {"8": "2"})) == "JOBS a/CONFIG CONFIG.py x8 2"
+    )
+
+
+def test_no_command_hides_in_a_block_without_a_language():
+    for block in all_blocks():
+        if block.language not in SHELLS:
+            hidden = re.search(r"(?m)^(\$ |python tools|make |tools/\w+\.sh|pip install)", block.text)
+            assert not hidden, f"{block.page}:{block.line}: this block has commands; begin it with ```bash"
+
+
+def test_rules_are_used():
+    texts = [command.text for command in commands()]
+    for rule in RULES:
+        assert any(re.search(rule.pattern, text) for text in texts), (
+            f"no command matches {rule.pattern!r}: take it out"
+        )
+
+
+def test_links_lead_to_files_of_the_project():
+    """As a viewer of the files follows them; ``make docs`` holds the site's to the same, anchors included."""
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)\s]*)?\)|<img src=\"([^\":]+)\"", page.read_text()):
+            target = page.parent / (link[0] or link[1])
+            assert target.is_file(), f"{page.relative_to(ROOT)}: a link leads to {target}, which is no file"
+
+
+# -- The listings in Python ---------------------------------------------------------------------------------------
+
+
+def listings():
+    for block in all_blocks():
+        if block.language == "python":
+            # MMDetection's own detectors are big.
+            marks = [pytest.mark.slow] if re.search("mmdet::|mine_lad", block.text) else []
+            yield pytest.param(block, id=f"{block.page}:{block.line}", marks=marks)
+
+
+@pytest.mark.parametrize("block", listings())
+def test_listing_in_python_is_right(block, project, monkeypatch):
+    """An excerpt of a file is in the file, a program runs, a config is built, and a part of one in its place.
+
+    Of a listing that leaves something open (``student=...``) only the syntax is tested.
+    """
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setenv("TORCH_HOME", project.environment["TORCH_HOME"])
+    named = re.match(r"# ([\w/.-]+)\n", block.text)
+    if named and (ROOT / named[1]).exists():
+        check_excerpt(block, ROOT / named[1])
+        return
+    nodes = list(ast.walk(ast.parse(block.text)))
+    if "..." in block.text.replace("checkpoint=...", ""):
+        return
+    if any(isinstance(node, ast.Import | ast.ImportFrom) for node in nodes):
+        run_program(block, project)
+    elif "_base_ =" in block.text or re.search(r"model = dict\(\s*type=", block.text):
+        build_config(block.text, project)
+    else:
+        build_parts(block, project)
+
+
+def check_excerpt(block: Block, file: Path) -> None:
+    """Its pieces, with ``...`` between them, are in the file in this order."""
+    pieces = re.split(r"(?m)^ *\.\.\.\n", block.text.split("\n", 1)[1])
+    text, place = file.read_text(), 0
+    for piece in pieces:
+        place = text.find(piece.strip("\n"), place)
+        assert place >= 0, f"{block.page}:{block.line}: {file.relative_to(ROOT)} does not hold this:\n{piece}"
+
+
+def run_program(block: Block, project: Project) -> None:
+    text = "".join(preamble for pattern, preamble in PREAMBLES.items() if pattern in block.text) + block.text
+    for placeholder, word in LISTING_PLACEHOLDERS.items():
+        text = re.sub(rf"\b{placeholder}\b", word, text)
+    project.prepare_paths(text)
+    (project.folder / "listing.py").write_text(text)
+    done = run("python listing.py", project.folder, project.environment, timeout=900)
+    assert done.code == 0, f"{block.page}:{block.line}: {done.output[-3000:]}"
+
+
+def build_config(text: str, project: Project) -> None:
+    (project.folder / "listing_config.py").write_text(text)
+    model = load_config("listing_config.py").model
+    project.make_teachers(model)
+    MODELS.build(model)
+
+
+def build_parts(block: Block, project: Project) -> None:
+    """Each statement is put into a config by itself: listings show alternatives."""
+    path = next(path for pattern, path in PARTS if pattern in block.text)
+    for statement in ast.parse(block.text).body:
+        written: dict = {}
+        exec(ast.unparse(statement), {}, written)
+        parts = written.get("model", written)
+        if set(parts) <= set(signature(DistillationDetector).parameters):
+            model = load_config(path).model
+            model.update(parts)
+            project.make_teachers(model)
+            MODELS.build(model)
+        else:
+            train_with(ast.unparse(statement), path, block, project)
+
+
+def train_with(text: str, path: str, block: Block, project: Project) -> None:
+    """Train with a config that a part is added to which is not the model's."""
+    (project.folder / "listing_part.py").write_text(f"_base_ = {path!r}\n{text}\n")
+    line = f"python tools/train.py listing_part.py {SHORT}"
+    project.prepare(line)
+    done = run(line, project.folder, project.environment, timeout=900)
+    assert done.code == 0, f"{block.page}:{block.line}: {text!r}: {done.output[-3000:]}"

@@ -1,0 +1,223 @@
+"""Several teachers: who listens to whom, and ensembles."""
+
+import copy
+
+from lad.ensemble import attend, average, combine
+from lad.errors import ConfigError, UnsupportedError
+from lad.methods import DistillationMethod
+
+import pytest
+import torch
+from helpers import build, fake_cuda, make_batch, small_detector, small_paa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmdet.registry import MODELS
+from mmengine.model import ExponentialMovingAverage
+from torch import nn
+
+SOFT = dict(type="SoftLabelDistillation")
+
+
+@MODELS.register_module(force=True)
+class NeckProbe(DistillationMethod):
+    """The mean of a level of the teacher's neck, which says whom it listens to."""
+
+    teacher_modules = ("neck",)
+    compares_classes = False
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(()))
+
+    def losses(self, step):
+        return dict(loss_neck=self.factor * step.teacher.outputs["neck"][0].mean())
+
+
+def distil(teachers, *methods, **options):
+    model = MODELS.build(
+        dict(
+            type="DistillationDetector",
+            student=small_paa(),
+            teachers=teachers,
+            methods=list(methods),
+            **options,
+        )
+    )
+    model.student.load_state_dict(build(small_paa()).state_dict())
+    return model.train()
+
+
+@pytest.fixture
+def pair(teacher_spec):
+    """Two teachers of one architecture and other weights."""
+    return dict(a=teacher_spec(seed=1), b=teacher_spec(seed=2))
+
+
+def neck_of(teacher, batch):
+    return teacher.run(*batch, ["neck"])["neck"]
+
+
+def test_each_method_hears_its_own_teacher_and_losses_begin_with_its_name(pair):
+    batch = make_batch()
+    model = distil(pair, dict(type="NeckProbe", taught_by="a"), dict(type="NeckProbe", taught_by="b"))
+    losses = model.loss(*batch)
+    means = {name: neck_of(teacher, batch)[0].mean() for name, teacher in model.teachers.items()}
+    assert means["a"] != means["b"]
+    for name, value in means.items():
+        torch.testing.assert_close(losses[f"{name}.loss_neck"], value)
+    assert list(model.distillation) == ["NeckProbe", "NeckProbe_b"]
+    total, logged = model.parse_losses(losses)
+    assert {"a.loss_neck", "b.loss_neck"} <= set(logged)
+    expected = sum(sum(v) if isinstance(v, list) else v for v in losses.values())
+    torch.testing.assert_close(total, expected)
+
+
+def test_teachers_run_once_a_step_and_only_those_somebody_listens_to(pair, teacher_spec):
+    model = distil(
+        dict(pair, c=teacher_spec(seed=3)),
+        dict(type="NeckProbe", taught_by="b"),
+        dict(type="NeckProbe", taught_by=["a", "b"], ensemble="average"),
+    )
+    calls = []
+    for name, teacher in model.teachers.items():
+        teacher.model.backbone.register_forward_hook(lambda *_, name=name: calls.append(name))
+        teacher.model.bbox_head.register_forward_hook(lambda *_: calls.append("head"))
+    model.loss(*make_batch())
+    assert sorted(calls) == ["a", "b"]
+
+
+def test_teachers_are_hidden_follow_the_detector_and_are_shared_by_copies(pair):
+    model = distil(pair, dict(type="NeckProbe", taught_by=["a", "b"], ensemble="average"))
+    hidden = [t for teacher in model.teachers.values() for t in teacher.model.parameters()]
+    assert not {id(t) for t in hidden} & {id(t) for t in [*model.parameters(), *model.buffers()]}
+    assert set(model.state_dict()) == {*build(small_paa()).state_dict(), "distillation.NeckProbe.factor"}
+    ema = ExponentialMovingAverage(model, device="meta")
+    assert all(t.device.type == "cpu" for t in hidden)
+    assert ema.module.teachers["b"].model is model.teachers["b"].model
+    model.to(torch.float64)
+    assert all(
+        t.dtype == torch.float64 for teacher in model.teachers.values() for t in teacher.model.parameters()
+    )
+
+
+def test_average_of_two_equal_teachers_is_one_of_them(pair):
+    batch = make_batch()
+    twins = dict(a=pair["a"], b=copy.deepcopy(pair["a"]))
+    one = distil(twins, dict(SOFT, taught_by="a")).loss(*copy.deepcopy(batch))
+    for ensemble in ("average", "attention"):
+        both = distil(twins, dict(SOFT, taught_by=["a", "b"], ensemble=ensemble)).loss(*copy.deepcopy(batch))
+        for name in ("cls", "bbox", "iou"):
+            torch.testing.assert_close(both[f"a+b.loss_soft_{name}"], one[f"a.loss_soft_{name}"])
+
+
+def test_ensemble_averages_outputs(pair):
+    batch = make_batch()
+    model = distil(pair, dict(type="NeckProbe", taught_by=["a", "b"], ensemble="average"))
+    expected = sum(neck_of(teacher, batch)[0].mean() for teacher in model.teachers.values()) / 2
+    torch.testing.assert_close(model.loss(*batch)["a+b.loss_neck"], expected)
+
+
+def test_average_and_attention_by_hand():
+    """Logits 0 and ln 3: weights 1/4 and 3/4, so 3/4 ln 3; two equal ones stay as they are."""
+    ln3 = torch.tensor(3.0).log()
+    first, second = torch.tensor([0.0, 2.0]), torch.stack([ln3, torch.tensor(2.0)])
+    torch.testing.assert_close(attend([first, second]), torch.stack([0.75 * ln3, torch.tensor(2.0)]))
+    torch.testing.assert_close(average([first, second]), torch.stack([ln3 / 2, torch.tensor(2.0)]))
+    assert average([torch.tensor([3]), torch.tensor([4])]).tolist() == [3]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6), st.integers(2, 4))
+def test_attention_lies_between_average_and_maximum_whatever_the_order(seed, count):
+    logits = torch.randn(count, 5, generator=torch.Generator().manual_seed(seed)) * 4
+    attended = attend(list(logits))
+    assert (attended >= logits.mean(dim=0) - 1e-5).all()
+    assert (attended <= logits.amax(dim=0) + 1e-5).all()
+    torch.testing.assert_close(attend(list(logits.flip(0))), attended)
+
+
+def test_attention_weighs_class_logits_and_averages_the_other_outputs():
+    one, other = ([torch.zeros(2)], [torch.zeros(2)]), ([torch.full((2,), 8.0)], [torch.full((2,), 8.0)])
+    (logits,), (boxes,) = combine([one, other], "attention")
+    assert (logits > 7.9).all()
+    assert boxes.tolist() == [4, 4]
+
+
+def test_answers_of_other_shapes_cannot_be_combined():
+    with pytest.raises(UnsupportedError, match="answer in different shapes"):
+        combine([torch.zeros(2), torch.zeros(3)])
+    with pytest.raises(UnsupportedError, match="answer in different shapes"):
+        combine([[torch.zeros(2)], [torch.zeros(2)] * 2])
+
+
+def test_ensemble_members_that_do_not_correspond_are_refused(pair, teacher_spec):
+    both = dict(taught_by=["a", "b"], ensemble="average")
+    wide = dict(pair, b=teacher_spec(small_detector("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"), seed=3))
+    with pytest.raises(UnsupportedError, match="RetinaNet"):
+        distil(wide, dict(SOFT, **both))
+    coder = small_paa(base=16, bbox_coder=dict(target_stds=[0.2, 0.2, 0.4, 0.4]))
+    with pytest.raises(UnsupportedError, match=r"another bbox_head.bbox_coder"):
+        distil(dict(pair, b=teacher_spec(coder, seed=3)), dict(SOFT, **both))
+    thin = small_paa(base=16)
+    thin.neck.out_channels = thin.bbox_head.in_channels = 16
+    with pytest.raises(
+        UnsupportedError, match=r"'neck' puts out .*\(2, 32, 16, 16\).* and .*\(2, 16, 16, 16\)"
+    ):
+        distil(dict(pair, b=teacher_spec(thin, seed=3)), dict(type="NeckProbe", **both))
+    with pytest.raises(UnsupportedError, match=r"weighs the class logits .* listens to neck"):
+        distil(pair, dict(type="NeckProbe", taught_by=["a", "b"], ensemble="attention"))
+    with pytest.raises(UnsupportedError, match="LabelAssignmentDistillation learns from one teacher"):
+        distil(pair, dict(type="LabelAssignmentDistillation", **both))
+    order = dict(a=teacher_spec(seed=1, dataset_meta=dict(classes=("x", "y", "z"))))
+    order["b"] = teacher_spec(seed=2, dataset_meta=dict(classes=("x", "z", "y")))
+    with pytest.raises(ConfigError, match="a and b were trained on other classes"):
+        distil(order, dict(SOFT, **both))
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        (SOFT, "SoftLabelDistillation: say which teacher .* taught_by='a'; there are a, b"),
+        (dict(SOFT, taught_by="c"), "no teacher 'c'.*; there are a, b"),
+        (dict(SOFT, taught_by=["a", "b"]), "go with ensemble='average' or 'attention'"),
+        (dict(SOFT, taught_by="a", ensemble="average"), "one goes without"),
+        (dict(SOFT, taught_by=["a", "a"], ensemble="average"), "each teacher once"),
+        (
+            dict(SOFT, taught_by=["a", "b"], ensemble="mean"),
+            "ensemble must be one of average, attention, got 'mean'",
+        ),
+    ],
+)
+def test_unclear_teacher_is_refused(pair, method, says):
+    with pytest.raises(ConfigError, match=says):
+        distil(pair, method)
+
+
+def test_one_or_several_but_not_both_nor_none(pair):
+    with pytest.raises(ConfigError, match="got both"):
+        distil(pair, teacher=pair["a"])
+    with pytest.raises(ConfigError, match="got neither"):
+        distil(None)
+    with pytest.raises(ConfigError, match="cannot be called 'a-1'"):
+        distil({"a-1": pair["a"]})
+    with pytest.raises(ConfigError, match="b needs a checkpoint"):
+        distil(dict(pair, b=dict(type="PAA")))
+    model = distil(pair)
+    with pytest.raises(ConfigError, match="several teachers, a, b"):
+        _ = model.teacher
+
+
+def test_one_teacher_needs_no_name_and_losses_stay_plain(pair):
+    model = distil(dict(a=pair["a"]), dict(type="NeckProbe"))
+    assert "loss_neck" in model.loss(*make_batch())
+
+
+def test_on_cuda_tensors_nothing_waits():
+    with fake_cuda():
+        heads = [
+            ([torch.randn(2, 3, 4, 4, device="cuda")], [torch.randn(2, 4, 4, 4, device="cuda")]) for _ in "ab"
+        ]
+        for ensemble in ("average", "attention"):
+            (logits,), (boxes,) = combine(heads, ensemble)
+            assert (logits.device.type, logits.shape) == ("cuda", (2, 3, 4, 4))
+            assert (boxes.device.type, boxes.shape) == ("cuda", (2, 4, 4, 4))
