@@ -1,5 +1,6 @@
 # make demo   a virtual environment, the demo data, teacher, student and distilled student, and a table
 # make test   a virtual environment, lint and the test suite
+# make docs   a virtual environment, and the documentation as a site in site/
 # make slurm  Debian's Slurm, which some tests want
 # Needs Python 3.10 or newer (PYTHON=python3.11), make and a package index. mmcv without compiling: extra `lite`.
 PYTHON ?= python3.11
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 # Small tensors: one thread a process is fastest, and two processes share the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint install slurm clean
+.PHONY: demo test lint docs install slurm clean
 
 install: $(VENV)/installed
 
@@ -28,11 +29,25 @@ lint: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" pre-commit run --all-files --show-diff-on-failure
 
 test: install
-	$(BIN)/python -m pytest -n 2 -m 'not slow' --durations 10
+# loadfile: what the tests of a file prepare together is prepared once, not in each process.
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' --durations 10
+
+# The extra's packages alone: with the project, pip would bring the desktop build of OpenCV back.
+DOCS_PACKAGES := from importlib.metadata import requires; \
+	print(*(r.split(";")[0] for r in requires("lad") if "docs" in r.partition(";")[2]), sep="\n")
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -c '$(DOCS_PACKAGES)' > $(VENV)/docs.txt
+	$(BIN)/python -m pip install --quiet -r $(VENV)/docs.txt
+	touch $@
+
+# Warnings are errors: a link that leads nowhere, a page that nothing leads to.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # For the tests that start a Slurm cluster of one node; as root, on Debian.
 slurm:
 	tests/slurm/cluster.sh install
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .ruff_cache .hypothesis
