@@ -73,7 +73,9 @@ def distil(detector, methods, folder):
         teacher=dict(teacher, checkpoint=str(path)),
         methods=copy.deepcopy(methods),
     )
-    return MODELS.build(config)
+    model = MODELS.build(config)
+    model.init_weights()  # before, some of a DETR's weights have no values
+    return model
 
 
 def configs_of(method):
