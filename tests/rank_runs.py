@@ -98,6 +98,12 @@ def features() -> nn.Module:
     return distil(small_paa(), small_paa(base=16), *methods)
 
 
+def relations() -> nn.Module:
+    """Relations between the objects of each process, and maps before the activation."""
+    methods = [dict(type="RelationalDistillation"), dict(type="OverhaulDistillation")]
+    return distil(small_paa(), small_paa(base=16), *methods)
+
+
 def responses() -> nn.Module:
     """Class logits, edge distributions and cross-head predictions of a GFL; CrossKD aligns each process's images."""
     names = ("DenseLogitDistillation", "LocalisationDistillation")
@@ -116,6 +122,7 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "colad_paa_image_fisher": partial(co_learn, small_paa, per="image", switch="FisherSwitch"),
     "hint": hint,
     "features": features,
+    "relations": relations,
     "responses": responses,
     "faster": partial(two_stage, "faster"),
     # Boxes of no proposal are so large: what is sampled are the objects alone, and nothing where there are none.

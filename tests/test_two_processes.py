@@ -87,12 +87,14 @@ def test_two_processes_train_as_one_with_the_same_total_batch(trainer, name):
     assert any(np.abs(ranks[0][key] - ranks[1][key]).max() > 0.1 for key in one)
 
 
-#: What MMDetection itself computes otherwise in two processes: parts of the names of losses.
+#: What is computed otherwise in two processes, by MMDetection itself but for RKD: parts of the names of losses.
 DIFFERING = {
     # The weights of DDOD's levels count each process's own positives.
     "lad_ddod": ("loss_cls",),
     # An image without objects has denoising queries where one of its batch has objects: they learn the background.
     "lad_dino": ("dn_",),
+    # RKD relates the objects of one process.
+    "relations": ("loss_rkd",),
     # An RPN and a RoI head divide by each process's own number of samples.
     "faster": ("_hard",),
     "cascade_without_proposals": ("_hard",),
