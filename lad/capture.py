@@ -18,10 +18,16 @@ INPUT = ":input"
 
 
 class Outputs:
-    """The outputs of captured modules by name, in the order of their calls."""
+    """The outputs of captured modules by name, in the order of their calls.
+
+    They are the modules' own tensors. One that is written to afterwards, as an in-place ReLU does to what the layer
+    before it put out, is no longer what its module put out, and asking for it is an error. Tensors of
+    ``torch.inference_mode`` do not count what is written to them, and are not checked.
+    """
 
     def __init__(self) -> None:
         self._calls: dict[str, list[Any]] = {}
+        self._versions: dict[str, list[tuple[Tensor, int]]] = {}
 
     def __getitem__(self, name: str) -> Any:
         """The output of a module that was called once.
@@ -35,18 +41,39 @@ class Outputs:
         return calls[0]
 
     def calls(self, name: str) -> list[Any]:
-        """Every output of a module, one an element for each call."""
+        """Every output of a module, one an element for each call.
+
+        Raises:
+            ConfigError: what it put out was overwritten since.
+        """
+        if any(tensor._version != version for tensor, version in self._versions.get(name, ())):
+            raise ConfigError(
+                f"what {name!r} put out was overwritten in place by what follows (a ReLU, or a sum with a shortcut): "
+                "name the input of the next module instead, 'NEXT:input'."
+            )
         return self._calls.get(name, [])
 
     def add(self, name: str, output: Any) -> None:
         """Append the output of one call."""
         self._calls.setdefault(name, []).append(output)
+        if torch.compiler.is_compiling():
+            return
+        self._versions.setdefault(name, []).extend(
+            (leaf, leaf._version)
+            for leaf in tree_leaves(output)
+            if isinstance(leaf, Tensor) and not leaf.is_inference()
+        )
 
 
 def split_level(name: str) -> tuple[str, int | None]:
     """Take ``'neck[2]'`` apart: the module's name, and which of its outputs is meant (None: all of them)."""
     found = re.fullmatch(r"(.*)\[(-?\d+)\]", name)
     return (found[1], int(found[2])) if found else (name, None)
+
+
+def root_of(name: str) -> str:
+    """The part of a detector that a name begins with: ``'neck'`` of ``'neck:input[1]'`` and ``'neck.fpn_convs.0'``."""
+    return split_level(name)[0].removesuffix(INPUT).split(".")[0]
 
 
 def levels_of(calls: Any, level: int | None = None) -> list[Tensor]:
@@ -74,12 +101,14 @@ def find_module(model: nn.Module, name: str) -> nn.Module:
         ConfigError: there is none; the message names the nearest ones.
     """
     name = name.removesuffix(INPUT)
-    modules = dict(model.named_modules())
-    if not name or name not in modules:
-        raise ConfigError(
-            f"{type(model).__name__} has no module {name!r}{nearest(name, filter(None, modules))}."
-        )
-    return modules[name]
+    try:
+        if name:
+            return model.get_submodule(name)
+    except AttributeError:
+        pass
+    # A list of all modules takes long, and names are looked up several times a step.
+    modules = [other for other, _ in model.named_modules() if other]
+    raise ConfigError(f"{type(model).__name__} has no module {name!r}{nearest(name, modules)}.")
 
 
 @contextmanager

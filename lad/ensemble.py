@@ -7,13 +7,24 @@ from typing import Any, Literal, get_args
 
 from lad.capture import Outputs, levels_of
 from lad.errors import ConfigError, UnsupportedError
+from lad.heads.objectness_head import ObjectnessPAAHead
 from lad.teacher import DENSE_HEADS, FrozenTeacher, TeacherView
+from lad.teacher_speed import TeacherSpeed
 
 import torch
+from mmdet.models.dense_heads import AutoAssignHead, TOODHead, YOLOXHead
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 Combination = Literal["average", "attention"]
+
+#: Heads whose class scores cannot be weighed as logits, and why.
+NO_LOGITS: dict[type[nn.Module], str] = {
+    TOODHead: "puts out probabilities",
+    ObjectnessPAAHead: "puts out probabilities",
+    YOLOXHead: "predicts an objectness that its class logits say nothing of",
+    AutoAssignHead: "predicts an objectness that its class logits say nothing of",
+}
 
 
 def average(tensors: Sequence[Tensor]) -> Tensor:
@@ -43,8 +54,11 @@ def combine(answers: Sequence[Any], combination: Combination = "average") -> Any
 
     Args:
         answers: Each teacher's: a tensor, or any nesting of lists, tuples and dicts of tensors; alike for all.
-        combination: ``'average'``: the mean. ``'attention'``: answers are a head's outputs, the first of which are
-            class logits: these are attended to (:func:`attend`), and the others averaged.
+        combination: ``'average'``: the mean of what the teachers put out, as they put it out: of logits where a head's
+            outputs are logits, of probabilities where they are probabilities (TOOD, COP), and of class logits and
+            objectness each by itself where there are both (YOLOX, AutoAssign). ``'attention'``: answers are a head's
+            outputs, the first of which are class logits: these are attended to (:func:`attend`), and the others
+            averaged.
 
     Raises:
         UnsupportedError: the answers are not alike.
@@ -140,10 +154,6 @@ class TeacherEnsemble:
             )
         self.members = dict(members)
         self.combination = combination
-        first = next(iter(self.members.values()))
-        self.model = first.model
-        self.config = first.config
-        self.speed = first.speed
         known = {
             name: teacher.classes for name, teacher in self.members.items() if teacher.classes is not None
         }
@@ -153,6 +163,27 @@ class TeacherEnsemble:
                 "they cannot teach as one; give each a method of its own (taught_by)."
             )
         self.classes = next(iter(known.values()), None)
+
+    # Not attributes: a copy (EMA) shares its members' networks, and would copy what it holds itself.
+
+    @property
+    def _first(self) -> FrozenTeacher:
+        return next(iter(self.members.values()))
+
+    @property
+    def model(self) -> nn.Module:
+        """The first teacher, for its heads' settings, which all share."""
+        return self._first.model
+
+    @property
+    def config(self) -> dict | None:
+        """The first teacher's config."""
+        return self._first.config
+
+    @property
+    def speed(self) -> TeacherSpeed:
+        """The first teacher's speed options."""
+        return self._first.speed
 
     def check_modules(self, modules: Iterable[str]) -> None:
         """Refuse modules that not every teacher has, or whose outputs do not correspond.
@@ -171,13 +202,10 @@ class TeacherEnsemble:
                 f"ensemble='attention' weighs the class logits of {' and '.join(DENSE_HEADS)}, and this method listens "
                 f"to {', '.join(other)}; use ensemble='average'."
             )
-        heads = [(name, getattr(self.model, name)) for name in modules if hasattr(self.model, name)]
-        softmax = [name for name, head in heads if not getattr(head, "use_sigmoid_cls", True)]
-        if self.combination == "attention" and softmax:
-            raise UnsupportedError(
-                f"ensemble='attention' weighs class logits one by one, and the teachers' {softmax[0]} has a softmax "
-                "over the classes; use ensemble='average'."
-            )
+        if self.combination == "attention":
+            for member in self.members.values():
+                for name in modules:
+                    _check_weighable(name, getattr(member.model, name))
         first, *others = self.members
         outputs = {name: member.dry_run(modules) for name, member in self.members.items()}
         for module in modules:
@@ -191,17 +219,21 @@ class TeacherEnsemble:
                         f"{_described(shapes[first])} and {_described(shapes[other])}; give each a method of its own."
                     )
 
-    def check_heads(self) -> None:
+    def check_units(self, modules: Iterable[str]) -> None:
         """Refuse heads whose predictions mean different things, though they have the same shapes.
+
+        Args:
+            modules: The heads that a method learns from; a teacher need not have them all.
 
         Raises:
             UnsupportedError: anchors or box deltas are other ones.
         """
         first, *others = self.members
-        settings = {name: _units(member.model) for name, member in self.members.items()}
+        modules = tuple(modules)
+        settings = {name: _units(member.model, modules) for name, member in self.members.items()}
         for other in others:
-            for name, value in settings[first].items():
-                if settings[other].get(name) != value:
+            for name in sorted(settings[first].keys() | settings[other].keys()):
+                if settings[other].get(name) != settings[first].get(name):
                     raise UnsupportedError(
                         f"the teachers {first!r} and {other!r} cannot teach as one: they have another {name}; "
                         "give each a method of its own."
@@ -212,11 +244,28 @@ class TeacherEnsemble:
         return next(iter(self.members.values())).dry_run(modules)
 
 
-def _units(model: nn.Module) -> dict[str, str]:
+def _check_weighable(name: str, head: nn.Module) -> None:
+    """Refuse a head whose class scores are no logits of independent classes."""
+    if not getattr(head, "use_sigmoid_cls", True):
+        raise UnsupportedError(
+            f"ensemble='attention' weighs class logits one by one, and the teachers' {name} has a softmax over the "
+            "classes; use ensemble='average'."
+        )
+    for kind, reason in NO_LOGITS.items():
+        if isinstance(head, kind):
+            raise UnsupportedError(
+                f"ensemble='attention' weighs teachers by their class logits, and the teachers' {name}, "
+                f"{type(head).__name__}, {reason}; use ensemble='average'."
+            )
+
+
+def _units(model: nn.Module, modules: Iterable[str]) -> dict[str, str]:
     """What makes a box of a head's prediction: the settings of anchors and coders by name."""
     return {
-        f"{name}.{part}": f"{type(made).__name__} {vars(made)}"
-        for name, module in model.named_modules()
+        f"{root}.{name}.{part}".replace("..", "."): f"{type(made).__name__} {vars(made)}"
+        for root in modules
+        if isinstance(getattr(model, root, None), nn.Module)
+        for name, module in getattr(model, root).named_modules()
         for part in ("prior_generator", "bbox_coder")
         if (made := getattr(module, part, None)) is not None
     }

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
-from lad.capture import Outputs, capture, find_module
+from lad.capture import Outputs, capture, find_module, root_of
 from lad.config import detector_config
 from lad.errors import CheckpointError, ConfigError, UnsupportedError, listed
 from lad.teacher_speed import TeacherSpeed
 
 import torch
-from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
+from mmdet.models.detectors import DetectionTransformer, SingleStageDetector, TwoStageDetector
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmengine.config import ConfigDict
@@ -115,7 +115,7 @@ def dry_run(model: nn.Module, modules: Iterable[str], size: tuple[int, int] = (1
         for module in flags:
             module.training = False
         with torch.random.fork_rng(devices=[]), capture(model, modules) as outputs:
-            run_dense(model, inputs, {name.split(".")[0] for name in modules})
+            run_dense(model, inputs, set(map(root_of, modules)))
     finally:
         for module, training in flags.items():
             module.training = training
@@ -281,7 +281,7 @@ class FrozenTeacher:
         inputs = self.renormalisation(inputs, data_samples)
         if self.speed.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        roots = {name.split(".")[0] for name in modules}
+        roots = set(map(root_of, modules))
         with capture(self.model, modules) as outputs:
             if roots <= {"backbone", "neck", *DENSE_HEADS}:
                 run_dense(self.model, inputs, roots)
@@ -294,9 +294,24 @@ class FrozenTeacher:
         return dry_run(self.model, modules)
 
     def check_modules(self, modules: Iterable[str]) -> None:
-        """Refuse names that the teacher does not have."""
+        """Refuse names that the teacher does not have, and what its later layers overwrite.
+
+        Raises:
+            ConfigError: names the module.
+        """
+        modules = tuple(modules)
         for name in modules:
             find_module(self.model, name)
+        if self.speed.inference_mode:
+            # Its tensors do not count what is written to them: those of a dry run do.
+            heads = () if isinstance(self.model, DetectionTransformer) else DENSE_HEADS
+            inner = [
+                name for name in modules if "." in name and root_of(name) in ("backbone", "neck", *heads)
+            ]
+            if inner:
+                outputs = self.dry_run(inner)
+                for name in inner:
+                    outputs.calls(name)
 
 
 def build_teacher(spec: dict, student_preprocessor: nn.Module, role: str = "teacher") -> FrozenTeacher:

@@ -40,7 +40,7 @@ def build_teachers(
     if not isinstance(teachers, Mapping) or not teachers:
         raise ConfigError("teachers must be a dict of teachers by name, teachers=dict(a=..., b=...).")
     for name in teachers:
-        if not name.isidentifier() or "loss" in name:
+        if not isinstance(name, str) or not name.isidentifier() or "loss" in name:
             raise ConfigError(
                 f"teachers: a teacher cannot be called {name!r}: use a plain word like 'a' or 'r101', without 'loss'."
             )
@@ -63,6 +63,11 @@ class Listening:
     def label(self) -> str:
         """'a', or 'a+b' for an ensemble."""
         return "+".join(self.names)
+
+    @property
+    def key(self) -> tuple[tuple[str, ...], str | None]:
+        """What it hears: who has the same key hears the same."""
+        return self.names, getattr(self.teacher, "combination", None)
 
     def view(self, views: Mapping[str, TeacherView]) -> TeacherView:
         """What it hears, given each teacher's view of a batch."""
@@ -89,7 +94,12 @@ def choose(
         ConfigError: there is no such teacher, or it is not said which is meant.
     """
     names = tuple(teachers) if taught_by is None else taught_by
-    names = (names,) if isinstance(names, str) else tuple(names)
+    names = (names,) if isinstance(names, str) else names
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"{owner}: taught_by must be the name of a teacher or a list of names, got {taught_by!r}."
+        )
+    names = tuple(names)
     if taught_by is None and len(names) > 1:
         raise ConfigError(
             f"{owner}: say which teacher it listens to, taught_by={names[0]!r}; there are {listed(names, 5)}."
@@ -110,6 +120,18 @@ def choose(
     if ensemble is None:
         return Listening(names, teachers[names[0]])
     return Listening(names, TeacherEnsemble({name: teachers[name] for name in names}, ensemble))
+
+
+def hear(listeners: Mapping[str, Listening], views: Mapping[str, TeacherView]) -> dict[str, TeacherView]:
+    """What each listener hears; an ensemble is combined once for all who listen to it.
+
+    Args:
+        listeners: By name.
+        views: Each teacher's view of a batch; see :func:`look`.
+    """
+    distinct = {listening.key: listening for listening in listeners.values()}
+    heard = {key: listening.view(views) for key, listening in distinct.items()}
+    return {name: heard[listening.key] for name, listening in listeners.items()}
 
 
 def look(

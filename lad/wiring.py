@@ -12,7 +12,8 @@ from typing import Any
 from lad.assignment.replay import replaced
 from lad.capture import Outputs, levels_of, split_level
 from lad.config import detector_config
-from lad.detectors import DistillationDetector
+from lad.detectors import CoLearningDetector, DistillationDetector
+from lad.detectors.co_learning import ENSEMBLE
 from lad.errors import ConfigError
 from lad.methods import DistillationMethod
 from lad.shapes import SIDE, check_shapes
@@ -211,8 +212,27 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
+def describe_co_learning(model: CoLearningDetector) -> str:
+    """The networks that learn together, and how it is decided who teaches, as text."""
+    predicting = model.networks if model.predict_with == ENSEMBLE else [model.predict_with]
+    rows = [
+        [
+            name,
+            type(network).__name__,
+            type(network.bbox_head).__name__,
+            f"{sum(p.numel() for p in network.parameters()):,}",
+            "yes" if name in predicting else NOTHING,
+        ]
+        for name, network in model.networks.items()
+    ]
+    switch = f"{type(model.switch).__name__} says who teaches, per {model.switch.per}."
+    return "\n\n".join([table(["network", "detector", "head", "parameters", "predicts"], rows), switch])
+
+
 def describe(model: nn.Module) -> str:
     """The wiring of a detector as text."""
+    if isinstance(model, CoLearningDetector):
+        return describe_co_learning(model)
     if not isinstance(model, DistillationDetector):
         return f"{type(model).__name__}: nothing is distilled."
     head = ["method", "taught by", "student", "shape", "teacher", "shape", "connector"]
@@ -262,7 +282,10 @@ def describe_config(cfg: Config) -> str:
     # MMEngine lists every weight's initialisation where there is no log file.
     MMLogger.get_current_instance().setLevel(logging.WARNING)
     model = cfg.model.to_dict()
-    if model.get("type") == "DistillationDetector" and "student" in model:
+    kind = model.get("type")
+    # With a scope, 'mmdet.DistillationDetector'; a class where the config is Python.
+    kind = kind.split(".")[-1] if isinstance(kind, str) else getattr(kind, "__name__", None)
+    if kind == "DistillationDetector" and "student" in model:
         model["student"] = without_pretraining(detector_config(model["student"], "student"))
     # What is said on the way is no part of the answer.
     with redirect_stdout(sys.stderr):

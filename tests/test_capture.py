@@ -1,10 +1,11 @@
 """Scoped forward hooks."""
 
-from lad.capture import capture, levels_of, split_level
+from lad.capture import capture, find_module, levels_of, root_of, split_level
 from lad.errors import ConfigError
 
 import pytest
 import torch
+from mmdet.models.backbones.resnet import BasicBlock
 from torch import nn
 
 
@@ -67,3 +68,46 @@ def test_one_of_several_outputs_is_named_by_its_number():
     assert levels_of(calls, -1)[0] is third
     with pytest.raises(ConfigError, match=r"no level \[3\]: the module puts out 3 feature maps"):
         levels_of(calls, 3)
+
+
+def test_output_that_is_overwritten_afterwards_is_refused_in_one_line():
+    """bn1 is followed by a ReLU in place, bn2 by ``out += identity``."""
+    blocks = nn.Sequential(BasicBlock(4, 4), BasicBlock(4, 4))
+    with torch.no_grad(), capture(blocks, ["0.bn1", "0.bn2", "0.conv1", "0", "1", "0.relu:input"]) as outputs:
+        blocks(torch.randn(2, 4, 5, 5))
+    for name in ("0.bn1", "0.bn2"):
+        with pytest.raises(
+            ConfigError, match=rf"^what '{name}' put out was overwritten in place .*:input'\.$"
+        ):
+            outputs[name]
+    # Nothing writes to a convolution's output, to that of a whole block, or to a copy of an input.
+    for name, count in (("0.conv1", 1), ("0", 1), ("1", 1), ("0.relu:input", 2)):
+        assert len(outputs.calls(name)) == count
+
+
+def test_overwriting_through_a_view_is_noticed_too():
+    model = nn.Sequential(nn.Linear(2, 3))
+    with capture(model, ["0"]) as outputs:
+        found = model(torch.ones(1, 2))
+    assert outputs["0"] is found
+    found.detach()[:, 1] += 1
+    with pytest.raises(ConfigError, match="overwritten in place"):
+        outputs["0"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["neck", "neck:input", "neck[1]", "neck:input[-1]", "neck.fpn_convs.0", "neck.fpn_convs.0:input[2]"],
+)
+def test_root_is_the_part_of_the_detector_whatever_stands_behind_it(name):
+    assert root_of(name) == "neck"
+
+
+def test_module_is_found_without_listing_all(monkeypatch):
+    model = make_model()
+    monkeypatch.setattr(nn.Module, "named_modules", None)
+    assert find_module(model, "2.head:input") is model[2]["head"]
+    monkeypatch.undo()
+    for wrong in ("", ":input", "2.head.weight", "2..head"):
+        with pytest.raises(ConfigError, match="has no module"):
+            find_module(model, wrong)

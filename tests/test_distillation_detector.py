@@ -340,3 +340,33 @@ def test_label_assignment_has_nothing_to_steer_without_the_students_loss(teacher
                 student_loss=False,
             )
         )
+
+
+def test_what_the_neck_is_given_can_be_taught_and_the_images_cannot(teacher_spec):
+    hint = dict(type="HintDistillation", student="neck:input", teacher="neck:input")
+    model = distil(teacher_spec(), [hint])
+    losses = model.loss(*make_batch((1, 1), size=(64, 64)))
+    (gradient,) = torch.autograd.grad(losses["loss_hint"], [model.backbone.conv1.weight])
+    assert gradient.abs().sum() > 0
+    with pytest.raises(
+        UnsupportedError, match="'backbone:input' of the student are the images, from which nothing"
+    ):
+        distil(teacher_spec(), [dict(hint, student="backbone:input", teacher="backbone:input")])
+
+
+def test_output_that_the_student_overwrites_is_refused_before_training_and_in_a_step(teacher_spec):
+    inner = "backbone.layer3.0.bn1"
+    with pytest.raises(
+        ConfigError, match=rf"what '{inner}' put out was overwritten in place .* 'NEXT:input'"
+    ):
+        distil(teacher_spec(), [dict(type="HintDistillation", student=inner, teacher="backbone.layer3")])
+    model = distil(teacher_spec(), [dict(type="ProbeMethod")])
+    probe = model.distillation["ProbeMethod"]
+    for side in ("student_modules", "teacher_modules"):
+        setattr(probe, side, ("neck", inner))
+    probe.losses = lambda step: dict(loss_probe=step.outputs[inner].mean())
+    with pytest.raises(ConfigError, match="overwritten"):
+        model.loss(*make_batch((1, 1), size=(64, 64)))
+    probe.losses = lambda step: dict(loss_probe=step.teacher.outputs[inner].mean())
+    with pytest.raises(ConfigError, match="overwritten"):
+        model.loss(*make_batch((1, 1), size=(64, 64)))

@@ -2,20 +2,26 @@
 
 import copy
 
-from lad.ensemble import attend, average, combine
+from lad import ensemble as ensembles
+from lad.ensemble import TeacherEnsemble, attend, average, combine
 from lad.errors import ConfigError, UnsupportedError
 from lad.methods import DistillationMethod
+from lad.teacher import FrozenTeacher
 
 import pytest
 import torch
-from helpers import build, fake_cuda, make_batch, small_detector, small_paa
+from helpers import build, fake_cuda, make_batch, save_checkpoint, small_detector, small_paa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdet.registry import MODELS
 from mmengine.model import ExponentialMovingAverage
+from seam_detectors import small
 from torch import nn
+from two_stage_detectors import random_teacher, two_stage
 
 SOFT = dict(type="SoftLabelDistillation")
+PROBABILITIES = dict(type="ProbabilityFocalLoss", use_sigmoid=True)
+AUTOASSIGN = "mmdet::autoassign/autoassign_r50-caffe_fpn_1x_coco.py"
 
 
 @MODELS.register_module(force=True)
@@ -94,6 +100,8 @@ def test_teachers_are_hidden_follow_the_detector_and_are_shared_by_copies(pair):
     ema = ExponentialMovingAverage(model, device="meta")
     assert all(t.device.type == "cpu" for t in hidden)
     assert ema.module.teachers["b"].model is model.teachers["b"].model
+    assert ema.module.teacher_of("NeckProbe").model is model.teachers["a"].model
+    assert ema.module.teacher_of("NeckProbe").members["b"].model is model.teachers["b"].model
     model.to(torch.float64)
     assert all(
         t.dtype == torch.float64 for teacher in model.teachers.values() for t in teacher.model.parameters()
@@ -186,6 +194,8 @@ def test_ensemble_members_that_do_not_correspond_are_refused(pair, teacher_spec)
             dict(SOFT, taught_by=["a", "b"], ensemble="mean"),
             "ensemble must be one of average, attention, got 'mean'",
         ),
+        (dict(SOFT, taught_by=3), "taught_by must be the name of a teacher or a list of names, got 3"),
+        (dict(SOFT, taught_by=["a", 3]), r"taught_by must be .* got \['a', 3\]"),
     ],
 )
 def test_unclear_teacher_is_refused(pair, method, says):
@@ -200,6 +210,8 @@ def test_one_or_several_but_not_both_nor_none(pair):
         distil(None)
     with pytest.raises(ConfigError, match="cannot be called 'a-1'"):
         distil({"a-1": pair["a"]})
+    with pytest.raises(ConfigError, match="cannot be called 1: use a plain word"):
+        distil({1: pair["a"]})
     with pytest.raises(ConfigError, match="b needs a checkpoint"):
         distil(dict(pair, b=dict(type="PAA")))
     model = distil(pair)
@@ -221,3 +233,75 @@ def test_on_cuda_tensors_nothing_waits():
             (logits,), (boxes,) = combine(heads, ensemble)
             assert (logits.device.type, logits.shape) == ("cuda", (2, 3, 4, 4))
             assert (boxes.device.type, boxes.shape) == ("cuda", (2, 4, 4, 4))
+
+
+def ensemble_of(networks, combination):
+    members = {name: FrozenTeacher(model, None) for name, model in zip("ab", networks, strict=True)}
+    return TeacherEnsemble(members, combination)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (small("tood"), "TOODHead, puts out probabilities"),
+        (small_paa("PAACOPHead", loss_cls=PROBABILITIES), "PAACOPHead, puts out probabilities"),
+        (small_paa("PAAIOPHead", loss_cls=PROBABILITIES), "PAAIOPHead, puts out probabilities"),
+        (small("yolox"), "YOLOXHead, predicts an objectness"),
+        (small_detector(AUTOASSIGN), "AutoAssignHead, predicts an objectness"),
+    ],
+    ids=["tood", "cop", "iop", "yolox", "autoassign"],
+)
+def test_heads_without_class_logits_cannot_be_attended_to_but_averaged(config, says):
+    networks = [build(config, seed) for seed in (1, 2)]
+    with pytest.raises(UnsupportedError, match=f"bbox_head, {says}.*use ensemble='average'"):
+        ensemble_of(networks, "attention").check_modules(["bbox_head"])
+    ensemble_of(networks, "average").check_modules(["bbox_head"])
+
+
+def test_anchors_and_coders_count_where_a_method_learns_from_them(tmp_path):
+    """One teacher has other anchors in its RPN, one another coder there; RoI heads are alike."""
+    plain, stds, anchors = (
+        random_teacher(two_stage(base=16, rpn_head=head))
+        for head in (
+            None,
+            dict(bbox_coder=dict(target_stds=[0.5, 0.5, 0.5, 0.5])),
+            dict(anchor_generator=dict(scales=[4])),
+        )
+    )
+    specs = {}
+    for name, network in dict(a=plain, b=stds, c=anchors).items():
+        path = save_checkpoint(network, tmp_path / f"{name}.pth")
+        specs[name] = dict(network.own_config, checkpoint=path)
+
+    def build_with(method, names):
+        config = dict(type=method, taught_by=names, ensemble="average")
+        teachers = {name: specs[name] for name in names}
+        student = two_stage()
+        return MODELS.build(
+            dict(type="DistillationDetector", student=student, teachers=teachers, methods=[config])
+        )
+
+    with pytest.raises(UnsupportedError, match=r"'a' and 'b' .* they have another rpn_head.bbox_coder"):
+        build_with("RPNDistillation", ["a", "b"])
+    for name in ("b", "c"):
+        for method in ("RoILogitDistillation", "HintDistillation"):
+            assert build_with(method, ["a", name]).taught_by(method) == f"a+{name}"
+    with pytest.raises(UnsupportedError, match=r"another rpn_head\.prior_generator"):
+        ensemble_of([plain, anchors], "average").check_units(["rpn_head"])
+    ensemble_of([plain, anchors], "average").check_units(["roi_head"])
+
+
+def test_an_ensemble_is_combined_once_a_step_for_all_who_listen_to_it(pair, monkeypatch):
+    both = dict(type="NeckProbe", taught_by=["a", "b"], ensemble="average")
+    model = distil(pair, both, dict(both, name="again"), dict(type="NeckProbe", taught_by="a", name="alone"))
+    model.distillation["again"].losses = lambda step: dict(loss_again=step.teacher.outputs["neck"][0].mean())
+    model.distillation["alone"].losses = lambda step: dict(loss_alone=step.teacher.outputs["neck"][0].mean())
+    calls = []
+    original = ensembles.combine
+    monkeypatch.setattr(ensembles, "combine", lambda *args: calls.append(1) or original(*args))
+    losses = model.loss(*make_batch((1, 1)))
+    assert len(calls) == 1
+    torch.testing.assert_close(losses["a+b.loss_neck"], losses["a+b.loss_again"])
+    assert losses["a.loss_alone"] != losses["a+b.loss_again"]
+    model.loss(*make_batch((1, 1), seed=1))
+    assert len(calls) == 2

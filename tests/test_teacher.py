@@ -178,3 +178,26 @@ def test_dry_run_gives_shapes_and_leaves_the_detector_as_it_was():
     drawn = torch.rand(1)
     torch.manual_seed(0)
     assert torch.equal(drawn, torch.rand(1))
+
+
+def test_overwritten_output_is_refused_under_inference_mode_too(teacher_spec):
+    """Tensors of inference mode do not count what is written to them, so a step would not notice."""
+    teacher = load(dict(teacher_spec(), speed=dict(inference_mode=True)))
+    teacher.check_modules(["backbone.layer3", "backbone.layer3.1", "backbone.layer3.0.relu:input", "neck"])
+    with pytest.raises(ConfigError, match=r"what 'backbone.layer3.0.bn1' put out was overwritten in place"):
+        teacher.check_modules(["neck", "backbone.layer3.0.bn1"])
+
+
+def test_what_a_part_is_given_takes_no_more_than_the_way_to_it(teacher_spec):
+    teacher = load(teacher_spec())
+    calls = []
+    teacher.model.bbox_head.register_forward_hook(lambda *_: calls.append("head"))
+    inputs, samples = make_batch((1, 1))
+    outputs = teacher.run(inputs, samples, ["neck:input", "backbone:input", "backbone"])
+    assert not calls
+    [(given,)] = outputs.calls("neck:input")
+    assert all(torch.equal(a, b) for a, b in zip(given, outputs["backbone"], strict=True))
+    [(images,)] = outputs.calls("backbone:input")
+    assert torch.equal(images, teacher.renormalisation(inputs, samples))
+    (shapes,) = dry_run(teacher.model, ["neck:input"]).calls("neck:input")[0]
+    assert [level.shape[1] for level in shapes] == [16, 32, 64, 128]

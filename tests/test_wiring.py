@@ -8,12 +8,13 @@ from lad.config import load_config
 from lad.methods import DistillationMethod
 from lad.methods.base import Link
 from lad.phases import Pretraining
-from lad.wiring import describe, losses_of, table, wiring_of
+from lad.wiring import describe, describe_config, losses_of, table, wiring_of
 
 import pytest
 import torch
 from helpers import ROOT, build, save_checkpoint, small_paa
 from mmdet.registry import MODELS
+from mmengine.config import Config
 from torch import nn
 
 LAD = ROOT / "configs/lad/solad_r18-c16-paa-r18-c32_fpn_digits.py"
@@ -168,3 +169,27 @@ def test_tools_errors_are_one_line_with_the_nearest_names(dry_run):
     assert (code, out) == (2, "")
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert re.search(r"no module 'backbone.layr3'; nearest: backbone.layer3", line)
+
+
+def test_networks_that_learn_together_are_told_with_their_switch():
+    config = dict(
+        type="CoLearningDetector",
+        networks=dict(small=small_paa(), big=small_paa(base=16)),
+        switch=dict(type="FisherSwitch", per="gt"),
+    )
+    lines = [line.split() for line in describe(MODELS.build(config)).splitlines()]
+    counts = [f"{sum(p.numel() for p in build(small_paa(base=base)).parameters()):,}" for base in (8, 16)]
+    assert lines[0] == ["network", "detector", "head", "parameters", "predicts"]
+    assert lines[2] == ["small", "PAA", "BatchedPAAHead", counts[0], "yes"]
+    assert lines[3] == ["big", "PAA", "BatchedPAAHead", counts[1], "-"]
+    assert lines[-1] == ["FisherSwitch", "says", "who", "teaches,", "per", "gt."]
+    everyone = describe(MODELS.build(dict(config, predict_with="ensemble"))).splitlines()
+    assert [line.split()[-1] for line in everyone[2:4]] == ["yes", "yes"]
+
+
+@pytest.mark.parametrize("kind", ["DistillationDetector", "mmdet.DistillationDetector"])
+def test_students_pretrained_weights_are_not_fetched_whatever_the_scope(teacher_spec, kind):
+    student = small_paa()
+    student.backbone.init_cfg = dict(type="Pretrained", checkpoint="/nowhere/r18.pth")
+    model = dict(type=kind, student=student, teacher=teacher_spec(), methods=[dict(type="LinkProbe")])
+    assert describe_config(Config(dict(model=model))).startswith("student PAA, teacher PAA\n")

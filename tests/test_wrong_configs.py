@@ -112,6 +112,7 @@ DISTILLATION_MISTAKES = [
     (LAD, {f"{METHOD}.0": dict(type="HintDistillation", student="nck", teacher="neck")}, "nck"),
     # Several teachers, inheriting
     (LAD, {f"{METHOD}.0.taught_by": "b"}, "taught_by names no teacher 'b'; there are teacher"),
+    (LAD, {f"{METHOD}.0.taught_by": 3}, "taught_by must be the name of a teacher or a list of names, got 3"),
     (LAD, {f"{METHOD}.0.ensemble": "average"}, "several teachers .* go with ensemble='average'"),
     (LAD, {"model.teachers": dict(a=dict(checkpoint="x"))}, "teachers=dict.*; got both"),
     (LAD, {"model.initialise_from_teacher": ["nek"]}, "has no module 'nek'; nearest: neck"),

@@ -24,6 +24,7 @@ from mmdet.models.dense_heads import (
     VFNetHead,
     YOLOXHead,
 )
+from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.utils import reduce_mean
 from torch import Tensor, nn
 
@@ -54,7 +55,8 @@ class DenseLabels:
     """The classes that a head is to predict at the P priors of N images.
 
     Attributes:
-        labels: (N, P) int64, the number of classes for background.
+        labels: (N, P) int64, the number of classes for background. VFNet says with an IoU of its own box what class a
+            positive has: one whose box does not overlap its object at all trains as background, and is one here.
         counts: (N, P) bool, False where a prior takes no part (near misses, padding).
         positive: (N, P) bool, where an object is to be seen.
     """
@@ -101,10 +103,20 @@ class LabelReader:
         """YOLOX's own targets of one image, written down on the way."""
 
         def run(*args: Any, **kwargs: Any) -> tuple:
-            result = function(*args, **kwargs)
-            positive, cls_target = result[:2]
+            ask, classes = self._head.sampler.sample, []
+
+            def sample(*args: Any, **kwargs: Any) -> SamplingResult:
+                sampled = ask(*args, **kwargs)
+                classes.append(sampled.pos_gt_labels)
+                return sampled
+
+            # Not from the class targets: they are one-hot times an IoU, and say nothing where it is 0.
+            with replaced(self._head.sampler, "sample", sample):
+                result = function(*args, **kwargs)
+            positive = result[0]
             labels = torch.full_like(positive, self._head.num_classes, dtype=torch.long)
-            self._labels.append(labels.masked_scatter(positive, cls_target.argmax(dim=1)))
+            # Nobody is asked for an image without objects.
+            self._labels.append(labels.masked_scatter(positive, classes[0]) if classes else labels)
             self._counts.append(torch.ones_like(positive))
             return result
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from lad.capture import Outputs, capture, find_module
+from lad.capture import INPUT, Outputs, capture, find_module, root_of
 from lad.config import detector_config
 from lad.detectors.pretraining import find_pretraining, phase_of, pretrained
 from lad.ensemble import TeacherEnsemble
@@ -19,7 +19,7 @@ from lad.methods.base import DistillationMethod, Step
 from lad.phases import Phase
 from lad.teacher import DENSE_HEADS, FrozenTeacher, run_dense
 from lad.teacher_cache import take_fingerprints
-from lad.teachers import Listening, build_teachers, choose, look
+from lad.teachers import Listening, build_teachers, choose, hear, look
 
 import torch
 from mmdet.models.detectors import BaseDetector, DetectionTransformer
@@ -149,6 +149,11 @@ class DistillationDetector(BaseDetector):
         method.bind(self.student, listening.teacher)
         for module in method.student_modules:
             find_module(self.student, module)
+            if module == f"backbone{INPUT}":
+                raise UnsupportedError(
+                    f"{type(method).__name__}: {module!r} of the student are the images, from which nothing learns: "
+                    "name what a layer puts out, such as 'backbone.layer3'."
+                )
         listening.teacher.check_modules(method.teacher_modules)
         self.distillation[name] = method
         self._listening[name] = listening
@@ -162,8 +167,7 @@ class DistillationDetector(BaseDetector):
         for teacher in ensemble.members.values():
             # Each must fit by itself; what a method builds when it binds is thrown away here.
             copy.deepcopy(method).bind(self.student, teacher)
-        if method.compares_classes:
-            ensemble.check_heads()
+        ensemble.check_units(method.compares_units)
 
     def _check_without_labels(self) -> None:
         for method in self.methods:
@@ -236,9 +240,9 @@ class DistillationDetector(BaseDetector):
 
     def _task_losses(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
         with ExitStack() as steering:
-            modules = (name for method in self.methods for name in method.student_modules)
+            modules = _student_modules(self.methods, is_pretraining=False)
             outputs = steering.enter_context(capture(self.student, modules))
-            steps = self._steps(self.distillation, batch_inputs, batch_data_samples, outputs)
+            steps = self._steps(self.distillation, batch_inputs, batch_data_samples, outputs, False)
             for name, method in self.distillation.items():
                 steering.enter_context(method.steer(steps[name]))
             losses = {}
@@ -252,16 +256,11 @@ class DistillationDetector(BaseDetector):
 
     def _pretraining_losses(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
         methods = pretrained(self.distillation)
-        modules = [
-            module
-            for method in methods.values()
-            if method.pretraining.student
-            for module in method.student_modules
-        ]
+        modules = _student_modules(methods.values(), is_pretraining=True)
         with capture(self.student, modules) as outputs:
             if modules:
-                run_dense(self.student, batch_inputs, {module.split(".")[0] for module in modules})
-        steps = self._steps(methods, batch_inputs, batch_data_samples, outputs)
+                run_dense(self.student, batch_inputs, set(map(root_of, modules)))
+        steps = self._steps(methods, batch_inputs, batch_data_samples, outputs, True)
         losses = {}
         for name, method in methods.items():
             self._add_terms(losses, name, method.pretraining_losses(steps[name]))
@@ -273,14 +272,18 @@ class DistillationDetector(BaseDetector):
         inputs: Tensor,
         data_samples: SampleList,
         outputs: Outputs,
+        is_pretraining: bool,
     ) -> dict[str, Step]:
         """The step as each method sees it, by the methods' names."""
-        listeners = [(self._listening[name], method.teacher_modules) for name, method in methods.items()]
+        listeners = [
+            (self._listening[name], method.listens_to(is_pretraining)[1]) for name, method in methods.items()
+        ]
         views = look(self.teachers, inputs, data_samples, listeners)
+        heard = hear({name: self._listening[name] for name in methods}, views)
         first = Step(
             inputs, data_samples, self.student, next(iter(views.values())), outputs, self.student_loss
         )
-        return {name: replace(first, teacher=self._listening[name].view(views)) for name in methods}
+        return {name: replace(first, teacher=heard[name]) for name in methods}
 
     def _add_terms(self, losses: dict[str, Tensor], name: str, terms: dict[str, Tensor]) -> None:
         label = self.taught_by(name)
@@ -348,6 +351,11 @@ class DistillationDetector(BaseDetector):
             for key in [key for key in metadata if key.startswith(prefix)]:
                 metadata[(prefix + STUDENT + key[len(prefix) :]).rstrip(".")] = metadata[key]
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _student_modules(methods: Iterable[DistillationMethod], is_pretraining: bool) -> list[str]:
+    """What the methods read of the student in a phase."""
+    return [name for method in methods for name in method.listens_to(is_pretraining)[0]]
 
 
 def _strip_student_prefix(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lad.capture import find_module
+from lad.capture import find_module, root_of
 from lad.errors import ConfigError, UnsupportedError
 from lad.methods.base import DistillationMethod
 from lad.phases import Phase, Pretraining, within
@@ -33,7 +33,7 @@ def find_pretraining(student: nn.Module, methods: Mapping[str, DistillationMetho
     for name, own in found.items():
         for module in own.student:
             find_module(student, module)
-            if module.split(".")[0] not in ("backbone", "neck", *DENSE_HEADS):
+            if root_of(module) not in ("backbone", "neck", *DENSE_HEADS):
                 raise UnsupportedError(
                     f"{name}: {module!r} cannot be pretrained: only backbone, neck, {' and '.join(DENSE_HEADS)} "
                     "run then."

@@ -30,13 +30,14 @@ def decoupled_kd_loss(
     Args:
         student: (n, C) logits of any float dtype, C of at least 2; a background class is a class.
         teacher: (n, C) logits; no gradient flows to them.
-        labels: (n,) int64 target classes, in [0, C).
+        labels: (n,) int64 target classes. Everything outside [0, C) is no class: such a sample has no target to take
+            apart, and costs nothing. That is the background where its classifier has no channel for it.
         alpha: Weight of TCKD; a number, or one for each sample.
         beta: Weight of NCKD; likewise.
         temperature: T, above 0.
 
     Returns:
-        (n,) float32, the loss of each sample; 0 where the two agree.
+        (n,) float32, the loss of each sample; 0 where the two agree and where there is no target.
 
     Raises:
         ValueError: the shapes do not fit, there is a single class, or the temperature is not positive.
@@ -52,7 +53,8 @@ def decoupled_kd_loss(
     tckd = target_t.exp() * (target_t - target_s) + others_t.exp() * (others_t - others_s)
     # The target's place holds 0 in both: it is to add nothing, not 0 times infinity.
     nckd = (among_t.exp() * (among_t - among_s)).masked_fill(target, 0).sum(dim=1)
-    return temperature**2 * (alpha * tckd + beta * nckd)
+    loss = temperature**2 * (alpha * tckd + beta * nckd)
+    return loss.masked_fill(~target.any(dim=1), 0)
 
 
 def _parts(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,7 +117,8 @@ class DKDLoss(WeightedLoss):
     """:func:`decoupled_kd_loss` with a weight and a reduction.
 
     Args:
-        use_sigmoid: Each channel is a binary classifier (:func:`binary_decoupled_kd_loss`); otherwise softmax.
+        use_sigmoid: Each channel is a binary classifier (:func:`binary_decoupled_kd_loss`); otherwise softmax, which
+            asks for a target: on a sigmoid head it is the loss of the positives alone.
         alpha: Weight of the target class.
         beta: Weight of the other classes.
         temperature: T.
@@ -125,6 +128,7 @@ class DKDLoss(WeightedLoss):
 
     #: Whether it is to be called with the target classes too.
     needs_labels = True
+    logit_forms = frozenset({"sigmoid", "softmax"})
 
     def __init__(
         self,

@@ -38,6 +38,8 @@ class FeatureLoss(WeightedLoss):
     same_channels: bool = True
     #: Whether features must be maps (N, C, H, W); sequences (N, L, C) are then made maps.
     maps_only: bool = True
+    #: Whether it takes any two features of the same images; they are then neither made maps nor brought to one size.
+    any_shape: bool = False
     #: Whether it looks at the ground truth.
     uses_objects: bool = False
     #: Whether it has weights of its own that depend on the number of channels.

@@ -72,6 +72,8 @@ class KDLoss(WeightedLoss):
         loss_weight: Factor of the result.
     """
 
+    logit_forms = frozenset({"sigmoid", "softmax"})
+
     def __init__(
         self,
         use_sigmoid: bool = False,

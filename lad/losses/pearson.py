@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lad.losses.feature import FeatureLoss, check_maps
 
 import torch
@@ -17,31 +19,45 @@ RELATIVE = 1e-4
 ABSOLUTE = 1e-4
 
 
-def mean_over_processes(values: Tensor) -> Tensor:
-    """The mean of a tensor over all processes, with a gradient; the tensor itself where there is one process."""
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, with a gradient; the tensor itself where there is one process."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return values
     # In the backward pass the gradients are added up over the processes, and DDP then averages them.
-    return all_reduce(values) / dist.get_world_size()
+    return all_reduce(values)
 
 
-def standardised(features: Tensor, sync: bool = False) -> Tensor:
+def together(parts: Sequence[Tensor], sync: bool) -> list[Tensor]:
+    """Vectors, each summed over all processes if ``sync``, in one message; without gradient what had none before."""
+    total = torch.cat(list(parts))
+    total = sum_over_processes(total) if sync else total
+    sums = total.split([len(part) for part in parts])
+    return [whole if part.requires_grad else whole.detach() for part, whole in zip(parts, sums, strict=True)]
+
+
+def standardised(maps: Sequence[Tensor], sync: bool = False) -> list[Tensor]:
     """Each channel with mean 0 and variance 1 over the positions of all images; 0 where it is constant.
 
     Args:
-        features: (N, C, H, W), any float dtype.
-        sync: Take the images of all processes together; each must have as many.
+        maps: Each (N, C, H, W), any float dtype, of one shape.
+        sync: Take the images of all processes together, however many positions each has; two messages for all maps.
 
     Returns:
-        (N, C, H, W), float32.
+        Each (N, C, H, W), float32.
     """
-    features = features.float()
-    over = mean_over_processes if sync else lambda values: values
-    mean = over(features.mean(dim=(0, 2, 3), keepdim=True))
-    centred = features - mean
-    variance = over(centred.square().mean(dim=(0, 2, 3), keepdim=True))
-    floor = (RELATIVE * mean.detach()).square() + ABSOLUTE**2
-    return centred * torch.rsqrt(variance + floor)
+    maps = [features.float() for features in maps]
+    num, _, height, width = maps[0].shape
+    sums = [features.sum(dim=(0, 2, 3)) for features in maps]
+    # Images of other processes may be of another size.
+    *sums, count = together([*sums, sums[0].new_full((1,), num * height * width)], sync)
+    means = [(total / count)[:, None, None] for total in sums]
+    centred = [features - mean for features, mean in zip(maps, means, strict=True)]
+    squares = together([values.square().sum(dim=(0, 2, 3)) for values in centred], sync)
+    floors = [(RELATIVE * mean.detach()).square() + ABSOLUTE**2 for mean in means]
+    return [
+        values * torch.rsqrt((total / count)[:, None, None] + floor)
+        for values, total, floor in zip(centred, squares, floors, strict=True)
+    ]
 
 
 def pearson_distillation_loss(student: Tensor, teacher: Tensor, sync: bool = False) -> Tensor:
@@ -68,7 +84,8 @@ def pearson_distillation_loss(student: Tensor, teacher: Tensor, sync: bool = Fal
         ValueError: the shapes differ.
     """
     check_maps(student, teacher)
-    return 0.5 * (standardised(student, sync) - standardised(teacher.detach(), sync)).square()
+    own, taught = standardised([student, teacher.detach()], sync)
+    return 0.5 * (own - taught).square()
 
 
 @MODELS.register_module()
@@ -77,7 +94,7 @@ class PKDLoss(FeatureLoss):
 
     Args:
         sync: Statistics over the images of all processes, so that the loss does not depend on how a batch is split;
-            four small messages for each map. The authors' code has none.
+            two small messages for each map. The authors' code has none.
         reduction: ``'none'``, ``'mean'`` or ``'sum'``.
         loss_weight: Factor of the result. The authors have 6 for two-stage and 10 for one-stage detectors, on
             each of the four finest levels.

@@ -14,9 +14,10 @@ def quality_kd_loss(student: Tensor, teacher: Tensor, beta: float = 1.0) -> Tens
     """Binary cross-entropy with the teacher's probabilities, weighted by how far apart the two are.
 
     With p = sigmoid(logit):  -|p_t - p_s|^beta (p_t log p_s + (1 - p_t) log(1 - p_s)). The quality focal loss of Li et
-    al., "Generalized Focal Loss", NeurIPS 2020, arXiv 2006.04388, Eq. 5, as Wang et al., "CrossKD", CVPR 2024, arXiv
-    2306.11369, take it to classification; theirs has a beta of 1. The gradient flows through the distance too, as
-    in MMDetection's ``QualityFocalLoss`` (with a tensor for its target), whose values these are.
+    al., "Generalized Focal Loss", NeurIPS 2020, arXiv 2006.04388, Eq. 5, as Wang et al., "CrossKD: Cross-Head Knowledge
+    Distillation for Object Detection", CVPR 2024, arXiv 2306.11369, take it to classification; theirs has a beta of 1.
+    The gradient flows through the distance too, as in MMDetection's ``QualityFocalLoss`` (with a tensor for its
+    target), whose values these are.
 
     Args:
         student: Logits of any shape and float dtype.
@@ -47,6 +48,8 @@ class QualityKDLoss(WeightedLoss):
         reduction: ``'none'``, ``'mean'`` or ``'sum'``, of samples.
         loss_weight: Factor of the result.
     """
+
+    logit_forms = frozenset({"sigmoid"})
 
     def __init__(self, beta: float = 1.0, reduction: str = "mean", loss_weight: float = 1.0) -> None:
         super().__init__(reduction, loss_weight)

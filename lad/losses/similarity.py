@@ -58,6 +58,7 @@ class SimilarityPreservingLoss(FeatureLoss):
 
     same_channels = False
     maps_only = False
+    any_shape = True
 
     def forward(
         self,

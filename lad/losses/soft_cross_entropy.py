@@ -97,6 +97,8 @@ class SoftCrossEntropyLoss(WeightedLoss):
         loss_weight: Factor of the result.
     """
 
+    logit_forms = frozenset({"sigmoid", "softmax"})
+
     def __init__(
         self,
         use_sigmoid: bool = False,

@@ -14,6 +14,9 @@ class WeightedLoss(nn.Module):
         loss_weight: Factor of the result.
     """
 
+    #: Classifiers of which it compares (n, C) logits, with a weight for each sample: ``'sigmoid'``, ``'softmax'``.
+    logit_forms: frozenset[str] = frozenset()
+
     def __init__(self, reduction: str = "mean", loss_weight: float = 1.0) -> None:
         super().__init__()
         self.reduction = reduction

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lad.capture import root_of
 from lad.methods.base import Step
 from lad.methods.pre_activation import STAGES, PreActivationDistillation
 from lad.phases import Pretraining
@@ -56,13 +57,18 @@ class ActivationBoundaryDistillation(PreActivationDistillation):
             loss_name=loss_name,
             init_cfg=init_cfg,
         )
-        roots = {name.split(".")[0] for name in self.student_modules}
+        roots = set(map(root_of, self.student_modules))
         learning = (
             "backbone",
             *(["neck"] if roots - {"backbone"} else []),
             *sorted(roots & set(DENSE_HEADS)),
         )
         self.pretraining = Pretraining.from_config(pretrain, type(self).__name__, learning, ("connectors",))
+
+    def listens_to(self, is_pretraining: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Nothing in the task, once there was a pretraining."""
+        idle = self.pretraining is not None and not is_pretraining
+        return ((), ()) if idle else super().listens_to(is_pretraining)
 
     def pretraining_losses(self, step: Step) -> dict[str, Tensor]:
         """The weighted sum over the pairs."""

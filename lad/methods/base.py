@@ -69,6 +69,8 @@ class DistillationMethod(BaseModule):
     needs_fingerprints: bool = False
     #: Whether classes of student and teacher must correspond.
     compares_classes: bool = True
+    #: The modules whose anchors and box coders must be the same for all teachers of an ensemble.
+    compares_units: tuple[str, ...] = ("bbox_head",)
     #: The student's heads that its losses train where there are no labels.
     trains: tuple[str, ...] = ()
     #: What its loss is called, where the config can say so.
@@ -93,6 +95,21 @@ class DistillationMethod(BaseModule):
         Raises:
             UnsupportedError: names what would not be trained.
         """
+
+    def listens_to(self, is_pretraining: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The modules of the student and those of the teacher that it reads in a phase.
+
+        Nobody else's outputs are kept, and a teacher whom nobody listens to does not run. By default it is all that the
+        method names; in the pretraining the teacher's only if it has one, and the student's only if some of it learns.
+
+        Args:
+            is_pretraining: Whether the phase is the pretraining; otherwise it is the task.
+        """
+        if not is_pretraining:
+            return self.student_modules, self.teacher_modules
+        if self.pretraining is None:
+            return (), ()
+        return self.student_modules if self.pretraining.student else (), self.teacher_modules
 
     def steer(self, step: Step) -> AbstractContextManager:
         """A context in which the student computes its own loss."""

@@ -12,6 +12,7 @@ from lad.errors import ConfigError, UnsupportedError
 from lad.losses import LDLoss, binary_kl_divergence
 from lad.methods.base import Link, Step
 from lad.methods.dense import (
+    SCALE_FREE,
     DenseDistillation,
     best_probability,
     boxes_about_origin,
@@ -20,6 +21,7 @@ from lad.methods.dense import (
     check_labels_known,
     class_logits,
 )
+from lad.methods.logits import build_logit_loss
 from lad.teacher import FrozenTeacher
 
 import torch
@@ -41,7 +43,7 @@ EPS = 1e-6
 class CrossHeadDistillation(DenseDistillation):
     """Predictions that the teacher's head makes of the student's head's features are to be the teacher's own.
 
-    Wang et al., "CrossKD: Cross-Head Knowledge Distillation for Dense Object Detection", CVPR 2024, arXiv 2306.11369.
+    Wang et al., "CrossKD: Cross-Head Knowledge Distillation for Object Detection", CVPR 2024, arXiv 2306.11369.
     The features of the student's classification and regression towers after ``depth`` convolutions go through the
     rest of the teacher's towers and its last layers. The gradient passes through those frozen layers to the student, so
     that the student's own last layers hear of labels alone. With the teacher's largest class probability s of a prior:
@@ -53,14 +55,15 @@ class CrossHeadDistillation(DenseDistillation):
     channel over each process's images (as batch norm does), before the activation; priors that the student's own loss
     passes over are passed over, and heads of
     ATSS' family learn the teacher's centreness at the positives (as a KL divergence, which has the gradient of their
-    cross-entropy and is 0 at its least). Normalisers are averaged over processes.
+    cross-entropy and is 0 at its least). For FCOS their code divides both losses by the sum of the positives' targets
+    of centreness, which is smaller than their number. Normalisers are averaged over processes.
 
     Args:
         depth: How many convolutions of the student's towers come before; at least 1, and as many as the towers have at
             most. By default all but the last, as in the paper's GFL, RetinaNet and ATSS (3 of 4); its FCOS has 2.
-        loss_cls: Loss of (n, C) logits.
-        loss_bbox: Loss of boxes, or ``LDLoss`` of edges. By default ``LDLoss`` at T = 1 with a weight of 4 for GFL
-            and ``GIoULoss`` for others.
+        loss_cls: Loss of (n, C) logits without labels, such as ``KDLoss``; by default ``QualityKDLoss``.
+        loss_bbox: ``IoULoss`` or ``GIoULoss`` of boxes, or ``LDLoss`` of edges. By default ``LDLoss`` at T = 1 with a
+            weight of 4 for GFL and ``GIoULoss`` for others.
         centerness_weight: Weight of the centreness term of ATSS' family.
         align: Whether to bring the features to the teacher's statistics.
         connector: Config of a layer from the student's channels to the teacher's, where they differ.
@@ -83,7 +86,12 @@ class CrossHeadDistillation(DenseDistillation):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self.depth = depth
-        self.loss_cls = MODELS.build(loss_cls or dict(type="QualityKDLoss", beta=1.0))
+        self.loss_cls = build_logit_loss(loss_cls or dict(type="QualityKDLoss", beta=1.0), use_sigmoid=True)
+        if getattr(self.loss_cls, "needs_labels", False):
+            raise UnsupportedError(
+                f"{OWNER}: {type(self.loss_cls).__name__} asks for labels, and the teacher's classes may be others "
+                "than the student's; use QualityKDLoss or KDLoss."
+            )
         self.loss_bbox_config = loss_bbox
         self.centerness_weight = centerness_weight
         self.align = align
@@ -125,6 +133,11 @@ class CrossHeadDistillation(DenseDistillation):
         if is_gfl:
             default = dict(type="LDLoss", temperature=1.0, average_bins=False, loss_weight=4.0)
         self.loss_bbox = MODELS.build(self.loss_bbox_config or default)
+        if not isinstance(self.loss_bbox, (*SCALE_FREE, LDLoss)):
+            raise UnsupportedError(
+                f"{OWNER}: {type(self.loss_bbox).__name__} depends on the shape of a prior, and boxes are compared in "
+                "units of their priors; use IoULoss, GIoULoss or, for GFL, LDLoss."
+            )
         if isinstance(self.loss_bbox, LDLoss) and not is_gfl:
             raise UnsupportedError(
                 f"{OWNER}: LDLoss compares edge distributions, which the teacher's {type(heads[1]).__name__} has not; "

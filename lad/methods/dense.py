@@ -28,11 +28,14 @@ from mmdet.models.dense_heads import (
     YOLOXHead,
 )
 from mmdet.models.dense_heads.atss_vlfusion_head import ATSSVLFusionHead
+from mmdet.models.losses import GIoULoss, IoULoss
 from mmdet.models.task_modules.coders import DistancePointBBoxCoder
 from torch import Tensor, nn
 
 #: Heads whose first output are the class scores of each level; their subclasses with them.
 HEADS = (RetinaHead, RetinaSepBNHead, ATSSHead, GFLHead, FCOSHead, DDODHead, YOLOXHead)
+#: Box losses that do not change when a box's width and height are scaled, each by its own factor, with its prior's.
+SCALE_FREE = (IoULoss, GIoULoss)
 #: For messages.
 WORKS_WITH = (
     "RetinaNet, FCOS, ATSS, PAA, GFL, VFNet, TOOD, DDOD, RTMDet and YOLOX heads; for two-stage detectors "
@@ -204,8 +207,9 @@ def check_corresponding_priors(owner: str, heads: Sequence[nn.Module]) -> None:
 def boxes_about_origin(head: nn.Module, levels: Sequence[Tensor]) -> Tensor:
     """(n, 4) boxes of what a head predicts, each in the coordinates of its own prior, float32.
 
-    For losses that are ratios of areas (IoU and its kin), which are the same in pixels and in units of a prior: the
-    anchor becomes the unit square around the origin, the point the origin.
+    For :data:`SCALE_FREE` losses, which are ratios of areas and the same in pixels and in units of a prior: the anchor
+    becomes the unit square around the origin, the point the origin. An anchor that is no square is stretched by that,
+    so distances and aspect ratios (DIoU, CIoU, L1) are other ones.
 
     Args:
         head: One with deltas of anchors, distances of points, or GFL's distributions of distances.

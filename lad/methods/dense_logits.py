@@ -38,7 +38,8 @@ class DenseLogitDistillation(DenseDistillation):
     passes over (near misses of RetinaNet) are passed over here too.
 
     Args:
-        loss: Config of a loss of (n, C) logits; ``use_sigmoid`` is filled in.
+        loss: Config of a loss of (n, C) logits: ``KDLoss``, ``DKDLoss``, ``SoftCrossEntropyLoss``, for sigmoid
+            classifiers also ``QualityKDLoss``; ``use_sigmoid`` is filled in.
         where: ``'all'`` priors alike; ``'positive'``: those of the student's label assignment alone;
             ``'confidence'``: each with the teacher's largest class probability for its weight.
         classes: The student's class names, in its order, where the teacher's are others or in another order: they are

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lad.capture import find_module, levels_of, split_level
+from lad.capture import find_module, levels_of, root_of, split_level
 from lad.connectors import build_connector, match_size, tokens_to_map
 from lad.errors import ConfigError, UnsupportedError, nearest
 from lad.losses.feature import Objects
@@ -63,7 +63,8 @@ class FeatureDistillation(DistillationMethod):
         connector: ``'auto'``: what the loss is made for; else nothing where channels agree or the loss does not mind,
             and a 1x1 convolution (a linear layer for tokens and vectors) where they differ. ``'projection'``: such a
             layer even where they agree. A connector's config, with the channels filled in. ``None``: nothing.
-        teacher_transform: Config of a module that the teacher's maps pass first; its ``in_channels`` are filled in.
+        teacher_transform: Config of a module without weights to train that the teacher's maps pass first; its
+            ``in_channels`` are filled in where it takes them.
         loss_weight: Factor of the result.
         level_weights: Factor of each pair, in the order of the maps; 1 if None.
         average: Divide the sum over the pairs by their number. The papers' weights are for the sum.
@@ -72,6 +73,7 @@ class FeatureDistillation(DistillationMethod):
     """
 
     compares_classes = False
+    compares_units = ()
 
     def __init__(
         self,
@@ -89,6 +91,7 @@ class FeatureDistillation(DistillationMethod):
         super().__init__(init_cfg=init_cfg)
         self.loss_config = dict(loss or dict(type="HintLoss"))
         self._loss_class = self._find_loss(self.loss_config.get("type"))
+        self._any_shape = getattr(self._loss_class, "any_shape", False)
         if loss_name is None:
             loss_name = f"loss_{self._loss_class.__name__.removesuffix('Loss').lower()}"
         if "loss" not in loss_name:
@@ -144,11 +147,13 @@ class FeatureDistillation(DistillationMethod):
         maps_only = getattr(self._loss_class, "maps_only", False)
         other_tokens = features.dim() == hint.dim() == 3 and features.shape[1] != hint.shape[1]
         as_maps = maps_only or features.dim() != hint.dim() or other_tokens
+        as_maps = as_maps and not self._any_shape
         pair = Pair(own_name, taught_name, (channels_of(features), channels_of(hint)), as_maps)
         try:
             if pair.as_maps:
                 features, hint = as_map(features, DRY_RUN_SIZE), as_map(hint, DRY_RUN_SIZE)
             transform = self.make_teacher_transform(pair, hint, teacher)
+            self._check_transform(transform)
             with torch.no_grad():
                 hint = transform(hint)
             connector = self.make_connector(pair, features, hint)
@@ -171,7 +176,22 @@ class FeatureDistillation(DistillationMethod):
         """
         if self.teacher_transform is None:
             return nn.Identity()
-        return MODELS.build(dict(dict(in_channels=channels_of(hint)), **self.teacher_transform))
+        config = dict(self.teacher_transform)
+        kind = MODELS.get(config["type"]) if isinstance(config.get("type"), str) else config.get("type")
+        if not isinstance(kind, type) or "in_channels" in inspect.signature(kind).parameters:
+            config.setdefault("in_channels", channels_of(hint))
+        return MODELS.build(config)
+
+    def _check_transform(self, transform: nn.Module) -> None:
+        """Refuse weights that nothing would train: losses give the teacher's side no gradient."""
+        adapters = () if self.pretraining is None else self.pretraining.adapters
+        if "teacher_transforms" in adapters or not any(p.requires_grad for p in transform.parameters()):
+            return
+        raise UnsupportedError(
+            f"teacher_transform {type(transform).__name__} has weights, and no loss trains what the teacher's maps "
+            "pass; take a module without weights, freeze them (requires_grad_(False)), or pretrain them as "
+            "FactorTransferDistillation does"
+        )
 
     def make_connector(self, pair: Pair, features: Tensor, hint: Tensor) -> nn.Module:
         """What the student's map passes before it is compared.
@@ -219,8 +239,8 @@ class FeatureDistillation(DistillationMethod):
     def _check_modules(self, model: nn.Module, names: Sequence[str]) -> None:
         for name in names:
             find_module(model, name)
-            has_queries = isinstance(model, DetectionTransformer) and name.split(".")[0] in DENSE_HEADS
-            if name.split(".")[0] not in WHOLE_IMAGE or has_queries:
+            has_queries = isinstance(model, DetectionTransformer) and root_of(name) in DENSE_HEADS
+            if root_of(name) not in WHOLE_IMAGE or has_queries:
                 raise UnsupportedError(
                     f"{type(self).__name__}: {name!r} of {type(model).__name__} does not see the whole image, so two "
                     f"detectors' features do not correspond; it works with modules of {', '.join(WHOLE_IMAGE)}."
@@ -264,24 +284,32 @@ class FeatureDistillation(DistillationMethod):
         """The weighted sum over the pairs; gradients reach the student and the method's own weights."""
         own = [feature for name in self.student for feature in self._maps(step.outputs.calls, name)]
         taught = [hint for name in self.teacher for hint in self._maps(step.teacher.target, name)]
-        self._check_gradients(step)
+        self._check_gradients(own, step)
+        # Once for all pairs.
+        objects = objects_of(step) if getattr(self._loss_class, "uses_objects", False) else None
         terms = [
-            self.compare(number, features, hint, step)
+            self.compare(number, features, hint, step, objects)
             for number, (features, hint) in enumerate(zip(own, taught, strict=True))
         ]
         if self.level_weights is not None:
             terms = [weight * term for weight, term in zip(self.level_weights, terms, strict=True)]
         return {self.loss_name: self.loss_weight * sum(terms) / (len(terms) if self.average else 1)}
 
-    def compare(self, number: int, features: Tensor, hint: Tensor, step: Step) -> Tensor:
+    def compare(
+        self, number: int, features: Tensor, hint: Tensor, step: Step, objects: Objects | None
+    ) -> Tensor:
         """The loss of the pair of this number, of maps as the modules put them out."""
         if self.pairs[number].as_maps:
             image_size = tuple(step.inputs.shape[-2:])
             features, hint = as_map(features, image_size), as_map(hint, image_size)
         hint = self.teacher_transforms[number](hint)
-        return self.pair_loss(number, adapt(self.connectors[number], features, hint), hint, step)
+        connector = self.connectors[number]
+        features = connector(features) if self._any_shape else adapt(connector, features, hint)
+        return self.pair_loss(number, features, hint, step, objects)
 
-    def pair_loss(self, number: int, features: Tensor, hint: Tensor, step: Step) -> Tensor:
+    def pair_loss(
+        self, number: int, features: Tensor, hint: Tensor, step: Step, objects: Objects | None
+    ) -> Tensor:
         """The loss of the pair of this number.
 
         Args:
@@ -289,10 +317,10 @@ class FeatureDistillation(DistillationMethod):
             features: The student's map after its connector, of the teacher's size.
             hint: The teacher's map after its transform.
             step: What else there is, such as the ground truth.
+            objects: The ground truth's boxes; None where the loss does not look at them.
         """
-        if getattr(self._loss_class, "uses_objects", False):
-            return self.pair_losses[number](features, hint, objects_of(step))
-        return self.pair_losses[number](features, hint)
+        more = () if objects is None else (objects,)
+        return self.pair_losses[number](features, hint, *more)
 
     def _maps(self, calls: Callable[[str], list[Any]], full_name: str) -> list[Tensor]:
         name, level = split_level(full_name)
@@ -301,18 +329,42 @@ class FeatureDistillation(DistillationMethod):
         except ConfigError as error:
             raise self.mistake(f"{full_name!r}: {error}") from error
 
-    def _check_gradients(self, step: Step) -> None:
-        """Refuse a module that trains and whose outputs are cut off from it; nothing else would say so."""
-        if not torch.is_grad_enabled():
+    def _check_gradients(self, own: Sequence[Tensor], step: Step) -> None:
+        """Refuse maps of the student that carry no gradient, pair by pair; nothing else would say so.
+
+        A few attributes a step, and more than that only where one lacks a gradient.
+
+        Raises:
+            UnsupportedError: names the module, and why it cannot learn.
+        """
+        if not torch.is_grad_enabled() or all(features.requires_grad for features in own):
             return
-        for name in self.student_modules:
-            features = levels_of(step.outputs.calls(name), None)
-            trains = any(p.requires_grad for p in find_module(step.student, name).parameters())
-            if trains and not any(feature.requires_grad for feature in features):
+        # In a phase in which all of the student rests, connectors may learn without it.
+        if not any(parameter.requires_grad for parameter in step.student.parameters()):
+            return
+        for pair, features in zip(self.pairs, own, strict=True):
+            if features.requires_grad:
+                continue
+            name = split_level(pair.student)[0]
+            captured = levels_of(step.outputs.calls(name))
+            if _trains(step.student, name) and not any(other.requires_grad for other in captured):
                 raise UnsupportedError(
                     f"{type(self).__name__}: what {name!r} puts out has no gradient: a module inside of a checkpointed "
                     "block (with_cp=True) cannot be taught; name the whole stage, such as 'backbone.layer3'."
                 )
+            frozen = pair.student if len(captured) > 1 else name
+            raise UnsupportedError(
+                f"{type(self).__name__}: {frozen!r} of the student is frozen (frozen_stages) and cannot learn: name a "
+                "later stage, such as 'backbone.layer3', or only the later maps, such as 'backbone[2]'."
+            )
+
+
+def _trains(model: nn.Module, name: str) -> bool:
+    """Whether a module has weights that train; for one without any (ReLU) what holds it is asked."""
+    parameters = list(find_module(model, name).parameters())
+    if not parameters and "." in name:
+        return _trains(model, name.rpartition(".")[0])
+    return any(parameter.requires_grad for parameter in parameters)
 
 
 def _numbered(name: str, number: int) -> str:
@@ -351,7 +403,8 @@ def objects_of(step: Step) -> Objects:
     bboxes = [get_box_tensor(sample.gt_instances.bboxes) for sample in step.data_samples]
     device = step.inputs.device
     # Sizes live on the host: no wait.
-    images = torch.tensor([image for image, boxes in enumerate(bboxes) for _ in range(len(boxes))]).long()
+    counts = torch.tensor([len(boxes) for boxes in bboxes])
+    images = torch.arange(len(bboxes)).repeat_interleave(counts, output_size=sum(map(len, bboxes)))
     return Objects(
         torch.cat(bboxes).to(device),
         images.to(device, non_blocking=True),

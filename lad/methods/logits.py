@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from lad.errors import ConfigError
+import inspect
+
+from lad.errors import ConfigError, UnsupportedError
 
 from mmdet.registry import MODELS
 from torch import Tensor, nn
@@ -12,20 +14,27 @@ def build_logit_loss(config: dict, use_sigmoid: bool) -> nn.Module:
     """A loss of two networks' logits from its config, in the form of a classifier.
 
     Args:
-        config: A registered loss. ``use_sigmoid`` is filled in for those that have it, where the config does not say
+        config: A registered loss that says in ``logit_forms`` (see :class:`lad.losses.weighted.WeightedLoss`) which
+            classifiers it compares. ``use_sigmoid`` is filled in for those that have it, where the config does not say
             otherwise.
         use_sigmoid: Whether the classes are binary classifiers.
 
     Raises:
-        ConfigError: it is no loss of the registry.
+        ConfigError: it is nothing of the registry.
+        UnsupportedError: it does not compare such logits; the message lists what does.
     """
     config = dict(config)
-    kind = MODELS.get(config.get("type", ""))
+    name, form = config.get("type", ""), "sigmoid" if use_sigmoid else "softmax"
+    kind = MODELS.get(name) if isinstance(name, str) else name
+    fitting = [key for key, known in MODELS.module_dict.items() if form in getattr(known, "logit_forms", ())]
+    choice = ", ".join(sorted(fitting))
     if kind is None:
-        raise ConfigError(
-            f"there is no loss {config.get('type')!r}: use KDLoss, DKDLoss, QualityKDLoss or SoftCrossEntropyLoss."
+        raise ConfigError(f"there is no loss {name!r}: for {form} classifiers there are {choice}.")
+    if form not in getattr(kind, "logit_forms", ()):
+        raise UnsupportedError(
+            f"{kind.__name__} does not compare two networks' logits (n, C) of {form} classifiers: use one of {choice}."
         )
-    if "use_sigmoid" in kind.__init__.__code__.co_varnames:
+    if "use_sigmoid" in inspect.signature(kind).parameters:
         config.setdefault("use_sigmoid", use_sigmoid)
     return MODELS.build(config)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lad.errors import UnsupportedError
 from lad.losses import binary_soft_cross_entropy, soft_cross_entropy
 from lad.methods.base import Step
@@ -27,7 +29,7 @@ from torch import Tensor, nn
 
 
 @MODELS.register_module()
-class RCNNDistillation(RoIDistillation, TwoStageDistillation):
+class RCNNDistillation(TwoStageDistillation, RoIDistillation):
     """Soft classes and teacher-bounded boxes on the proposals that the student samples.
 
     Chen et al., "Learning Efficient Object Detection Models with Knowledge Distillation", NIPS 2017, Eq. 2 to 4:
@@ -57,6 +59,21 @@ class RCNNDistillation(RoIDistillation, TwoStageDistillation):
     """
 
     trains = ("roi_head",)
+
+    def __init__(
+        self,
+        mu: float = 0.5,
+        nu: float = 0.5,
+        margin: float = 0.0,
+        reg_weight: float = 1.0,
+        background_weight: float = 1.5,
+        temperature: float = 1.0,
+        rescale: bool = False,
+        classes: Sequence[str] | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(mu, nu, margin, reg_weight, background_weight, temperature, rescale, init_cfg)
+        self.classes = tuple(classes) if classes is not None else None
 
     def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
         """Refuse RoI heads that cannot be compared; find the teacher's classes and units."""

@@ -86,6 +86,7 @@ class RelationalDistillation(DistillationMethod):
     """
 
     compares_classes = False
+    compares_units = ()
 
     def __init__(
         self,

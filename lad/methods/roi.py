@@ -73,16 +73,17 @@ class RoIDistillation(DistillationMethod):
     stage weights. A method says in :meth:`compare` what the two are to agree in.
 
     Args:
-        args, kwargs: Of the next class.
         classes: The student's class names, in its order, where the teacher's are others or in another order: they are
             looked up by name in the teacher's checkpoint, and classes that the student does not have are background.
+        init_cfg: As in MMEngine.
     """
 
     #: Name of the loss that a stage without proposals keeps, with the value 0.
     stage_loss_name = "loss_cls_soft"
+    compares_units = ("roi_head",)
 
-    def __init__(self, *args: Any, classes: Sequence[str] | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, classes: Sequence[str] | None = None, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg=init_cfg)
         self.classes = tuple(classes) if classes is not None else None
 
     @abstractmethod

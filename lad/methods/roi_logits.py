@@ -28,7 +28,8 @@ class RoILogitDistillation(RoIDistillation):
     R-CNN is taught stage by stage, with its own stage weights.
 
     Args:
-        loss: Config of a loss of (n, C) logits; ``use_sigmoid`` is filled in.
+        loss: Config of a loss of (n, C) logits: ``KDLoss``, ``DKDLoss``, ``SoftCrossEntropyLoss``, for sigmoid
+            classifiers also ``QualityKDLoss``; ``use_sigmoid`` is filled in.
         classes: The student's class names, in its order, where the teacher's are others or in another order: they are
             looked up by name in the teacher's checkpoint, and classes that the student does not have are background.
         loss_name: What the loss is called.

@@ -114,6 +114,7 @@ class RPNDistillation(TwoStageDistillation):
     teacher_modules = ("rpn_head",)
     student_modules = ("rpn_head",)
     compares_classes = False
+    compares_units = ("rpn_head",)
     trains = ("rpn_head",)
 
     def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:

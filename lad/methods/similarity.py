@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lad.methods.base import Step
 from lad.methods.feature import FeatureDistillation
 
 from mmdet.registry import MODELS
-from torch import Tensor
 
 
 @MODELS.register_module()
@@ -16,9 +14,9 @@ class SimilarityPreservingDistillation(FeatureDistillation):
     """The student's features tell the images of a batch apart as the teacher's do.
 
     Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019, arXiv 1907.09682. What is compared are
-    similarities of images, so neither channels nor resolution need to agree and there is no connector. The paper takes
-    the last layer of a classifier; the mean over the levels of a pyramid is ours. Each process compares its own
-    images: with one image a process there is nothing to compare, and the loss is 0.
+    similarities of images, so neither channels nor resolution need to agree, there is no connector, and tokens may be
+    compared with maps. The paper takes the last layer of a classifier; the mean over the levels of a pyramid is ours.
+    Each process compares its own images: with one image a process there is nothing to compare, and the loss is 0.
 
     Args:
         student: Name of the student's module, or several, as for :class:`lad.methods.feature.FeatureDistillation`.
@@ -46,7 +44,3 @@ class SimilarityPreservingDistillation(FeatureDistillation):
             loss_name=loss_name,
             init_cfg=init_cfg,
         )
-
-    def compare(self, number: int, features: Tensor, hint: Tensor, step: Step) -> Tensor:
-        """The loss of the pair of this number, of maps as they are: nothing has to be brought to one size."""
-        return self.pair_losses[number](features, hint)

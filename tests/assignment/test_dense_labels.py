@@ -96,6 +96,28 @@ def test_labels_of_the_batched_paa_are_mmdetections():
     assert not found[0].positive[1].any()
 
 
+def test_classes_of_yolox_do_not_hang_on_how_well_its_boxes_lie():
+    """A positive whose predicted box misses its object has class targets of 0; its class is the object's."""
+    batch = make_batch(BATCH[0], size=BATCH[1])
+    for sample in batch[1]:
+        sample.gt_instances.labels.fill_(2)
+    head = (model := build(dense("yolox")).train()).bbox_head
+    asked = head.assigner.assign
+
+    def missing(*args, **kwargs):
+        answer = asked(*args, **kwargs)
+        answer.max_overlaps.zero_()
+        return answer
+
+    expected = read(model, batch)
+    head.assigner.assign = missing
+    found = read(model, batch)
+    assert found.positive.any()
+    assert (found.labels[found.positive] == 2).all()
+    assert torch.equal(found.labels, expected.labels)
+    assert "sample" not in vars(head.sampler)
+
+
 def test_early_tood_labels_come_through_its_first_loss():
     config = dense("tood")
     config.train_cfg.initial_epoch = 4

@@ -143,6 +143,21 @@ def test_module_obeys_its_reduction_weight_and_average():
     torch.testing.assert_close(value, torch.tensor(7 * (0.75 * LN3 - LN2)))
 
 
+def test_samples_without_a_target_cost_nothing_and_have_no_gradient():
+    """Background of a classifier without a channel for it: label 3 (and -1) of three classes."""
+    student = torch.tensor([[0.0, 0.0, LN2], [5.0, -60.0, 2.0], [9.0, 1.0, -2.0]], requires_grad=True)
+    teacher = torch.tensor([[LN2, 0.0, 0.0], [-3.0, 7.0, 1.0], [0.0, 80.0, 4.0]])
+    loss = decoupled_kd_loss(student, teacher, torch.tensor([0, 3, -1]), alpha=2.0, beta=5.0)
+    torch.testing.assert_close(
+        loss[:1], decoupled_kd_loss(student[:1], teacher[:1], torch.tensor([0]), 2.0, 5.0)
+    )
+    assert loss[0] > 0
+    assert loss[1:].tolist() == [0, 0]
+    loss.sum().backward()
+    assert student.grad[0].abs().sum() > 0
+    assert not student.grad[1:].any()
+
+
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match=r"need \(n, C\) logits and \(n,\) labels, got \(2, 3\) and \(3,\)"):
         decoupled_kd_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(3).long())

@@ -207,15 +207,100 @@ def test_any_registered_loss_of_two_tensors_may_be_named(tmp_path):
     assert losses["loss_smoothl1"] > 0
 
 
+class FrozenProjection(torch.nn.Conv2d):
+    """To 8 channels, by weights that do not train."""
+
+    def __init__(self, in_channels):
+        super().__init__(in_channels, 8, 1)
+        self.requires_grad_(False)
+
+
+class Halved(torch.nn.Module):
+    """What takes no channels."""
+
+    def forward(self, hint):
+        return hint / 2
+
+
 def test_teachers_maps_may_pass_a_module_first(tmp_path):
-    """A 1x1 convolution of the teacher's maps to 8 channels: the student's connectors lead there."""
-    method = feature("HintLoss", teacher_transform=dict(type="ConvConnector", out_channels=8))
+    """A frozen 1x1 convolution of the teacher's maps to 8 channels: the student's connectors lead there."""
+    method = feature("HintLoss", teacher_transform=dict(type=FrozenProjection))
     model = taught(tmp_path, method, small(RETINA), small(RETINA, channels=24))
     found = model.methods[0]
     assert [tuple(connector.conv.weight.shape[:2]) for connector in found.connectors] == [(8, 32)] * 5
-    assert [tuple(transform.conv.weight.shape[:2]) for transform in found.teacher_transforms] == [(8, 24)] * 5
-    assert found.links()[0].connector == "ConvConnector, ConvConnector (teacher) 32 -> 24"
+    assert [tuple(transform.weight.shape[:2]) for transform in found.teacher_transforms] == [(8, 24)] * 5
+    assert found.links()[0].connector == "ConvConnector, FrozenProjection (teacher) 32 -> 24"
     total(seeded_loss(model, *make_batch((1, 1), size=(64, 64)))).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_a_module_that_takes_no_channels_may_stand_before_the_teachers_maps(tmp_path):
+    inputs, samples = make_batch((1, 1), size=(64, 64))
+    method = feature("HintLoss", student="neck[0]", teacher="neck[0]", teacher_transform=dict(type=Halved))
+    model = taught(tmp_path, method, small(RETINA), small(RETINA, base=16))
+    own, hints = maps_of(model, inputs)
+    expected = (own[0] - hints[0] / 2).square().mean()
+    torch.testing.assert_close(
+        seeded_loss(model, inputs, samples)["loss_hint"], expected, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_weights_before_the_teachers_maps_that_nothing_would_train_are_refused(tmp_path):
+    """Left alone they would wait for a gradient in several processes for ever."""
+    method = feature("HintLoss", teacher_transform=dict(type="ConvConnector", out_channels=8))
+    message = "ConvConnector has weights, and no loss trains.*freeze them .*FactorTransferDistillation"
+    with pytest.raises(UnsupportedError, match=message) as caught:
+        taught(tmp_path, method, small(RETINA), small(RETINA))
+    assert "\n" not in str(caught.value)
+
+
+def frozen(stages=1):
+    config = small(RETINA)
+    config.backbone.frozen_stages = stages
+    return config
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("backbone.layer1", "'backbone.layer1' of the student is frozen .* name a later stage"),
+        ("backbone", r"'backbone\[0\]' of the student is frozen"),
+        ("backbone.layer1.1.relu:input[0]", "'backbone.layer1.1.relu:input.*' of the student is frozen"),
+    ],
+)
+def test_map_of_a_frozen_stage_is_named_in_every_step(tmp_path, names, message):
+    inputs, samples = make_batch((1, 1), size=(64, 64))
+    model = taught(tmp_path, feature("HintLoss", student=names, teacher=names), frozen(), small(RETINA))
+    for _ in range(2):
+        with pytest.raises(UnsupportedError, match=message) as caught:
+            model.loss(inputs, samples)
+    assert "\n" not in str(caught.value)
+    with torch.no_grad():
+        assert model.loss(inputs, samples)["loss_hint"] > 0
+
+
+def test_later_maps_of_a_backbone_that_is_frozen_in_part_are_compared_until_they_are_frozen_too(tmp_path):
+    inputs, samples = make_batch((1, 1), size=(64, 64))
+    names = ["backbone[1]", "backbone[2]"]
+    model = taught(tmp_path, feature("HintLoss", student=names, teacher=names), frozen(), small(RETINA))
+    assert model.loss(inputs, samples)["loss_hint"] > 0
+    model.backbone.layer2.requires_grad_(False)
+    with pytest.raises(UnsupportedError, match=r"'backbone\[1\]' of the student is frozen"):
+        model.loss(inputs, samples)
+    # All of the student rests, as in a phase of the connectors alone.
+    model.student.requires_grad_(False)
+    assert model.loss(inputs, samples)["loss_hint"] > 0
+
+
+def test_objects_of_a_step_are_gathered_once_for_all_levels(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("lad.methods.feature.objects_of", lambda step: seen.append(step) or objects_of(step))
+    model = taught(
+        tmp_path, [feature("FGDLoss"), feature("CWDLoss", name="cwd")], small(RETINA), small(RETINA)
+    )
+    model.loss(*make_batch((2, 1), size=(64, 64)))
+    assert len(model.methods[0].pairs) == 5
+    assert len(seen) == 1
 
 
 def test_two_losses_beside_each_other_and_zero_weight_is_plain_training(tmp_path):

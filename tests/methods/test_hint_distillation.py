@@ -172,9 +172,10 @@ def test_module_inside_of_a_checkpointed_block_is_refused_and_the_whole_stage_is
         seeded_loss(model, inputs, samples)
 
 
-def test_stage_that_is_frozen_may_be_among_the_hints(tmp_path):
+def test_stage_that_is_frozen_may_not_be_among_the_hints(tmp_path):
     student = two_stage()
     student.backbone.frozen_stages = 1
     inputs, samples = make_batch((1, 1), size=(64, 64))
     model = distil(tmp_path, hint(student="backbone", teacher="backbone"), student)
-    assert seeded_loss(model, inputs, samples)["loss_hint"] > 0
+    with pytest.raises(UnsupportedError, match=r"'backbone\[0\]' of the student is frozen"):
+        seeded_loss(model, inputs, samples)

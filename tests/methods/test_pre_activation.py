@@ -160,3 +160,35 @@ def test_what_cannot_work_is_refused_when_built(tmp_path, method, error, message
     with pytest.raises(error, match=message) as caught:
         distil(tmp_path, [method])
     assert "\n" not in str(caught.value)
+
+
+def test_nobody_listens_for_a_method_that_has_nothing_to_do(tmp_path):
+    """After its pretraining AB reads nothing: another method is alone with the teacher, and AB alone wakes nobody."""
+    inputs, samples = make_batch((2, 1), size=(64, 96))
+    model = distil(tmp_path, [AB, dict(type="HintDistillation")], teacher=random_teacher(two_stage(base=16)))
+    teacher = model.teacher
+    looks, hooks = [], []
+    look = teacher.look
+
+    def seen(inputs, data_samples, modules, shared=False):
+        looks.append((tuple(modules), shared))
+        hooks.append(len(model.student.backbone.layer3[-1].relu._forward_pre_hooks))
+        return look(inputs, data_samples, modules, shared)
+
+    teacher.look = seen
+    for phase in (0, TASK):
+        model.enter_phase(phase, phase)
+        seeded_loss(model, inputs, samples)
+    stages = tuple(f"backbone.layer{stage}.1.relu:input" for stage in (2, 3, 4))
+    assert looks == [(stages, False), (("neck",), False)]
+    assert hooks[1] == 0
+    model = distil(tmp_path, [AB], teacher=random_teacher(two_stage(base=16)))
+    model.enter_phase(TASK, TASK)
+    model.teacher.model.backbone.register_forward_hook(lambda *_: looks.append("ran"))
+    seeded_loss(model, inputs, samples)
+    assert "ran" not in looks
+    # Without a pretraining it is one of the task's losses.
+    assert AB["type"] in distil(tmp_path, [dict(AB, pretrain=None)]).distillation
+    method = distil(tmp_path, [dict(AB, pretrain=None)]).methods[0]
+    assert method.listens_to(False) == (stages, stages)
+    assert method.listens_to(True) == ((), ())

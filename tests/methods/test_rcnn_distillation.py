@@ -1,6 +1,7 @@
 """Distillation of a RoI head on the student's proposals."""
 
 import copy
+import inspect
 import math
 from unittest import mock
 
@@ -8,7 +9,7 @@ from lad.checks import _check_teacher_classes
 from lad.errors import ConfigError, UnsupportedError
 from lad.methods.rcnn import RCNNDistillation
 from lad.methods.roi import RoITargets, StageOutputs
-from lad.methods.two_stage import ClassMapping
+from lad.methods.two_stage import ClassMapping, TwoStageDistillation
 
 import pytest
 import torch
@@ -350,6 +351,15 @@ def test_mixed_precision_gives_nearly_the_same_losses_and_finite_gradients(tmp_p
 
 
 # -- Classes by name -------------------------------------------------------------------------------------------
+
+
+def test_settings_are_in_the_signature_and_classes_are_kept_beside_the_weights():
+    names = list(inspect.signature(RCNNDistillation).parameters)
+    shared = list(inspect.signature(TwoStageDistillation).parameters)
+    assert names == [*shared[:-1], "classes", "init_cfg"]
+    method = RCNNDistillation(mu=0.25, nu=2.0, rescale=True, classes=["cat"])
+    assert (method.mu, method.nu, method.rescale, method.classes) == (0.25, 2.0, True, ("cat",))
+    assert RCNNDistillation().classes is None
 
 
 def test_mapped_probabilities_are_the_named_classes_and_the_others_join_the_background():

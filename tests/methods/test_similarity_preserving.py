@@ -1,7 +1,10 @@
 """Similarity-preserving distillation."""
 
+from types import SimpleNamespace
+
 from lad.errors import ConfigError, UnsupportedError
 from lad.losses import SimilarityPreservingLoss, similarity_preserving_loss
+from lad.methods.similarity import SimilarityPreservingDistillation
 
 import pytest
 import torch
@@ -105,6 +108,25 @@ def test_maps_of_other_sizes_are_compared_as_they_are(tmp_path):
     assert own.shape[-1] * 4 == taught.shape[-1]
     expected = similarity_preserving_loss(own, taught).mean()
     torch.testing.assert_close(model.loss(inputs, samples)["loss_similarity"], expected)
+
+
+def test_tokens_that_are_no_map_are_compared_as_they_are(monkeypatch):
+    """Seven tokens of the student's with a map of the teacher's: nothing has to be made a map."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(3, 7, 16, generator=generator).requires_grad_()
+    maps = torch.randn(3, 8, 4, 6, generator=generator)
+    detector = torch.nn.ModuleDict(dict(neck=torch.nn.Conv2d(1, 1, 1)))
+    outputs = SimpleNamespace(calls=lambda name: [tokens])
+    monkeypatch.setattr("lad.methods.feature.dry_run", lambda *args, **kwargs: outputs)
+    dry = SimpleNamespace(calls=lambda name: [maps])
+    teacher = SimpleNamespace(model=detector, dry_run=lambda names: dry, target=dry.calls)
+    method = SimilarityPreservingDistillation(loss_weight=2.0)
+    method.bind(detector, teacher)
+    step = SimpleNamespace(
+        student=detector, teacher=teacher, outputs=outputs, inputs=torch.zeros(3, 3, 64, 96)
+    )
+    expected = 2 * similarity_preserving_loss(tokens, maps).mean()
+    torch.testing.assert_close(method.losses(step)["loss_similarity"], expected)
 
 
 def test_a_teacher_with_the_students_weights_has_no_loss(tmp_path):

@@ -1,0 +1,74 @@
+"""Which losses the methods on class logits take."""
+
+from lad.errors import ConfigError, UnsupportedError
+from lad.methods.logits import build_logit_loss, logit_loss
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+
+SIGMOID = ["DKDLoss", "KDLoss", "QualityKDLoss", "SoftCrossEntropyLoss"]
+SOFTMAX = ["DKDLoss", "KDLoss", "SoftCrossEntropyLoss"]
+
+
+@pytest.mark.parametrize(
+    ("name", "use_sigmoid"), [*((name, True) for name in SIGMOID), *((name, False) for name in SOFTMAX)]
+)
+def test_what_is_offered_compares_weighted_samples_in_the_form_of_the_classifier(name, use_sigmoid):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(5, 3, generator=generator) for _ in range(2))
+    labels, weight = torch.tensor([0, 1, 2, 0, 1]), torch.tensor([1.0, 0.0, 2.0, 0.5, 1.0])
+    loss = build_logit_loss(dict(type=name, loss_weight=3.0), use_sigmoid)
+    assert getattr(loss, "use_sigmoid", True) is use_sigmoid
+    value = logit_loss(loss, student, teacher, labels, weight, avg_factor=torch.tensor(4.0))
+    ones = [
+        logit_loss(
+            loss, *(part[i : i + 1] for part in (student, teacher, labels)), torch.ones(1), torch.tensor(1.0)
+        )
+        for i in range(5)
+    ]
+    torch.testing.assert_close(value, (torch.stack(ones) * weight).sum() / 4)
+
+
+def test_a_config_may_say_otherwise_than_the_head():
+    assert build_logit_loss(dict(type="KDLoss", use_sigmoid=False), True).use_sigmoid is False
+
+
+@pytest.mark.parametrize(
+    ("name", "use_sigmoid", "offered"),
+    [
+        ("MSELoss", True, SIGMOID),
+        ("ResNet", True, SIGMOID),
+        ("FocalKLLoss", True, SIGMOID),  # element by element: a weight for each sample does not fit
+        ("QualityKDLoss", False, SOFTMAX),  # one binary classifier a class
+        ("CWDLoss", False, SOFTMAX),
+    ],
+)
+def test_what_does_not_compare_such_logits_is_refused_with_what_does(name, use_sigmoid, offered):
+    form = "sigmoid" if use_sigmoid else "softmax"
+    message = (
+        f"{name} does not compare two networks' logits .* {form} classifiers: use one of {', '.join(offered)}"
+    )
+    with pytest.raises(UnsupportedError) as caught:
+        build_logit_loss(dict(type=name), use_sigmoid)
+    assert str(caught.value) == message.replace(".*", "(n, C) of") + "."
+
+
+def test_an_unknown_loss_is_answered_with_what_there_is_for_the_classifier():
+    with pytest.raises(
+        ConfigError, match=r"there is no loss 'KDLos': for softmax .* DKDLoss, KDLoss, SoftCross"
+    ):
+        build_logit_loss(dict(type="KDLos"), False)
+
+
+def test_a_loss_of_ones_own_says_what_it_compares():
+    class OwnLoss(torch.nn.Module):
+        logit_forms = frozenset({"softmax"})
+
+    MODELS.register_module(module=OwnLoss)
+    try:
+        assert isinstance(build_logit_loss(dict(type="OwnLoss"), False), OwnLoss)
+        with pytest.raises(UnsupportedError, match="OwnLoss does not compare"):
+            build_logit_loss(dict(type="OwnLoss"), True)
+    finally:
+        del MODELS.module_dict["OwnLoss"]
