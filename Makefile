@@ -1,7 +1,9 @@
-# make demo   a virtual environment, the demo data, teacher, student and distilled student, and a table
-# make test   a virtual environment, lint and the test suite
-# make docs   a virtual environment, and the documentation as a site in site/
-# make slurm  Debian's Slurm, which some tests want
+# make demo       a virtual environment, the demo data, teacher, student and distilled student, and a table
+# make test       a virtual environment and the fast tests
+# make test-all   the same with the slow tests
+# make lint       a virtual environment, and the checks of style
+# make docs       a virtual environment, and the documentation as a site in site/
+# make slurm      Debian's Slurm, which some tests want
 # Needs Python 3.10 or newer (PYTHON=python3.11), make and a package index. mmcv without compiling: extra `lite`.
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -9,7 +11,7 @@ BIN := $(VENV)/bin
 # Small tensors: one thread a process is fastest, and two processes share the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint docs install slurm clean
+.PHONY: demo test test-all lint docs install slurm clean
 
 install: $(VENV)/installed
 
@@ -28,9 +30,14 @@ demo: install
 lint: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" pre-commit run --all-files --show-diff-on-failure
 
-test: install
 # loadfile: what the tests of a file prepare together is prepared once, not in each process.
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' --durations 10
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
+
+test: install
+	$(PYTEST) -m 'not slow'
+
+test-all: install
+	$(PYTEST)
 
 # The extra's packages alone: with the project, pip would bring the desktop build of OpenCV back.
 DOCS_PACKAGES := from importlib.metadata import requires; \

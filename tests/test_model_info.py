@@ -334,11 +334,18 @@ def test_the_parts_of_a_measured_step_add_up():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [(dict(batch_size=-1), "must be positive"), (dict(shape=(0, 10)), "must be positive")],
+    [
+        (dict(batch_size=-1), "must be positive"),
+        (dict(shape=(0, 10)), "must be positive"),
+        (dict(device="cuda:99"), "device 'cuda:99' cannot be used: .+"),
+        (dict(device="gpu"), "device 'gpu' cannot be used: .+"),
+        (dict(device="meta"), "device 'meta' cannot be used: .+"),
+    ],
 )
-def test_sizes_that_cannot_be_are_refused(settings, message):
-    with pytest.raises(ConfigError, match=message):
+def test_sizes_and_devices_that_cannot_be_are_refused_in_one_line(settings, message):
+    with pytest.raises(ConfigError, match=message) as refusal:
         profile_config(Config(dict(model=small_paa(base=4))), **(SMALL | settings))
+    assert "\n" not in str(refusal.value)
 
 
 def test_the_tool_prints_a_table_and_writes_json(tmp_path, monkeypatch, capsys):

@@ -128,7 +128,7 @@ def profile_config(
         random_teacher: Give teachers random weights in any case.
 
     Raises:
-        ConfigError: there is no model, or sizes are not positive; others as in training.
+        ConfigError: there is no model or no such device, or sizes are not positive; others as in training.
     """
     if cfg.get("model") is None:
         raise ConfigError("the config has no 'model'.")

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lad.errors import ConfigError
 from lad.profiling import parts
 from lad.profiling.stopwatch import Stopwatch, memory_meter
 
@@ -130,7 +131,17 @@ def _summary(values: list[float]) -> tuple[float, float, float]:
 
 
 def device_of(name: str | None) -> torch.device:
-    """The device of a name; by default the accelerator if there is one."""
-    if name is not None:
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device of a name; by default the accelerator if there is one.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()  # not 'meta' either, which computes nothing
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n", 1)[0].rstrip(".")
+        raise ConfigError(f"device {name!r} cannot be used: {reason}.") from error
+    return device

@@ -23,8 +23,15 @@ _DARK = "#333333"
 
 _DPI = 100
 _CELL, _GAP, _EDGE = 300, 14, 10  # px
-_HEAD, _TITLE, _FOOT = 34, 62, 18  # px
+_HEAD, _TITLE, _LINE, _FOOT = (
+    34,
+    62,
+    17,
+    18,
+)  # px; a line more below the title where networks teach each other
 _DENSITY = 2.2  # height of the density above the levels, in rows
+_RING = 3.4  # area of a new positive's ring over its marker's
+_RATIO = 3  # the higher component's curve is at most so many times as high as the other
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +49,20 @@ class Mixture:
     def density(self, values: np.ndarray) -> np.ndarray:
         """The two weighted densities ``(2, N)`` at values ``(N,)``."""
         z = (values - self.means[:, None]) / self.stds[:, None]
-        return self.weights[:, None] / (self.stds[:, None] * math.sqrt(2 * math.pi)) * np.exp(-0.5 * z**2)
+        return self.peaks[:, None] * np.exp(-0.5 * z**2)
+
+    @property
+    def peaks(self) -> np.ndarray:
+        """``(2,)``: the weighted densities at the means."""
+        return self.weights / (self.stds * math.sqrt(2 * math.pi))
+
+    def curves(self, values: np.ndarray) -> np.ndarray:
+        """Both densities ``(2, N)`` at values ``(N,)``, to be drawn: from 0 to 1, the lower peak at 1 / 3 at least.
+
+        A component of one candidate is a needle beside which the other would be flat.
+        """
+        heights = np.maximum(self.peaks / self.peaks.max(), 1 / _RATIO)
+        return heights[:, None] * self.density(values) / self.peaks[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +209,16 @@ def level_name(stride: int) -> str:
     return f"P{int(power)}" if power.is_integer() else f"/{stride}"
 
 
+def fitting_size(text: str, size: float, width: float, weight: str = "normal") -> float:
+    """The font size in pt, at most ``size``, at which a line is no wider than ``width`` px."""
+    from matplotlib.backends.backend_agg import RendererAgg
+    from matplotlib.font_manager import FontProperties
+
+    font = FontProperties(size=size, weight=weight)
+    needed = RendererAgg(1, 1, _DPI).get_text_width_height_descent(text, font, ismath=False)[0]
+    return size * min(1.0, width / max(needed, 1.0))
+
+
 class _Sheet:
     """Places axes by the pixel, from the top left; it is no part of pyplot, so the backend in use is left alone."""
 
@@ -203,8 +233,11 @@ class _Sheet:
             (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
         )
 
-    def text(self, x: float, y: float, text: str, **style) -> None:
+    def text(self, x: float, y: float, text: str, width: float | None = None, **style) -> None:
+        """Write a line; smaller where it would be wider than ``width``, px."""
         style = {"ha": "left", "va": "center", "size": 10.5} | style
+        if width is not None:
+            style["size"] = fitting_size(text, style["size"], width, style.get("weight", "normal"))
         self.figure.text(x / self.width, 1 - y / self.height, text, **style)
 
 
@@ -221,7 +254,8 @@ def _figure(picture: AssignmentPicture, objects: Sequence[int] | None) -> Figure
     ]
     total_width = max(columns * (_CELL + _GAP) + 2 * _EDGE, 2 * (_CELL + _GAP) + 2 * _EDGE)
     top = _HEAD + max(overview, 260) + _GAP
-    total_height = top + sum(_TITLE + _CELL + split + _FOOT for split in splits)
+    title = _TITLE + _LINE * any(panel.taught_by is not None for panel in picture.panels)
+    total_height = top + sum(title + _CELL + split + _FOOT for split in splits)
     sheet = _Sheet(total_width, total_height)
 
     sheet.text(_EDGE, _HEAD / 2, f"Who is positive: {picture.name}", size=14, weight="bold")
@@ -243,20 +277,19 @@ def _figure(picture: AssignmentPicture, objects: Sequence[int] | None) -> Figure
         for column, (panel, own) in enumerate(zip(picture.panels, row, strict=True)):
             x = _EDGE + column * (_CELL + _GAP)
             compared = before if picture.changed is not None and column == picture.changed[1] else None
-            axes = sheet.axes(x, top + _TITLE, _CELL, _CELL)
+            axes = sheet.axes(x, top + title, _CELL, _CELL)
             _show(axes, picture.image, window)
             _box(axes, picture.bboxes[number])
             _positives(axes, own, compared)
-            sheet.text(x + _CELL / 2, top + 34, panel.title, ha="center", weight="bold", size=11.5)
+            centred = {"x": x + _CELL / 2, "ha": "center", "width": _CELL}
+            sheet.text(y=top + 34, text=panel.title, weight="bold", size=11.5, **centred)
+            sheet.text(y=top + 51, text=_summary(own, compared), **centred)
             taught_by = None if panel.taught_by is None else panel.taught_by[number]
-            summary = _summary(own, compared)
             if taught_by is not None:
-                summary += f", {_roles(taught_by, picture.strides)}"
-            size = 10.5 if len(summary) < 43 else 8.5
-            sheet.text(x + _CELL / 2, top + 51, summary, ha="center", size=size)
-            axes = sheet.axes(x + 46, top + _TITLE + _CELL + 6, _CELL - 50, split - 40)
+                sheet.text(y=top + 51 + _LINE, text=_roles(taught_by, picture.strides), **centred)
+            axes = sheet.axes(x + 46, top + title + _CELL + 6, _CELL - 50, split - 40)
             _split(axes, own, of_object, picture, limits, taught_by)
-        top += _TITLE + _CELL + split + _FOOT
+        top += title + _CELL + split + _FOOT
     return sheet.figure
 
 
@@ -332,16 +365,37 @@ def _positives(axes: Axes, own: Candidates, before: Candidates | None) -> None:
                 _mark(axes, own.centres[here], level, ring)
     if before is not None:
         gone = before.positive & ~before.among(own.positives)
-        for colour, width, size in (("black", 4.2, 62), ("white", 1.8, 52)):
-            axes.scatter(*before.centres[gone].T, marker="x", s=size, c=colour, linewidths=width, zorder=9)
+        for level in sorted(set(before.levels[gone].tolist()), reverse=True):
+            for point in before.centres[gone & (before.levels == level)]:
+                _cross(axes, point, level, _covered(own, kept, point))
+
+
+def _covered(own: Candidates, kept: np.ndarray, point: np.ndarray) -> float:
+    """How far the markers and rings of positives reach about a point, in pt; 0 where there are none."""
+    here = own.positive & (np.abs(own.centres - point).max(1) < 1)
+    corners = [math.sqrt(_size(level) / 2) for level in own.levels[here]]
+    rings = [math.sqrt(_size(level) * _RING) / 2 for level in own.levels[here & ~kept]]
+    return max(corners + rings, default=0.0)
+
+
+def _size(level: int) -> float:
+    """Of a level's marker, in pt^2: so large that of two priors in one place both are seen."""
+    return 40 * (level + 1) ** 1.8
+
+
+def _cross(axes: Axes, point: np.ndarray, level: int, covered: float) -> None:
+    """A dropped prior: in its level's colour, below the markers in its place and longer than they."""
+    reach = max(math.sqrt(_size(level) / 2) + 2.5, covered + 8)
+    order = 6 - 0.1 * level  # above rings, below markers
+    for colour, width in (("black", 5.0), ("white", 3.8), (COLOURS[level % len(COLOURS)], 2.4)):
+        axes.scatter(*point, marker="x", s=2 * reach**2, c=colour, linewidths=width, zorder=order)
 
 
 def _mark(axes: Axes, points: np.ndarray, level: int, new: bool) -> None:
-    # So large that of two priors in one place both are seen.
-    size = 40 * (level + 1) ** 1.8
+    size = _size(level)
     style = {"s": size, "marker": MARKERS[level % len(MARKERS)], "zorder": 8 - 0.1 * level}
     if new:
-        ring = {"s": size * 3.4, "marker": "o", "facecolors": "none", "zorder": 7}
+        ring = {"s": size * _RING, "marker": "o", "facecolors": "none", "zorder": 5}
         for colour, width in (("black", 3.4), ("white", 1.6)):
             axes.scatter(*points.T, edgecolors=colour, linewidths=width, **ring)
     colour = COLOURS[level % len(COLOURS)]
@@ -390,14 +444,12 @@ def _split(
         names.append(f"{name} {teacher}" if teacher else name)
     top = len(levels) - 0.4
     if own.mixture is not None:
-        values = np.linspace(*limits, 300)
-        better, worse = own.mixture.density(values)
-        # A component of one candidate is a needle: cut off, lest the other be flat beside it.
-        peaks = max(better.max(), 1e-12), max(worse.max(), 1e-12)
-        peak = min(max(peaks), 20 * min(peaks))
+        # With the means: a needle between two values would not be seen.
+        values = np.unique(np.concatenate([np.linspace(*limits, 300), own.mixture.means]))
         base, height = top, _DENSITY - 0.3
-        for density, colour, line in ((better, "#0072B2", "-"), (worse, "#D55E00", "--")):
-            curve = base + height * np.minimum(density / peak, 1)
+        for curve, colour, line in zip(
+            base + height * own.mixture.curves(values), ("#0072B2", "#D55E00"), ("-", "--"), strict=True
+        ):
             axes.fill_between(values, base, curve, color=colour, alpha=0.18, linewidth=0)
             axes.plot(values, curve, color=colour, linestyle=line, linewidth=1.5)
         axes.axhline(base, color=_DARK, linewidth=0.6)
@@ -424,7 +476,7 @@ def _table(sheet: _Sheet, picture: AssignmentPicture, numbers: Sequence[int], x:
     for line, panel in enumerate(picture.panels, start=2):
         sheet.text(x, _HEAD + 2 + 20 * line, panel.title)
     for column, (name, values) in enumerate(columns):
-        right = x + 166 + 30 * column + (6 if name == "all" else 0)
+        right = x + 166 + 30 * column + (10 if name == "all" else 0)
         sheet.text(right, _HEAD + 22, name, ha="right", weight="bold")
         for line, value in enumerate(values, start=2):
             sheet.text(right, _HEAD + 2 + 20 * line, str(value), ha="right")
@@ -462,7 +514,7 @@ def _legend(sheet: _Sheet, picture: AssignmentPicture, x: float) -> None:
             markersize=13,
         )
         add(
-            "cross: dropped, the student alone has it",
+            "cross in its level's colour: dropped,\nthe student alone has it",
             marker="x",
             color="black",
             markeredgewidth=2,
@@ -471,7 +523,12 @@ def _legend(sheet: _Sheet, picture: AssignmentPicture, x: float) -> None:
     every = [own for panel in picture.panels for own in panel.objects]
     if any(own.mixture is not None for own in every):
         add("density of the better component", linestyle="-", color="#0072B2", linewidth=1.5)
-        add("density of the worse component", linestyle="--", color="#D55E00", linewidth=1.5)
+        add(
+            f"density of the worse component\n(drawn at most {_RATIO} : 1 in height)",
+            linestyle="--",
+            color="#D55E00",
+            linewidth=1.5,
+        )
     if any(own.threshold is not None for own in every):
         add("threshold", linestyle=":", color="black", linewidth=1.6)
     sheet.figure.legend(

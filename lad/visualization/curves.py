@@ -115,6 +115,32 @@ def _finish(axes, name: str, unit: str) -> None:
         values = np.concatenate([line.get_ydata() for line in axes.lines])
         if len(values) and np.nanmin(values) >= 0:
             axes.set_ylim(bottom=0)
+    number_lone_points(axes)
+
+
+def number_lone_points(axes) -> None:
+    """Say the value of a curve that is but one point; numbers of points near each other are kept apart."""
+    lone = []
+    for line in axes.lines:
+        (known,) = np.nonzero(np.isfinite(line.get_ydata()))
+        # A pale line, without markers, is the same curve again.
+        if len(known) == 1 and line.get_marker() != "None":
+            lone.append((line.get_ydata()[known[0]], line.get_xdata()[known[0]], line.get_color()))
+    bottom, top = axes.get_ylim()
+    height = 0.09 * (top - bottom)
+    place = -math.inf
+    for y, x, colour in sorted(lone):
+        place = max(y, place + height)
+        axes.annotate(
+            f"{y:.3g}",
+            (x, place),
+            xytext=(-7, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            size=9,
+            color=colour,
+        )
 
 
 def _legend(figure, runs: Sequence[Scalars], networks: Sequence[str]) -> None:

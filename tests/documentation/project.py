@@ -33,8 +33,6 @@ COPIED = ("configs", "docs", "tools")
 #: Folders of checkpoints that are not called after their config.
 TRAINED_BY = {
     "work_dirs/demo/teacher": "configs/lad/paa_r18-c32_fpn_digits.py",
-    "work_dirs/colad_digits": "configs/colad/colad_r18-c16-r18-c32_fpn_digits.py",
-    "work_dirs/bccd_tood_lad_0": "configs/tood/lad_r18-c16-tood-r18_fpn_bccd.py",
 }
 CLASSES = ("RBC", "WBC", "Platelets")
 

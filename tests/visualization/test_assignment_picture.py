@@ -1,6 +1,7 @@
 """Positives, changes and costs are where they belong in the picture."""
 
 import sys
+from dataclasses import replace
 
 from lad.visualization.assignments import (
     COLOURS,
@@ -9,6 +10,7 @@ from lad.visualization.assignments import (
     Mixture,
     Panel,
     draw_assignment,
+    fitting_size,
     level_name,
     save_assignment,
 )
@@ -77,6 +79,22 @@ def test_new_positives_have_a_ring_and_dropped_ones_a_cross():
     assert (crop(same, 0) == crop(other, 0)).all()
 
 
+@pytest.mark.parametrize("dropped", [0, 1])
+def test_a_dropped_prior_and_a_positive_of_another_level_in_one_place_are_both_seen(dropped):
+    """The positive's marker is whole, and the cross in its level's colour sticks out."""
+    priors = np.array([[46.0, 46.0, 54.0, 54.0], [42.0, 42.0, 58.0, 58.0]])
+    both, one = np.array([True, True]), np.arange(2) != dropped
+    alone, kept = (Candidates(priors, np.arange(2), np.zeros(2), positive) for positive in (both, one))
+    picture = replace(
+        make_picture([1, 0, 0]), panels=(Panel("alone", (alone,)), Panel("LAD", (kept,))), changed=(0, 1)
+    )
+    compared = crop(draw_assignment(picture), 1)
+    plain = crop(draw_assignment(replace(picture, changed=None)), 1)
+    colour = COLOURS[1 - dropped]
+    assert count(compared, colour) == count(plain, colour) > 20
+    assert count(compared, COLOURS[dropped]) > count(plain, COLOURS[dropped]) + 30
+
+
 def test_changes_are_priors_that_differ_and_most_changed_objects_come_in_order():
     picture = make_picture([1, 1, 0], [0, 0, 0], [1, 0, 1], changed=(0, 2), objects=3)
     assert picture.num_changes.tolist() == [2, 2, 2]
@@ -98,6 +116,34 @@ def test_density_of_a_mixture():
     values = np.linspace(-1, 4, 9)
     expected = [0.3 * norm.pdf(values, 0.5, 0.2), 0.7 * norm.pdf(values, 2.0, 0.5)]
     np.testing.assert_allclose(MIXTURE.density(values), expected)
+
+
+def test_a_needle_leaves_a_third_of_the_height_to_the_other_component():
+    # Peaks at 0.5 / (0.01 sqrt(2 pi)) and 0.5 / (1 sqrt(2 pi)), 100 : 1.
+    needle = Mixture(np.array([0.0, 2.0]), np.array([1.0, 0.01]), np.array([0.5, 0.5]))
+    np.testing.assert_allclose(needle.curves(np.array([0.0, 1.0, 2.0]))[0], np.exp([0, -0.5, -2]) / 3)
+    np.testing.assert_allclose(needle.curves(np.array([1.99, 2.0]))[1], [np.exp(-0.5), 1])
+
+
+def test_curves_less_different_than_that_keep_their_ratio():
+    # Peaks at 0.3 / 0.2 and 0.7 / 0.5 by the same factor.
+    np.testing.assert_allclose(MIXTURE.curves(MIXTURE.means).max(1), [1, 1.4 / 1.5], rtol=1e-4)
+
+
+def test_a_long_line_is_set_smaller_and_a_short_one_is_not():
+    text = "5 positive, taught by small (P3), big (P4)"
+    assert fitting_size("5 positive", 10.5, 300) == 10.5
+    assert 9 < fitting_size(text, 10.5, 300) < 10.5
+    assert fitting_size(text, 10.5, 150) == pytest.approx(fitting_size(text, 10.5, 300) / 2)
+    assert fitting_size(text, 10.5, 150, weight="bold") < fitting_size(text, 10.5, 150)
+    assert fitting_size("", 10.5, 300) == 10.5
+
+
+def test_who_taught_has_a_line_of_its_own():
+    plain = make_picture([1, 1, 0])
+    panel = replace(plain.panels[0], taught_by=(("small", "big"),))
+    taught = draw_assignment(replace(plain, panels=(panel,)))
+    assert taught.shape[0] == draw_assignment(plain).shape[0] + 17
 
 
 def test_cheapest_candidates_keep_all_positives():

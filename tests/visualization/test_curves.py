@@ -5,12 +5,13 @@ import runpy
 import sys
 
 from lad.errors import DataError
-from lad.visualization.curves import split_key
+from lad.visualization.curves import number_lone_points, split_key
 from lad.visualization.scalars import choose_keys, read_scalars, running_mean
 
 import numpy as np
 import pytest
 from helpers import ROOT
+from matplotlib.figure import Figure
 from PIL import Image
 
 
@@ -106,6 +107,22 @@ def test_tool_draws_several_runs(work_dir, tmp_path, monkeypatch, capsys):
     image = np.asarray(Image.open(out).convert("RGB"))
     for colour in ((0, 114, 178), (213, 94, 0)):
         assert (np.abs(image.astype(int) - colour).max(-1) < 6).sum() > 50
+
+
+def test_a_curve_of_one_point_has_its_value_beside_it():
+    axes = Figure().subplots()
+    axes.set_ylim(0, 1)
+    axes.plot([6], [0.5472], marker="o", color="C0")
+    axes.plot([6], [0.5449], marker="s", color="C1")
+    axes.plot([3, 6], [np.nan, 0.1], marker="o")
+    axes.plot([3, 6], [0.3, 0.9], marker="o")
+    axes.plot([6], [0.5472], alpha=0.3)
+    number_lone_points(axes)
+    texts = [(text.get_text(), text.xy[0]) for text in axes.texts]
+    assert texts == [("0.1", 6), ("0.545", 6), ("0.547", 6)]
+    heights = [text.xy[1] for text in axes.texts]
+    assert heights == pytest.approx([0.1, 0.5449, 0.5449 + 0.09])
+    assert [text.get_color() for text in axes.texts[1:]] == ["C1", "C0"]
 
 
 @pytest.mark.parametrize(
