@@ -6,6 +6,7 @@ SUITE is the name of a file in configs/benchmarks, or a path to such a file.
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -17,14 +18,25 @@ from lad.benchmark.schedule import RECORDS, Options, SuiteRunner, changed_since
 from lad.benchmark.suite import Suite, load_suite
 from lad.cli import one_line_errors
 
+WORK_DIR = Path("work_dirs/benchmark")
 SUITES = Path(__file__).resolve().parents[1] / "configs" / "benchmarks"
+
+
+def at_least_one(text: str) -> int:
+    """A number of jobs or replicates."""
+    number = int(text) if text.lstrip("-").isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
+    return number
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train and evaluate what is not recorded yet; start again to go on")
-    run.add_argument("--jobs", type=int, default=1, help="trainings at a time, one thread each if several")
+    run.add_argument(
+        "--jobs", type=at_least_one, default=1, help="trainings at a time, one thread each if several"
+    )
     run.add_argument(
         "--only", nargs="+", default=[], metavar="ENTRY", help="these entries and what they need"
     )
@@ -36,10 +48,10 @@ def parse_args() -> argparse.Namespace:
     )
     report = commands.add_parser("report", help="table, verdicts and plots of what is recorded")
     report.add_argument("--out", type=Path, metavar="FILE.md", help="write the report there too")
-    report.add_argument("--replicates", type=int, default=1000, help="of the bootstrap")
+    report.add_argument("--replicates", type=at_least_one, default=1000, help="of the bootstrap")
     for command in (run, report):
         command.add_argument("suite", metavar="SUITE", help="name in configs/benchmarks, or a YAML file")
-        command.add_argument("--work-dir", type=Path, default=Path("work_dirs/benchmark"))
+        command.add_argument("--work-dir", type=Path, default=WORK_DIR)
     return parser.parse_args()
 
 
@@ -52,10 +64,12 @@ def report(suite: Suite, root: Path, args: argparse.Namespace) -> None:
     """Write the report of a suite and print its text."""
     records = read_records(root / RECORDS)
     summary = summarise(suite, records, root, args.replicates)
-    command = f"python tools/benchmark.py run {args.suite}"
+    command = ["python", "tools/benchmark.py", "run", args.suite]
+    if args.work_dir != WORK_DIR:
+        command += ["--work-dir", str(args.work_dir)]
     stale = changed_since(suite, root, records)
     for file in [root / "report.md", *([args.out] if args.out else [])]:
-        files = write_report(summary, file, command, stale)
+        files = write_report(summary, file, shlex.join(command), stale)
     print(files[0].read_text())
     print(f"written: {', '.join(map(str, files))}")
 

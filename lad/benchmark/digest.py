@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lad.config import detector_config
 from lad.engine.defaults import LOOPS
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINING = (
@@ -23,18 +23,36 @@ TRAINING = (
     "param_scheduler",
     "randomness",
     "custom_hooks",
+    "load_from",
+    "auto_scale_lr",
+    "default_hooks",
 )
 EVALUATION = ("model", "test_dataloader", "test_evaluator")
 # How fast data are loaded and where files lie decide nothing.
 PASSED_OVER = {
-    "model": ("checkpoint", "teacher_ckpt", "speed"),
     "train_dataloader": ("num_workers", "persistent_workers", "pin_memory", "on_error"),
     "test_dataloader": ("num_workers", "persistent_workers", "pin_memory", "on_error"),
     "train_cfg": ("val_interval",),
     "test_evaluator": ("outfile_prefix", "backend"),
 }
+# Of a teacher: where its weights are (what they are is told by the training that it needs) and how fast it answers.
+OF_TEACHER = ("checkpoint", "speed")
 # tools/train.py puts its own in the place of MMDetection's, which compute the same.
 SAME = {own: plain for plain, own in LOOPS.items()} | {"LoadCheckedImageFromFile": "LoadImageFromFile"}
+# They look on, or write down.
+IDLE_HOOKS = ("logger", "checkpoint", "timer", "visualization")
+# What every training gets from MMEngine.
+USUAL_HOOKS = dict(
+    runtime_info="RuntimeInfoHook", sampler_seed="DistSamplerSeedHook", param_scheduler="ParamSchedulerHook"
+)
+# What tools/train.py adds, and takes out where a config says None.
+ADDED_HOOKS = dict(
+    preemption="PreemptionHook",
+    numerical_faults="NumericalFaultHook",
+    teacher_check="TeacherCheckHook",
+    phases="PhaseHook",
+)
+_detectors: dict[str, ConfigDict] = {}
 
 
 def digests(cfg: Config, parts: Sequence[str]) -> dict[str, str]:
@@ -51,32 +69,80 @@ def digest(parts: Mapping[str, str], needs: Mapping[str, str] | None = None) -> 
     return _hash([dict(parts), dict(needs or {})])
 
 
-def _part(cfg: Config, part: str) -> Any:
-    value = cfg.get(part)
-    if part == "model" and isinstance(value, dict):
-        value = _with_detectors(value)
-    return _plain(value, PASSED_OVER.get(part, ()))
+def with_detectors(model: dict) -> dict:
+    """A model config with the configs of its detectors in the place of their paths.
 
+    What comes out is whole: an edit of a detector's file does not change it any more.
 
-def _with_detectors(model: dict) -> dict:
-    """A model config with the configs of its detectors in the place of their paths."""
+    Raises:
+        ConfigError: a detector's description is none, or its file is not there.
+    """
     model = dict(model)
-    for role in ("student", "teacher"):
-        if model.get("type") == "DistillationDetector" and role in model:
-            model[role] = _detector(model[role])
+    if model.get("type") == "DistillationDetector":
+        if "student" in model:
+            model["student"] = _detector(model["student"])
+        if isinstance(model.get("teacher"), dict):
+            model["teacher"] = _teacher(model["teacher"])
+        if isinstance(model.get("teachers"), dict):
+            model["teachers"] = {name: _teacher(spec) for name, spec in model["teachers"].items()}
     if model.get("type") == "CoLearningDetector":
         model["networks"] = {name: _detector(spec) for name, spec in model["networks"].items()}
     return model
 
 
-def _detector(spec: str | dict) -> dict:
-    return _read_detector(json.dumps(_plain(_here(spec), PASSED_OVER["model"])))
+def _part(cfg: Config, part: str) -> Any:
+    value = cfg.get(part)
+    if part == "model" and isinstance(value, dict):
+        value = _without_files(with_detectors(value))
+    elif part == "default_hooks":
+        value = _deciding_hooks(value or {})
+    elif part == "auto_scale_lr":
+        value = value if (value or {}).get("enable") else None
+    return _plain(value, PASSED_OVER.get(part, ()))
 
 
-@cache
-def _read_detector(spec: str) -> dict:
-    """A suite's entries have few detectors between them."""
-    return detector_config(json.loads(spec), "detector")
+def _without_files(model: dict) -> dict:
+    """A resolved model without what does not decide: the places of its teachers' weights."""
+    model = {
+        key: value for key, value in model.items() if key != "teacher_ckpt"
+    }  # of MMDetection's detectors
+    if model.get("type") == "DistillationDetector":
+        if isinstance(model.get("teacher"), dict):
+            model["teacher"] = _without(model["teacher"], OF_TEACHER)
+        if isinstance(model.get("teachers"), dict):
+            model["teachers"] = {name: _without(spec, OF_TEACHER) for name, spec in model["teachers"].items()}
+    return model
+
+
+def _deciding_hooks(hooks: dict) -> dict:
+    """The default hooks that are not what every training has."""
+    kept = {}
+    for name, hook in hooks.items():
+        if isinstance(hook, dict):
+            hook = _without(hook, ("_scope_",))
+        usual = {**USUAL_HOOKS, **ADDED_HOOKS}.get(name)
+        if name in IDLE_HOOKS or hook == dict(type=usual) or (hook is None and name in ADDED_HOOKS):
+            continue
+        kept[name] = hook
+    return kept
+
+
+def _without(config: dict, keys: Sequence[str]) -> dict:
+    return {key: value for key, value in config.items() if key not in keys}
+
+
+def _teacher(spec: dict) -> dict:
+    own = {key: spec[key] for key in OF_TEACHER if key in spec}
+    return {**_detector(_without(spec, OF_TEACHER)), **own}
+
+
+def _detector(spec: str | dict) -> ConfigDict:
+    """A suite's entries have few detectors between them: each is read once."""
+    spec = _here(spec)
+    key = repr(spec)
+    if key not in _detectors:
+        _detectors[key] = detector_config(spec, "detector")
+    return copy.deepcopy(_detectors[key])
 
 
 def _here(spec: Any) -> Any:

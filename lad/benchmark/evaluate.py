@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 
 import lad
 from lad.benchmark import runs
 from lad.benchmark.records import Record
 from lad.benchmark.runs import ROOT, Run
+from lad.benchmark.suite import Network
 from lad.evaluation.detections import coco_evaluation, coco_metrics, load_ground_truth
 
 import mmdet
@@ -19,12 +20,18 @@ import mmengine
 import torch
 
 
-def make_records(run: Run, digest: str, error: str | None = None) -> list[Record]:
-    """A record of each network of a finished run, or of what went wrong."""
-    return [_record(run, network, digest, error) for network in run.entry.networks]
+def make_records(run: Run, digests: Mapping[str, str], error: str | None = None) -> list[Record]:
+    """A record of each network of a finished run, or of what went wrong.
+
+    Args:
+        run: The run.
+        digests: Of each network's result, by the network's name.
+        error: What went wrong.
+    """
+    return [_record(run, network, digests[network.name], error) for network in run.entry.networks]
 
 
-def _record(run: Run, network, digest: str, error: str | None) -> Record:
+def _record(run: Run, network: Network, digest: str, error: str | None) -> Record:
     known = dict(
         suite=run.suite.name,
         entry=run.entry.name,
@@ -66,7 +73,9 @@ def versions() -> dict[str, str]:
         lad=lad.__version__,
     )
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
-    # Where there is a checkout and git.
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        found["commit"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found["commit"] = done.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
+        found["commit"] = "unknown"
     return found

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+LOCK = ".lock"
+
 
 class Processes:
     """The commands that run now, so that they can be stopped together.
@@ -73,7 +75,7 @@ class Processes:
 def locked(folder: Path, poll: float = 1.0, stopped=lambda: False) -> Iterator[int]:
     """Have a folder to oneself; waits while another process, or a command that one left behind, works in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         while True:
             try:
@@ -86,3 +88,18 @@ def locked(folder: Path, poll: float = 1.0, stopped=lambda: False) -> Iterator[i
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether somebody works in a folder just now."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

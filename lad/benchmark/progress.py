@@ -29,9 +29,14 @@ class Progress:
     left: float
 
 
-def read_progress(log: Path) -> Progress | None:
-    """The last step that a training's output tells of; None before the first."""
-    steps = list(STEP.finditer(_tail(log)))
+def read_progress(log: Path, start: int = 0) -> Progress | None:
+    """The last step that a training's output tells of; None before the first.
+
+    Args:
+        log: The output; a training that is started again adds to it.
+        start: Where in it the present training begins, in bytes.
+    """
+    steps = list(STEP.finditer(_tail(log, start)))
     if not steps:
         return None
     last = steps[-1]
@@ -43,9 +48,9 @@ def read_progress(log: Path) -> Progress | None:
     return Progress(text, left + 86400 * int(last["days"] or 0))
 
 
-def last_error(log: Path) -> str:
-    """The last line of an output that names an error; else its last line."""
-    lines = [line.strip() for line in _tail(log).splitlines() if line.strip()]
+def last_error(log: Path, start: int = 0) -> str:
+    """The last line of an output, from byte ``start`` on, that names an error; else its last line."""
+    lines = [line.strip() for line in _tail(log, start).splitlines() if line.strip()]
     errors = [line for line in lines if ERROR.match(line)]
     return (errors or lines or ["no output"])[-1].removeprefix("error: ")
 
@@ -84,10 +89,10 @@ def clock(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-def _tail(log: Path) -> str:
+def _tail(log: Path, start: int) -> str:
     if not log.is_file():
         return ""
     with open(log, "rb") as file:
         file.seek(0, 2)
-        file.seek(max(0, file.tell() - TAIL))
+        file.seek(max(start, file.tell() - TAIL))
         return file.read().decode(errors="replace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -94,10 +95,13 @@ def read_records(path: Path) -> dict[Key, Record]:
 
 
 def append_record(path: Path, record: Record) -> None:
-    """Add a line; a half-written one before it is ended first."""
+    """Add a line; a half-written one before it is taken out first. Several processes may do so at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(dataclasses.asdict(record)) + "\n"
     with open(path, "ab+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+        # Where the end is now: another process may have added to it since it was opened.
+        file.seek(0, os.SEEK_END)
         if file.tell() > 0:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":

@@ -23,8 +23,13 @@ from lad.evaluation.bootstrap import (
 from lad.evaluation.detections import coco_evaluation, load_ground_truth
 
 import numpy as np
+from pycocotools.coco import COCO
 
 HOLDS, REFUTED, NOT_DECIDED, MISSING = "holds", "refuted", "not decided", "missing"
+#: Of a difference that rests on one seed, although no more were planned: nothing tells how far it would move.
+ONE_SEED = "not decided (one seed)"
+#: Of a difference some of whose seeds are not measured yet; see :func:`judge`.
+INCOMPLETE = "incomplete"
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Row:
         deviation: Sample standard deviation of the mAP over seeds; None with fewer than two.
         difference: To the baseline; None without one, or where one of the two has no result.
         seed_differences: To the baseline's run with the same seed.
+        planned: Seeds (pairs, where both have some in common) that the difference is to rest on.
     """
 
     network: Network
@@ -48,6 +54,12 @@ class Row:
     deviation: float | None
     difference: Interval | None
     seed_differences: Mapping[int, float]
+    planned: int = 0
+
+    @property
+    def verdict(self) -> str:
+        """Of the difference to the baseline."""
+        return judge(self.difference, self.planned)
 
     def mean(self, metric: str) -> float | None:
         """Mean of a metric over seeds; None without results or where there are no such objects."""
@@ -57,11 +69,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A statement and what the numbers say: the interval of the difference, None where a result is missing."""
+    """A statement and what the numbers say: the interval of the difference, None where a result is missing.
+
+    ``verdict`` is None for a statement that does not decide.
+    """
 
     statement: Statement
     interval: Interval | None
-    verdict: str
+    verdict: str | None
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,7 @@ class Summary:
         rows: In its order.
         claims: In its order.
         failed: Runs whose training failed last time.
+        gone: Records whose detections cannot be read, with the reason; they count as missing.
         replicates: Of the bootstrap.
         images: That were evaluated.
     """
@@ -90,6 +106,7 @@ class Summary:
     rows: tuple[Row, ...]
     claims: tuple[JudgedClaim, ...]
     failed: tuple[Record, ...]
+    gone: Mapping[Key, str]
     replicates: int
     images: int
 
@@ -106,7 +123,7 @@ def summarise(suite: Suite, records: Mapping[Key, Record], root: Path, replicate
         replicates: Of the bootstrap.
 
     Raises:
-        DataError: detections are missing, or detectors were evaluated on different images.
+        DataError: the annotations are not there, or detectors were evaluated on different images or categories.
     """
     found = {
         row: {
@@ -116,7 +133,11 @@ def summarise(suite: Suite, records: Mapping[Key, Record], root: Path, replicate
         }
         for row in suite.networks
     }
-    matches = _match_all(found, root)
+    matches, gone = _match_all(found, root)
+    found = {
+        row: {seed: record for seed, record in own.items() if (row, seed) in matches}
+        for row, own in found.items()
+    }
     images = len(next(iter(matches.values())).image_ids) if matches else 0
     weights = image_weights(images, replicates, np.random.default_rng(0)) if images else None
     resampled = {
@@ -125,28 +146,47 @@ def summarise(suite: Suite, records: Mapping[Key, Record], root: Path, replicate
         if own
     }
     rows = tuple(_row(suite, row, found, resampled) for row in suite.networks)
-    claims = tuple(_judge_claim(claim, resampled) for claim in suite.claims)
+    claims = tuple(_judge_claim(suite, claim, resampled) for claim in suite.claims)
     failed = tuple(
         record for key, record in records.items() if record.status == "failed" and key.row in suite.networks
     )
-    return Summary(suite, rows, claims, failed, replicates, images)
+    return Summary(suite, rows, claims, failed, gone, replicates, images)
 
 
-def _match_all(found: Mapping[str, Mapping[int, Record]], root: Path) -> dict[tuple[str, int], ImageMatches]:
-    matches, annotations = {}, {}
+def _match_all(
+    found: Mapping[str, Mapping[int, Record]], root: Path
+) -> tuple[dict[tuple[str, int], ImageMatches], dict[Key, str]]:
+    """What each record's detections match, and why those of others cannot be read."""
+    matches, gone = {}, {}
+    first, annotations = None, None
     for row, own in found.items():
         for seed, record in own.items():
-            if record.annotations not in annotations:
-                annotations[record.annotations] = load_ground_truth(record.annotations)
-            if len(annotations) > 1:
-                raise DataError(
-                    f"{row} was evaluated on {record.annotations} and others elsewhere: not comparable."
+            if first is None:
+                first, annotations = record, _annotations(record)
+            for what in ("annotations", "categories"):
+                here, there = getattr(record, what), getattr(first, what)
+                if here != there:
+                    raise DataError(
+                        f"{row} was evaluated on {what} {here} and {first.row} on {there}: not comparable."
+                    )
+            try:
+                evaluation = coco_evaluation(
+                    annotations, root / (record.detections or "?"), record.categories, areas=False
                 )
-            evaluation = coco_evaluation(
-                annotations[record.annotations], root / record.detections, record.categories, areas=False
-            )
+            except DataError as error:
+                gone[record.key] = str(error)
+                continue
             matches[row, seed] = match_images(evaluation)
-    return matches
+    return matches, gone
+
+
+def _annotations(record: Record) -> COCO:
+    try:
+        return load_ground_truth(record.annotations)
+    except OSError as error:
+        raise DataError(
+            f"annotations {record.annotations!r} of {record.row} cannot be read: {error}."
+        ) from error
 
 
 def _row(
@@ -161,17 +201,24 @@ def _row(
         missing=tuple(seed for seed in suite.entry_of(row).seeds if seed not in own),
         interval=mean_interval(resampled[row], _generator()) if own else None,
         deviation=statistics.stdev(values) if len(values) > 1 else None,
-        difference=_difference(row, network.baseline, resampled),
+        difference=_difference(suite, row, network.baseline, resampled),
         seed_differences={
             seed: record.metrics["mAP"] - base[seed].metrics["mAP"]
             for seed, record in own.items()
             if seed in base
         },
+        planned=_planned(suite, row, network.baseline) if network.baseline else 0,
     )
 
 
-def _difference(better: str, than: str | None, resampled: Mapping[str, Replicates]) -> Interval | None:
+def _difference(
+    suite: Suite, better: str, than: str | None, resampled: Mapping[str, Replicates]
+) -> Interval | None:
     if than is None or better not in resampled or than not in resampled:
+        return None
+    # Where pairs are planned, runs of different seeds are no substitute.
+    measured = set(resampled[better].values) & set(resampled[than].values)
+    if _common(suite, better, than) and not measured:
         return None
     return difference_interval(resampled[better], resampled[than], _generator())
 
@@ -181,21 +228,42 @@ def _generator() -> np.random.Generator:
     return np.random.default_rng(1)
 
 
-def judge(interval: Interval | None) -> str:
-    """``holds`` where a difference's interval is above zero, ``refuted`` where below, else ``not decided``."""
+def _planned(suite: Suite, better: str, than: str) -> int:
+    """Seeds that a difference is to rest on: the common ones; without any, those of the side with fewer."""
+    fewer = min(len(suite.entry_of(row).seeds) for row in (better, than))
+    return len(_common(suite, better, than)) or fewer
+
+
+def _common(suite: Suite, better: str, than: str) -> set[int]:
+    return set(suite.entry_of(better).seeds) & set(suite.entry_of(than).seeds)
+
+
+def judge(interval: Interval | None, planned: int) -> str:
+    """``holds`` where a difference's interval is above zero, ``refuted`` where below, else ``not decided``.
+
+    ``incomplete (1 of 3 seeds)`` where it does not rest on all the ``planned`` seeds, ``missing`` where on none.
+    """
     if interval is None:
         return MISSING
+    if interval.seeds < planned:
+        return f"{INCOMPLETE} ({interval.seeds} of {planned} seeds)"
+    if interval.seeds == 1:
+        return ONE_SEED
     if interval.low > 0:
         return HOLDS
     return REFUTED if interval.high < 0 else NOT_DECIDED
 
 
-def _judge_claim(claim: Claim, resampled: Mapping[str, Replicates]) -> JudgedClaim:
+def _judge_claim(suite: Suite, claim: Claim, resampled: Mapping[str, Replicates]) -> JudgedClaim:
     judgements = []
     for statement in claim.statements:
-        interval = _difference(statement.better, statement.than, resampled)
-        judgements.append(Judgement(statement, interval, judge(interval)))
-    verdicts = {judgement.verdict for judgement in judgements}
+        interval = _difference(suite, statement.better, statement.than, resampled)
+        planned = _planned(suite, statement.better, statement.than)
+        judgements.append(
+            Judgement(statement, interval, judge(interval, planned) if statement.decides else None)
+        )
+    verdicts = [judgement.verdict for judgement in judgements if judgement.verdict is not None]
     # One statement that is wrong makes the whole wrong; all must hold for it to hold.
-    verdict = next(v for v in (REFUTED, MISSING, NOT_DECIDED, HOLDS) if v in verdicts)
+    order = (REFUTED, MISSING, INCOMPLETE, NOT_DECIDED, HOLDS)
+    verdict = next(v for kind in order for v in verdicts if v.startswith(kind))
     return JudgedClaim(claim, tuple(judgements), verdict)

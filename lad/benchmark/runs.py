@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import re
 import sys
@@ -13,8 +14,9 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from lad.benchmark.digest import EVALUATION, TRAINING, digest, digests
-from lad.benchmark.suite import Entry, Network, Suite
+from lad.benchmark.digest import EVALUATION, TRAINING, digest, digests, with_detectors
+from lad.benchmark.process import LOCK
+from lad.benchmark.suite import Entry, Network, Suite, placeholders
 from lad.cli import plain_configs, student_only
 from lad.config import load_config
 from lad.engine.checkpoints import write_whole
@@ -26,6 +28,10 @@ from mmengine.registry import init_default_scope
 
 ROOT = Path(__file__).resolve().parents[2]
 STATE = "benchmark.json"
+# Of that file. One of another format is passed over: the training is recognised by the config that is written in it.
+FORMAT = 2
+# Folder of the configs that are handed to tools/train.py and tools/test.py.
+GIVEN = "given"
 TIME = re.compile(r"^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - ")
 
 
@@ -63,27 +69,23 @@ class Run:
             for key, need in self.entry.needs.items()
         }
 
-    def options(self) -> dict[str, Any]:
-        """``--cfg-options`` of its training; placeholders filled in."""
-        checkpoints = {key: str(need.checkpoint()) for key, need in self.needs.items()}
-        options = {**self.suite.options_of(self.entry), "randomness.seed": self.seed}
-        return {key: _filled(value, checkpoints) for key, value in options.items()}
-
     @cached_property
     def config(self) -> Config:
-        """The training config with its options.
+        """The training config with its options, its detectors' configs read; placeholders as they are.
 
         Raises:
             ConfigError: there is no such config, or the options do not fit.
         """
         cfg = copy.deepcopy(_read_config(str(ROOT / self.entry.config)))
-        try:
-            cfg.merge_from_dict({**self.suite.options_of(self.entry), "randomness.seed": self.seed})
-        except (TypeError, KeyError, IndexError, AssertionError) as error:
-            raise ConfigError(
-                f"options of {self.entry.name!r} do not fit {self.entry.config}: {error}."
-            ) from error
+        _merge(cfg, {**self.suite.options_of(self.entry), "randomness.seed": self.seed}, self)
+        if isinstance(cfg.get("model"), dict):
+            cfg.model = with_detectors(cfg.model)
         return cfg
+
+    def filled(self, cfg: Config) -> Config:
+        """A copy of a config with the places of the needs' checkpoints for their placeholders."""
+        places = {key: str(need.checkpoint()) for key, need in self.needs.items()}
+        return Config(_filled(cfg._cfg_dict.to_dict(), places), filename=cfg.filename)
 
     def checkpoint(self, network: str = "") -> Path:
         """Where the final checkpoint is when the training is finished."""
@@ -104,6 +106,14 @@ class Run:
         """Where ``tools/train.py`` writes the config that is trained."""
         return self.folder / Path(self.entry.config).name
 
+    def given_config(self) -> Path:
+        """The whole config that ``tools/train.py`` is handed; written by :func:`claim_folder`."""
+        return self.folder / GIVEN / "train" / Path(self.entry.config).name
+
+    def evaluated_config(self, network: Network) -> Path:
+        """The whole plain config that ``tools/test.py`` is handed; written by :func:`prepare_evaluation`."""
+        return self.folder / GIVEN / "test" / f"{network.name or 'detector'}.py"
+
 
 @cache
 def _read_config(path: str) -> Config:
@@ -118,9 +128,9 @@ def identity(run: Run) -> dict[str, Any]:
     return dict(parts=parts, needs=needs, digest=digest(parts, needs))
 
 
-def result_digest(run: Run, own: dict[str, Any]) -> str:
-    """The digest of a result: of the training and of how it is evaluated."""
-    return digest(digests(run.config, EVALUATION), dict(training=own["digest"]))
+def result_digest(run: Run, network: Network, own: dict[str, Any]) -> str:
+    """The digest of a result: of the training and of the plain detector's evaluation."""
+    return digest(digests(plain_config(run, network), EVALUATION), dict(training=own["digest"]))
 
 
 def differences(run: Run, own: dict[str, Any]) -> list[str]:
@@ -128,43 +138,123 @@ def differences(run: Run, own: dict[str, Any]) -> list[str]:
 
     A folder that was trained elsewhere and moved here is recognised by the config that is written in it.
     """
-    file = run.folder / STATE
-    if file.is_file():
-        before = json.loads(file.read_text())
-    elif run.dumped_config().is_file():
-        before = dict(parts=digests(load_config(str(run.dumped_config())), TRAINING), needs=own["needs"])
-    else:
+    before = _state(run)
+    if before is None and run.dumped_config().is_file():
+        before = dict(parts=_dumped_parts(run, own["parts"]), needs=own["needs"], checkpoints={})
+    if before is None:
         return ["its config is unknown: it"]
     changed = [part for part, value in own["parts"].items() if before["parts"].get(part) != value]
-    return changed + [
-        f"its {key}" for key, value in own["needs"].items() if before["needs"].get(key) != value
-    ]
+    for key, value in own["needs"].items():
+        if before["needs"].get(key) != value:
+            changed.append(f"its {key}")
+            continue
+        # Weights that are not there, then or now, cannot be compared: they may come out the same.
+        weights = {before["checkpoints"].get(key), _weights(run.needs[key])} - {None}
+        if len(weights) > 1:
+            changed.append(f"the weights of its {key}")
+    return changed
 
 
-def claim_folder(run: Run, own: dict[str, Any]) -> None:
-    """Write down what is trained in the run's folder."""
-    write_whole(run.folder / STATE, (json.dumps(own, indent=1) + "\n").encode())
+def _state(run: Run) -> dict[str, Any] | None:
+    """What :func:`claim_folder` wrote; None where it did not, or where an older one did."""
+    file = run.folder / STATE
+    if not file.is_file():
+        return None
+    state = json.loads(file.read_text())
+    return state if state.get("format") == FORMAT else None
+
+
+def _dumped_parts(run: Run, own: Mapping[str, str]) -> dict[str, str]:
+    """Hashes of the config that a training wrote down itself, as far as it tells."""
+    cfg = load_config(str(run.dumped_config()))
+    # Where the teacher's weights lay is another place now.
+    options = run.suite.options_of(run.entry)
+    _merge(cfg, {key: value for key, value in options.items() if placeholders({key: value})}, run)
+    parts = digests(cfg, TRAINING)
+    # A resumed training forgets what it started from.
+    return {**parts, "load_from": own["load_from"]} if cfg.get("resume") else parts
+
+
+def _weights(need: Run) -> str | None:
+    """SHA-256 of a final checkpoint; None before it is there."""
+    try:
+        status = need.checkpoint().stat()
+    except FileNotFoundError:
+        return None
+    return _sha256(str(need.checkpoint()), status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _sha256(path: str, *_when: int) -> str:
+    """Read once as long as time and size of the file stay."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_claimed(run: Run) -> bool:
+    """Whether it is written in the run's folder what is trained there."""
+    return _state(run) is not None
+
+
+def claim_folder(run: Run, own: dict[str, Any], write_config: bool = True) -> None:
+    """Write down what is trained in the run's folder, with which teachers' weights, and the config to train.
+
+    Args:
+        run: The run; its needs are trained.
+        own: Its :func:`identity`.
+        write_config: Whether it is still to be trained.
+    """
+    if write_config:
+        # Whole: what is trained is what the digest is of, also if a config is edited meanwhile; and values of any
+        # kind arrive as they are, which a command line would take apart.
+        _write_config(run.filled(run.config), run.given_config())
+    checkpoints = {key: _weights(need) for key, need in run.needs.items()}
+    state = dict(own, format=FORMAT, checkpoints=checkpoints)
+    write_whole(run.folder / STATE, (json.dumps(state, indent=1) + "\n").encode())
+
+
+def set_aside(run: Run) -> Path:
+    """Move what is in a run's folder out of the way; the folder, and who has its lock, stay."""
+    number = 1
+    while (target := run.folder.with_name(f"{run.folder.name}_before_{number}")).exists():
+        number += 1
+    target.mkdir()
+    for file in run.folder.iterdir():
+        if file.name != LOCK:
+            file.rename(target / file.name)
+    return target
+
+
+def prepare_evaluation(run: Run, network: Network) -> Path:
+    """Write the plain config that is evaluated; returns the file that its detections will come in.
+
+    Raises:
+        ConfigError: it has no COCO metric with an annotation file.
+    """
+    cfg = run.filled(plain_config(run, network))
+    evaluated_annotations(cfg)
+    # The detections of before stay until there are new ones.
+    prefix = run.folder / f".{network.name or 'detector'}.new"
+    cfg.test_evaluator.outfile_prefix = str(prefix)
+    _write_config(cfg, run.evaluated_config(network))
+    return prefix.with_name(f"{prefix.name}.bbox.json")
+
+
+def _write_config(cfg: Config, file: Path) -> None:
+    write_whole(file, cfg.pretty_text.encode())
 
 
 def train_command(run: Run) -> list[str]:
     """Train it, or go on training it."""
-    command = [sys.executable, str(ROOT / "tools/train.py"), str(ROOT / run.entry.config)]
-    return [*command, "--work-dir", str(run.folder), "--resume", "--cfg-options", *written(run.options())]
+    command = [sys.executable, str(ROOT / "tools/train.py"), str(run.given_config())]
+    return [*command, "--work-dir", str(run.folder), "--resume"]
 
 
 def test_command(run: Run, network: Network) -> list[str]:
     """Evaluate a final checkpoint with its plain detector and write its detections."""
-    options = {**run.suite.options, **run.suite.schedule}
-    if run.entry.evaluate_with is not None:
-        config = ROOT / run.entry.evaluate_with
-    elif network.name:
-        config = run.folder / f"{network.name}.py"
-    else:
-        config, options = ROOT / run.entry.config, run.options()
-    options["test_evaluator.outfile_prefix"] = str(detections(run, network)).removesuffix(".bbox.json")
     folder = run.folder / ("test" if not network.name else f"test_{network.name}")
-    command = [sys.executable, str(ROOT / "tools/test.py"), str(config), str(run.checkpoint(network.name))]
-    return [*command, "--work-dir", str(folder), "--cfg-options", *written(options)]
+    command = [sys.executable, str(ROOT / "tools/test.py"), str(run.evaluated_config(network))]
+    return [*command, str(run.checkpoint(network.name)), "--work-dir", str(folder)]
 
 
 def detections(run: Run, network: Network) -> Path:
@@ -173,10 +263,10 @@ def detections(run: Run, network: Network) -> Path:
 
 
 def plain_config(run: Run, network: Network) -> Config:
-    """The config of the plain detector that is evaluated."""
+    """The config of the plain detector that is evaluated; placeholders as they are."""
     if run.entry.evaluate_with is not None:
-        cfg = load_config(str(ROOT / run.entry.evaluate_with))
-        cfg.merge_from_dict({**run.suite.options, **run.suite.schedule})
+        cfg = copy.deepcopy(_read_config(str(ROOT / run.entry.evaluate_with)))
+        _merge(cfg, {**run.suite.options, **run.suite.schedule}, run)
         return cfg
     cfg = run.config
     return plain_configs(cfg)[network.name] if network.name else student_only(cfg)
@@ -223,19 +313,20 @@ def training_seconds(folder: Path) -> float | None:
     return sum(spans) if spans else None
 
 
-def written(options: Mapping[str, Any]) -> list[str]:
-    """Options as mmengine's ``--cfg-options`` reads them."""
-    return [f"{key}={_written(value)}" for key, value in options.items()]
+def _merge(cfg: Config, options: Mapping[str, Any], run: Run) -> None:
+    try:
+        cfg.merge_from_dict(copy.deepcopy(dict(options)))
+    except (TypeError, KeyError, IndexError, AssertionError) as error:
+        raise ConfigError(f"options of {run.entry.name!r} do not fit {cfg.filename}: {error}.") from error
 
 
-def _written(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(_written, value))}]"
-    return str(value)
-
-
-def _filled(value: Any, checkpoints: Mapping[str, str]) -> Any:
+def _filled(value: Any, places: Mapping[str, str]) -> Any:
+    """A value with the places of checkpoints for their placeholders, however deep."""
     if isinstance(value, str):
-        for key, path in checkpoints.items():
+        for key, path in places.items():
             value = value.replace(f"{{{key}}}", path)
+    elif isinstance(value, dict):
+        return {key: _filled(item, places) for key, item in value.items()}
+    elif isinstance(value, (list, tuple)):
+        return type(value)(_filled(item, places) for item in value)
     return value

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lad.benchmark import runs
 from lad.benchmark.evaluate import make_records
-from lad.benchmark.process import Processes, locked
+from lad.benchmark.process import Processes, is_locked, locked
 from lad.benchmark.progress import clock, last_error, read_progress, time_left
 from lad.benchmark.records import Key, Record, append_record, read_records
 from lad.benchmark.runs import Run
@@ -68,15 +69,37 @@ def plan(suite: Suite, root: Path, options: Options) -> list[Run]:
     return list(chosen.values())
 
 
-def changed_since(suite: Suite, root: Path, records: Mapping[Key, Record]) -> list[str]:
-    """The recorded runs, as ``ROW seed SEED``, whose config is another one now."""
+def changed_since(suite: Suite, root: Path, records: Mapping[Key, Record]) -> list[Key]:
+    """The recorded results whose config, or whose teacher's weights, are others now."""
     changed = []
     for run in plan(suite, root, Options()):
-        own = [records.get(Key(network.row, run.seed)) for network in run.entry.networks]
-        if any(record is not None and record.status == "ok" for record in own):
-            digest = runs.result_digest(run, runs.identity(run))
-            changed += [f"{r.row} seed {r.seed}" for r in own if r is not None and r.digest != digest]
+        recorded = {
+            network: records[Key(network.row, run.seed)]
+            for network in run.entry.networks
+            if Key(network.row, run.seed) in records
+        }
+        if any(record.status == "ok" for record in recorded.values()):
+            own = runs.identity(run)
+            other = run.is_begun() and runs.differences(run, own)
+            changed += [
+                record.key
+                for network, record in recorded.items()
+                if other or record.digest != runs.result_digest(run, network, own)
+            ]
     return changed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run.
+
+    Attributes:
+        error: Why it has no result; None where it has one.
+        records: What was written; none where another process had done it, or where nothing was tried.
+    """
+
+    error: str | None = None
+    records: list[Record] = field(default_factory=list)
 
 
 class SuiteRunner:
@@ -99,19 +122,30 @@ class SuiteRunner:
         self.suite = suite
         self.root = root
         self.options = options
-        self.say = say
+        self._say = say
+        #: pycocotools is kept quiet by exchanging standard output, which all threads share.
+        self._output = threading.Lock()
         self.records = root / RECORDS
         self.runs = plan(suite, root, options)
         self.identities = {run.name: runs.identity(run) for run in self.runs}
         self.done: set[str] = set()
         #: Why a run has no result.
         self.failed: dict[str, str] = {}
+        #: Trained with another config, and to be trained again.
+        self.outdated: set[str] = set()
+        #: Where in its log a run's present training begins.
+        self.log_starts: dict[str, int] = {}
         #: Seconds that the finished runs of each entry took.
         self.spent: dict[str, list[float]] = {}
         #: Seconds that evaluations took.
         self.evaluations: list[float] = []
         #: One training after the other may use all cores; several share them.
         self.processes = Processes(threads=1 if options.jobs > 1 else None)
+
+    def say(self, line: str) -> None:
+        """Say a line, from any thread."""
+        with self._output:
+            self._say(line)
 
     def run(self) -> int:
         """Run what is not recorded; returns the exit code: 0, or 1 where a run has no result."""
@@ -121,7 +155,7 @@ class SuiteRunner:
             f"{self.suite.name}: {len(self.done)} of {len(self.runs)} runs are recorded in {self.records}"
         )
         running: dict[Future, Run] = {}
-        status = _StatusLine(self.say)
+        status = _StatusLine(self._say)
         with ThreadPoolExecutor(max_workers=self.options.jobs) as pool:
             try:
                 while waiting or running:
@@ -129,12 +163,16 @@ class SuiteRunner:
                     finished, _ = wait(running, timeout=status.interval, return_when=FIRST_COMPLETED)
                     for future in finished:
                         run = running.pop(future)
-                        status.end()
+                        with self._output:
+                            status.end()
                         self._finish(run, future.result())
-                    status.show(self._status(waiting, list(running.values())))
+                    text = self._status(waiting, list(running.values()))
+                    with self._output:
+                        status.show(text)
             except KeyboardInterrupt:
                 self.processes.stop()
-                status.end()
+                with self._output:
+                    status.end()
                 self.say("stopping; the same command goes on from here")
                 return 130
         for name, reason in self.failed.items():
@@ -145,39 +183,44 @@ class SuiteRunner:
         """Find out what is recorded, and what was trained with another config."""
         recorded = read_records(self.records)
         for run in self.runs:
-            own = self.identities[run.name]
             blocked = [need.name for need in run.needs.values() if need.name in self.failed]
-            changed = runs.differences(run, own) if run.is_begun() else []
+            changed = self._changed(run)
             if changed and self.options.rerun_changed:
-                self.say(
-                    f"{run.name}: {', '.join(changed)} changed; trained again, the old run is {_set_aside(run)}"
-                )
+                self.outdated.add(run.name)
             elif changed:
-                self.failed[run.name] = (
-                    f"{', '.join(changed)} changed since it was trained; --rerun-changed trains it again"
-                )
+                self.failed[run.name] = changed
             elif blocked:
                 self.failed[run.name] = f"it needs {', '.join(blocked)}"
-            elif self._is_recorded(run, recorded):
+            # Whoever learned from a teacher that is trained again is looked at after that.
+            elif self._needs_are_done(run) and self._missing(run, recorded) is None:
                 self.done.add(run.name)
                 self._remember_time(run)
 
-    def _is_recorded(self, run: Run, recorded: dict[Key, Record]) -> bool:
+    def _needs_are_done(self, run: Run) -> bool:
+        return all(need.name in self.done for need in run.needs.values())
+
+    def _changed(self, run: Run) -> str | None:
+        """Why what is in a run's folder is not this run; None where it is, or where nothing is."""
+        changed = runs.differences(run, self.identities[run.name]) if run.is_begun() else []
+        if not changed:
+            return None
+        return f"{', '.join(changed)} changed since it was trained; --rerun-changed trains it again"
+
+    def _missing(self, run: Run, recorded: Mapping[Key, Record]) -> str | None:
+        """What a run still lacks, None where its results are recorded."""
         if not run.is_trained():
-            return False
-        digest = runs.result_digest(run, self.identities[run.name])
+            return "its training"
+        if not runs.is_claimed(run):
+            return "what it was trained with"
         for network in run.entry.networks:
             record = recorded.get(Key(network.row, run.seed))
-            if (
-                record is None
-                or record.status != "ok"
-                or not (self.root / (record.detections or "?")).is_file()
-            ):
-                return False
-            if record.digest != digest:
-                self.say(f"{run.name}: its evaluation changed since it was recorded; evaluated again")
-                return False
-        return True
+            if record is None or record.status != "ok":
+                return "its record"
+            if not (self.root / (record.detections or "?")).is_file():
+                return "its detections"
+            if record.digest != runs.result_digest(run, network, self.identities[run.name]):
+                return "its evaluation changed since it was recorded; evaluated again"
+        return None
 
     def _start(self, waiting: list[Run], running: dict[Future, Run], pool: ThreadPoolExecutor) -> None:
         for run in list(waiting):
@@ -185,59 +228,101 @@ class SuiteRunner:
             if lost:
                 waiting.remove(run)
                 self.failed[run.name] = f"it needs {', '.join(lost)}"
-            elif len(running) < self.options.jobs and all(
-                need.name in self.done for need in run.needs.values()
-            ):
-                waiting.remove(run)
-                running[pool.submit(self._work, run)] = run
+        free = self.options.jobs - len(running)
+        ready = [run for run in waiting if self._needs_are_done(run)] if free > 0 else []
+        # What another process works at is waited for last.
+        for run in sorted(ready, key=lambda run: is_locked(run.folder))[: max(free, 0)]:
+            waiting.remove(run)
+            running[pool.submit(self._work, run)] = run
 
-    def _work(self, run: Run) -> str | None:
-        """Train unless trained, and evaluate; returns what went wrong."""
+    def _work(self, run: Run) -> Outcome:
+        """All of a run, alone in its folder; what another process did since this one looked around is seen."""
         try:
             with locked(run.folder, stopped=lambda: self.processes.stopped) as lock:
-                if not run.is_trained():
-                    runs.claim_folder(run, self.identities[run.name])
-                    log = run.folder / TRAIN_LOG
-                    code = self.processes.run(runs.train_command(run), log, lock)
-                    if code != 0:
-                        return f"training ended with exit code {code}: {last_error(log)}"
-                    if not run.is_trained():
-                        return f"training ended without {run.checkpoint(run.entry.networks[-1].name)}"
-                elif not (run.folder / runs.STATE).is_file():
-                    # Trained elsewhere and moved here.
-                    runs.claim_folder(run, self.identities[run.name])
-                start = time.monotonic()
-                for network in run.entry.networks:
-                    log = run.folder / TEST_LOG
-                    runs.detections(run, network).unlink(missing_ok=True)
-                    code = self.processes.run(runs.test_command(run, network), log, lock)
-                    if code != 0 or not runs.detections(run, network).is_file():
-                        return f"evaluation ended with exit code {code}: {last_error(log)}"
-                self.evaluations.append(time.monotonic() - start)
+                return self._work_alone(run, lock)
         except KeyboardInterrupt:
-            return "stopped"
+            return Outcome("stopped")
         except Exception as error:  # whatever it is, the other runs go on
-            return _said(error)
+            return Outcome(_said(error))
+
+    def _work_alone(self, run: Run, lock: int) -> Outcome:
+        changed = self._changed(run)
+        if changed and not self.options.rerun_changed:
+            return Outcome(changed)
+        if changed:
+            self.say(f"{run.name}: {changed}; the old run is {runs.set_aside(run)}")
+        else:
+            missing = self._missing(run, read_records(self.records))
+            if missing is None:
+                return Outcome()
+            if "evaluation" in missing:
+                self.say(f"{run.name}: {missing}")
+        self.outdated.discard(run.name)
+        try:
+            error = self._train(run, lock) or self._evaluate(run, lock)
+        except Exception as unexpected:  # recorded as any other
+            error = _said(unexpected)
+        if error is not None and self.processes.stopped:
+            return Outcome("stopped")
+        return self._record(run, error)
+
+    def _train(self, run: Run, lock: int) -> str | None:
+        """Train unless trained; returns what went wrong."""
+        own = self.identities[run.name]
+        if run.is_trained():
+            if not runs.is_claimed(run):
+                # Trained elsewhere and moved here.
+                runs.claim_folder(run, own, write_config=False)
+            return None
+        runs.claim_folder(run, own)
+        log = run.folder / TRAIN_LOG
+        self.log_starts[run.name] = start = _size(log)
+        code = self.processes.run(runs.train_command(run), log, lock)
+        if code != 0:
+            return f"training ended with exit code {code}: {last_error(log, start)}"
+        if not run.is_trained():
+            return f"training ended without {run.checkpoint(run.entry.networks[-1].name)}"
         return None
 
-    def _finish(self, run: Run, error: str | None) -> None:
-        if self.processes.stopped:
-            return
-        digest = runs.result_digest(run, self.identities[run.name])
-        try:
-            records = make_records(run, digest, error)
-        except Exception as unreadable:  # whatever it is, the other runs go on
-            error = _said(unreadable)
-            records = make_records(run, digest, error)
+    def _evaluate(self, run: Run, lock: int) -> str | None:
+        """Evaluate every network; returns what went wrong. Earlier detections stay until there are new ones."""
+        begin = time.monotonic()
+        log = run.folder / TEST_LOG
+        for network in run.entry.networks:
+            fresh = runs.prepare_evaluation(run, network)
+            fresh.unlink(missing_ok=True)
+            start = _size(log)
+            code = self.processes.run(runs.test_command(run, network), log, lock)
+            if code != 0 or not fresh.is_file():
+                return f"evaluation ended with exit code {code}: {last_error(log, start)}"
+            fresh.replace(runs.detections(run, network))
+        self.evaluations.append(time.monotonic() - begin)
+        return None
+
+    def _record(self, run: Run, error: str | None) -> Outcome:
+        own = self.identities[run.name]
+        digests = {network.name: runs.result_digest(run, network, own) for network in run.entry.networks}
+        with self._output:
+            try:
+                records = make_records(run, digests, error)
+            except Exception as unreadable:  # whatever it is, the other runs go on
+                error = _said(unreadable)
+                records = make_records(run, digests, error)
         for record in records:
             append_record(self.records, record)
-        if error is not None:
-            self.failed[run.name] = error
-            self.say(f"FAILED {run.name}: {error} ({run.folder / TRAIN_LOG})")
+        return Outcome(error, records)
+
+    def _finish(self, run: Run, outcome: Outcome) -> None:
+        if outcome.error is not None:
+            if self.processes.stopped:
+                return
+            self.failed[run.name] = outcome.error
+            if outcome.records:
+                self.say(f"FAILED {run.name}: {outcome.error} ({run.folder / TRAIN_LOG})")
             return
         self.done.add(run.name)
         self._remember_time(run)
-        for record in records:
+        for record in outcome.records:
             self.say(
                 f"{record.row} seed {record.seed}: mAP {record.metrics['mAP']:.4f}, AP50 {record.metrics['AP50']:.4f}, "
                 f"trained in {clock(record.seconds)}"
@@ -252,14 +337,16 @@ class SuiteRunner:
         parts: list[str] = []
         left: list[tuple[str, float | None]] = []
         for run in running:
-            progress = None if run.is_trained() else read_progress(run.folder / TRAIN_LOG)
-            if run.is_trained():
+            # Before its own training begins, what is in its log is an earlier one's or another process's.
+            start = self.log_starts.get(run.name)
+            progress = None if start is None else read_progress(run.folder / TRAIN_LOG, start)
+            if run.is_trained() and run.name not in self.outdated:
                 parts.append(f"{run.name} evaluation")
                 left.append((run.entry.name, 0.0))
             else:
                 parts.append(f"{run.name} {progress.text if progress else 'starts'}")
                 left.append((run.entry.name, progress.left if progress else None))
-        untrained = [run.entry.name for run in waiting if not run.is_trained()]
+        untrained = [run.entry.name for run in waiting if run.name in self.outdated or not run.is_trained()]
         total = time_left(untrained, left, self.spent, self.options.jobs)
         if total is not None and self.evaluations:
             # Every run that is not finished is still to be evaluated.
@@ -272,13 +359,8 @@ def _said(error: Exception) -> str:
     return str(error) if isinstance(error, LadError) else f"{type(error).__name__}: {error}"
 
 
-def _set_aside(run: Run) -> Path:
-    """Move a run's folder out of the way."""
-    number = 1
-    while (target := run.folder.with_name(f"{run.folder.name}_before_{number}")).exists():
-        number += 1
-    run.folder.rename(target)
-    return target
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
 
 
 class _StatusLine:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -70,15 +69,21 @@ class Entry:
 
 @dataclass(frozen=True)
 class Statement:
-    """Row ``better`` has a higher mAP than row ``than``."""
+    """Row ``better`` has a higher mAP than row ``than``.
+
+    Attributes:
+        better, than: Rows of the table.
+        decides: Whether the claim rests on it; False shows the difference for information.
+    """
 
     better: str
     than: str
+    decides: bool = True
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What somebody says about the results: all of its statements."""
+    """What somebody says about the results: all of its statements that decide."""
 
     text: str
     statements: tuple[Statement, ...]
@@ -212,9 +217,15 @@ def _claim(claim: Any, where: str) -> Claim:
     if not isinstance(statements, list) or not statements or ("statements" in claim and "better" in claim):
         raise ConfigError(f"{where}: {text!r} needs better and than, or a list of such statements.")
     for statement in statements:
-        _check_keys(statement, ("better", "than"), f"{where}: {text!r}")
-        if len(statement) != 2:
+        _check_keys(statement, ("better", "than", "decides"), f"{where}: {text!r}")
+        if not {"better", "than"} <= set(statement):
             raise ConfigError(f"{where}: {text!r} needs better and than, or a list of such statements.")
+        if not isinstance(statement.get("decides", True), bool):
+            raise ConfigError(
+                f"{where}: {text!r}: decides must be true or false, got {statement['decides']!r}."
+            )
+    if not any(statement.get("decides", True) for statement in statements):
+        raise ConfigError(f"{where}: {text!r} needs a statement that decides.")
     return Claim(text, tuple(Statement(**statement) for statement in statements))
 
 
@@ -236,7 +247,7 @@ def _check_references(suite: Suite, where: str) -> None:
     _check_order(suite, where)
     for claim in suite.claims:
         for statement in claim.statements:
-            for row in dataclasses.astuple(statement):
+            for row in (statement.better, statement.than):
                 _check_known(row, rows, f"{where}: claims: {claim.text!r}")
 
 
@@ -254,14 +265,23 @@ def _check_order(suite: Suite, where: str) -> None:
 
 
 def placeholders(options: Mapping[str, Any]) -> set[str]:
-    """The needs that option values name in braces."""
-    return {
-        name for value in options.values() if isinstance(value, str) for name in re.findall(r"{(\w+)}", value)
-    }
+    """The needs that option values name in braces, however deep."""
+    return {name for text in _texts(options) for name in re.findall(r"{(\w+)}", text)}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
 
 
 def _options(options: Any, where: str) -> dict[str, Any]:
-    """Options by dotted name; lists and dicts as values are written with dotted names as well."""
+    """Options by dotted name; a mapping becomes several of them, a list is one value."""
     if options is None:
         return {}
     _check_mapping(options, where)

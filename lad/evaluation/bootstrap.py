@@ -110,6 +110,10 @@ def weighted_map(matches: ImageMatches, weights: np.ndarray) -> np.ndarray:
     Interpolated precision changes at true detections only, and its best value from a recall on is reached at one; so
     of the detections only the true ones are looked at, beside the number of all before them.
 
+    Detections of equal score keep the order that they have with every image once, an image's copies following each
+    other. In a data set that really has the copies pycocotools orders such ties otherwise, and where right and wrong
+    detections are among them the mAP may differ a little; without ties it is the same.
+
     Args:
         matches: Of :func:`match_images`.
         weights: (B, I) whole numbers, a row for each replicate.

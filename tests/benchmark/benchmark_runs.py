@@ -4,20 +4,26 @@ import json
 import sys
 from pathlib import Path
 
-from lad.benchmark import evaluate, runs
+from lad.benchmark import digest, evaluate, runs
 from lad.benchmark.suite import load_suite
 
 import yaml
 
-# WORK_DIR SEED STEPS OPTIONS: what tools/train.py leaves. Goes on from the steps that are noted.
+# WORK_DIR CONFIG STEPS: what tools/train.py leaves. Goes on from the steps that are noted.
 TRAIN = """
 import os, pathlib, sys, time
 folder, config, steps = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 with open(folder / 'starts.txt', 'a') as file:
-    print(*sys.argv[4:], 'threads=' + os.environ.get('OMP_NUM_THREADS', '-'), file=file)
+    settings = {}
+    exec(pathlib.Path(config).read_text(), settings)
+    told = dict(teacher=settings.get('teacher_checkpoint'), seed=settings['randomness']['seed'])
+    print(*(f'{k}={v}' for k, v in told.items()), 'threads=' + os.environ.get('OMP_NUM_THREADS', '-'), file=file)
 (folder / pathlib.Path(config).name).write_text(pathlib.Path(config).read_text())
 done = folder / 'steps.txt'
 for step in range(int(done.read_text()) if done.exists() else 0, steps):
+    if (folder / 'silence').exists():
+        (folder / 'silence').unlink()
+        sys.exit(3)
     if (folder / 'obstacle').exists():
         (folder / 'obstacle').unlink()
         print('2026/01/01 00:00:00 - mmengine - INFO - ...')
@@ -30,11 +36,14 @@ for step in range(int(done.read_text()) if done.exists() else 0, steps):
         time.sleep(0.02)
 (folder / f'epoch_{steps}.pth').write_text('weights')
 """
-# CHECKPOINT PREFIX DETECTIONS: what tools/test.py leaves.
+# CHECKPOINT CONFIG DETECTIONS: what tools/test.py leaves.
 TEST = """
 import pathlib, sys
-assert pathlib.Path(sys.argv[1]).read_text() == 'weights'
-pathlib.Path(sys.argv[2]).write_text(sys.argv[3])
+assert pathlib.Path(sys.argv[1]).read_text().startswith('weights')
+settings = {}
+exec(pathlib.Path(sys.argv[2]).read_text(), settings)
+with open(settings['test_evaluator']['outfile_prefix'] + '.bbox.json', 'w') as file:
+    file.write(sys.argv[3])
 """
 CONFIG = """
 model = dict(type='Nothing')
@@ -107,6 +116,7 @@ class FakeSuite:
     def suite(self):
         """As its file says now."""
         runs._read_config.cache_clear()
+        digest._detectors.clear()
         return load_suite(self.file)
 
     def folder(self, name):
@@ -124,8 +134,7 @@ class FakeSuite:
     @staticmethod
     def train_command(run):
         steps = str(run.config.train_cfg.max_epochs)
-        command = [sys.executable, "-S", "-c", TRAIN, str(run.folder), run.entry.config, steps]
-        return [*command, *runs.written(run.options())]
+        return [sys.executable, "-S", "-c", TRAIN, str(run.folder), str(run.given_config()), steps]
 
     def test_command(self, run, network):
         content = json.dumps(found(self.shifts[run.entry.name] + run.seed))
@@ -135,7 +144,7 @@ class FakeSuite:
             "-c",
             TEST,
             str(run.checkpoint()),
-            str(runs.detections(run, network)),
+            str(run.evaluated_config(network)),
             content,
         ]
 

@@ -2,7 +2,10 @@
 
 import copy
 
+from lad.benchmark import runs
 from lad.benchmark.digest import EVALUATION, TRAINING, digest, digests
+from lad.benchmark.runs import Run
+from lad.benchmark.suite import load_suite
 from lad.cli import prepare_training
 from lad.config import load_config
 
@@ -43,6 +46,9 @@ def test_where_files_lie_and_how_fast_they_are_read_is_not_part_of_it(cfg):
         model__teacher__checkpoint="elsewhere.pth",
         test_evaluator__outfile_prefix="x",
         train_cfg__val_interval=1,
+        auto_scale_lr__base_batch_size=3,  # not enabled
+        default_hooks__logger=dict(type="LoggerHook", interval=7),
+        default_hooks__checkpoint__max_keep_ckpts=9,
     )
     assert same == parts(cfg)
 
@@ -56,6 +62,11 @@ def test_where_files_lie_and_how_fast_they_are_read_is_not_part_of_it(cfg):
         ("train_dataloader__batch_size", 2, "train_dataloader"),
         ("model__methods", [dict(type="SoftLabelDistillation")], "model"),
         ("test_evaluator__classwise", True, "test_evaluator"),
+        ("load_from", "other.pth", "load_from"),
+        ("auto_scale_lr__enable", True, "auto_scale_lr"),
+        ("default_hooks__ema", dict(type="EMAHook"), "default_hooks"),
+        ("default_hooks__sampler_seed", None, "default_hooks"),
+        ("model__student_loss", False, "model"),
     ],
 )
 def test_what_decides_a_result_is_named(cfg, key, value, part):
@@ -82,3 +93,57 @@ def test_a_result_depends_on_the_trainings_that_it_needs(cfg):
     own = digests(cfg, TRAINING)
     assert digest(own, dict(teacher="a")) != digest(own, dict(teacher="b"))
     assert digest(own) == digest(dict(reversed(own.items())))
+
+
+def test_initial_weights_are_part_of_it_wherever_they_are_named(cfg):
+    """A student's pretrained backbone is no teacher's checkpoint."""
+
+    def pretrained(checkpoint):
+        backbone = dict(init_cfg=dict(type="Pretrained", checkpoint=checkpoint))
+        return parts(cfg, model__student=dict(_delete_=True, config=cfg.model.student, backbone=backbone))[
+            "model"
+        ]
+
+    assert pretrained("a.pth") != pretrained("b.pth")
+
+
+def test_the_files_of_several_teachers_are_read(cfg, tmp_path):
+    def teachers(topk, checkpoint="a.pth"):
+        file = tmp_path / f"teacher_{topk}.py"
+        base = str(ROOT / "configs/lad/paa_r18_fpn_bccd.py")
+        file.write_text(f"_base_ = {base!r}\nmodel = dict(bbox_head=dict(topk={topk}))\n")
+        return parts(cfg, model__teachers=dict(big=dict(config=str(file), checkpoint=checkpoint)))["model"]
+
+    assert teachers(5) != teachers(7)
+    assert teachers(5) == teachers(5, checkpoint="b.pth")
+
+
+def suite_run(name, root):
+    suite = load_suite(ROOT / "configs/benchmarks/bccd.yaml")
+    return Run(suite, suite.entries[name], 0, root)
+
+
+@pytest.mark.parametrize("name", ["lad-uniform", "mmdet-lad"])
+def test_the_config_that_is_handed_to_the_training_is_the_same_training_and_whole(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(runs, "_weights", lambda need: "0")
+    run = suite_run(name, tmp_path)
+    runs.claim_folder(run, runs.identity(run))
+    given = load_config(str(run.given_config()))
+    assert digests(given, TRAINING) == digests(run.config, TRAINING)
+    checkpoint = given.model.teacher_ckpt if name == "mmdet-lad" else given.model.teacher.checkpoint
+    assert checkpoint == str(tmp_path / "big/seed_0/epoch_12.pth")
+    assert "configs/lad" not in run.given_config().read_text()
+
+
+def test_what_is_evaluated_is_digested_and_written_network_by_network(tmp_path):
+    run = suite_run("colad", tmp_path)
+    own = runs.identity(run)
+    small, big = run.entry.networks
+    assert runs.result_digest(run, small, own) != runs.result_digest(run, big, own)
+    assert runs.prepare_evaluation(run, big) == run.folder / ".big.new.bbox.json"
+    written = load_config(str(run.evaluated_config(big)))
+    assert written.model.type == "PAA"
+    assert written.model.neck.in_channels == [64, 128, 256, 512]
+    assert digests(written, EVALUATION) == digests(runs.plain_config(run, big), EVALUATION)

@@ -1,7 +1,10 @@
 """The report says what the records say, and what is missing."""
 
+import fcntl
 import json
+import threading
 
+from lad.benchmark import evaluate, plots
 from lad.benchmark.progress import Progress, clock, last_error, read_progress, time_left
 from lad.benchmark.records import Key, Record, append_record, read_records
 from lad.benchmark.report import markdown, write_report
@@ -11,6 +14,7 @@ from lad.evaluation.bootstrap import Interval
 from lad.evaluation.detections import coco_evaluation, coco_metrics, load_ground_truth
 
 import pytest
+import yaml
 from benchmark_runs import FakeSuite, found
 
 
@@ -44,6 +48,14 @@ def record(fake, row, seed, shift, **changes):
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
     return FakeSuite(tmp_path, monkeypatch)
+
+
+def with_claims(fake, statements):
+    """Give the suite one claim, and the teacher both seeds."""
+    content = yaml.safe_load(fake.file.read_text())
+    content["claims"] = [dict(text="both", statements=statements)]
+    content["entries"]["teacher"]["seeds"] = [0, 1]
+    fake.file.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
 def summary_of(fake, *records):
@@ -120,6 +132,34 @@ def test_seeds_that_only_one_has_count_for_its_mean_and_not_for_the_difference(f
     assert rows["lad"].difference.seeds == 1
     one, base = (rows[row].records[0].metrics["mAP"] for row in ("lad", "student"))
     assert rows["lad"].difference.value == pytest.approx(one - base, abs=1e-9)
+    # A clear difference of one pair is no verdict, and the table says how many there are.
+    assert [claim.verdict for claim in summary.claims] == ["incomplete (1 of 2 seeds)"]
+    assert " to Student, 1 of 2 seeds |" in markdown(summary, "x")
+
+
+def test_runs_of_different_seeds_are_no_pair(fake):
+    summary = summary_of(fake, record(fake, "lad", 1, 6), record(fake, "student", 0, 20))
+    assert [claim.verdict for claim in summary.claims] == ["missing"]
+
+
+def test_a_refuted_statement_refutes_also_where_another_is_incomplete(fake):
+    with_claims(fake, [dict(better="lad", than="student"), dict(better="lad", than="teacher")])
+    shifts = dict(lad={0: 20, 1: 20}, student={0: 6, 1: 6}, teacher={0: 0})
+    records = [record(fake, row, s, shift) for row, by in shifts.items() for s, shift in by.items()]
+    claim = summary_of(fake, *records).claims[0]
+    assert claim.verdict == "refuted"
+    assert [one.verdict for one in claim.judgements] == ["refuted", "incomplete (1 of 2 seeds)"]
+
+
+def test_a_statement_for_information_decides_nothing(fake):
+    with_claims(fake, [dict(better="lad", than="student"), dict(better="student", than="lad", decides=False)])
+    records = [record(fake, "lad", s, 6) for s in (0, 1)] + [record(fake, "student", s, 20) for s in (0, 1)]
+    summary = summary_of(fake, *records)
+    assert summary.claims[0].verdict == "holds"
+    value = summary.claims[0].judgements[1].interval.value
+    assert f"| &nbsp; Student minus Student with LAD | for information | {value:+.3f} [" in markdown(
+        summary, "x"
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,40 +167,98 @@ def test_seeds_that_only_one_has_count_for_its_mean_and_not_for_the_difference(f
     [(0.001, 0.2, "holds"), (-0.2, -0.001, "refuted"), (-0.1, 0.2, "not decided"), (0.0, 0.0, "not decided")],
 )
 def test_a_verdict_is_where_the_interval_lies(low, high, verdict):
-    assert judge(Interval((low + high) / 2, low, high, 3)) == verdict
-    assert judge(None) == "missing"
+    assert judge(Interval((low + high) / 2, low, high, 3), planned=3) == verdict
+    assert judge(None, planned=3) == "missing"
+
+
+def test_a_difference_of_fewer_seeds_than_planned_has_no_verdict():
+    clear = [Interval(0.2, 0.1, 0.3, seeds) for seeds in (1, 2, 3)]
+    assert [judge(interval, planned=3) for interval in clear] == [
+        "incomplete (1 of 3 seeds)",
+        "incomplete (2 of 3 seeds)",
+        "holds",
+    ]
+    # One seed tells nothing of how far another would be.
+    assert judge(clear[0], planned=1) == "not decided (one seed)"
 
 
 def test_a_claim_of_several_statements_holds_where_all_do(fake):
-    text = fake.file.read_text()
-    head, _ = text.split("claims:")
-    fake.file.write_text(
-        head
-        + "claims:\n- text: both\n  statements:\n  - {better: lad, than: student}\n  - {better: lad, than: teacher}\n"
-    )
+    with_claims(fake, [dict(better="lad", than="student"), dict(better="lad", than="teacher")])
     records = [record(fake, "lad", seed, 6) for seed in (0, 1)] + [
         record(fake, "student", s, 20) for s in (0, 1)
     ]
-    better = summary_of(fake, *records, record(fake, "teacher", 0, 25)).claims[0]
+
+    def teacher(shift):
+        return [record(fake, "teacher", s, shift) for s in (0, 1)]
+
+    better = summary_of(fake, *records, *teacher(25)).claims[0]
     assert (better.verdict, [one.verdict for one in better.judgements]) == ("holds", ["holds", "holds"])
-    worse = summary_of(fake, *records, record(fake, "teacher", 0, 0)).claims[0]
+    worse = summary_of(fake, *records, *teacher(0)).claims[0]
     assert (worse.verdict, [one.verdict for one in worse.judgements]) == ("refuted", ["holds", "refuted"])
     unknown = summary_of(fake, *records).claims[0]
     assert (unknown.verdict, [one.verdict for one in unknown.judgements]) == ("missing", ["holds", "missing"])
 
 
 def test_the_report_and_its_pictures_are_written_beside_each_other(full, tmp_path):
-    files = write_report(full, tmp_path / "docs" / "results.md", "x", stale=["lad seed 1"])
+    files = write_report(full, tmp_path / "docs" / "results.md", "x", stale=[Key("lad", 1)])
     assert [file.name for file in files] == ["results.md", "results_map.png", "results_differences.png"]
     text = files[0].read_text()
     assert "(results_map.png)" in text
     assert "(results_differences.png)" in text
-    assert "another config than the suite has now: lad seed 1" in text
+    assert "another config, or teacher, than the suite has now: lad seed 1" in text
     assert all(file.read_bytes()[:4] == b"\x89PNG" for file in files[1:])
 
 
-def test_without_results_there_are_no_pictures(fake, tmp_path):
+def test_without_results_there_are_no_pictures_nor_those_of_an_earlier_report(full, fake, tmp_path):
+    write_report(full, tmp_path / "r.md", "x")
     assert len(write_report(summary_of(fake), tmp_path / "r.md", "x")) == 1
+    assert [file.name for file in tmp_path.glob("r*")] == ["r.md"]
+
+
+def test_a_difference_that_is_missing_is_drawn_as_missing(full, fake, tmp_path, monkeypatch):
+    with_baseline = yaml.safe_load(fake.file.read_text())
+    with_baseline["entries"]["teacher"]["baseline"] = "student"
+    fake.file.write_text(yaml.safe_dump(with_baseline, sort_keys=False))
+    drawn = []
+    monkeypatch.setattr(plots, "_draw_missing", lambda axes, place: drawn.append(place))
+    records = [one for row in full.rows for one in row.records.values() if row.network.row != "teacher"]
+    assert plots.draw_differences(summary_of(fake, *records), tmp_path / "x.png")
+    assert drawn == [1]  # the teacher, below LAD
+
+
+def test_results_of_another_config_are_marked_where_they_are_used(full):
+    text = markdown(full, "x", stale=[Key("student", 0)])
+    assert "| Student † |" in text
+    assert "| Student with LAD |" in text
+    assert " to Student † |" in text
+    assert "| LAD helps | holds † |" in text
+    assert "| Teacher |" in text
+    assert "†" not in markdown(full, "x")
+
+
+def test_a_bar_in_a_title_does_not_end_the_cell(full, fake):
+    fake.file.write_text(fake.file.read_text().replace("title: Teacher", "title: a|b"))
+    records = [one for row in full.rows for one in row.records.values()]
+    assert "| a&#124;b |" in markdown(summary_of(fake, *records), "x")
+
+
+def test_detections_that_are_gone_are_missing_and_named(fake):
+    lost = record(fake, "lad", 0, 6)
+    kept = [record(fake, "lad", 1, 6), record(fake, "student", 0, 20), record(fake, "student", 1, 20)]
+    (fake.root / lost.detections).unlink()
+    summary = summary_of(fake, lost, *kept)
+    assert summary.rows[0].missing == (0,)
+    text = markdown(summary, "x")
+    assert "- lad, seed 0: detections '" in text
+    assert "0.json' cannot be read" in text
+    assert "| LAD helps | incomplete (1 of 2 seeds) |" in text
+
+
+def test_annotations_that_are_gone_are_named(fake):
+    one = record(fake, "lad", 0, 6)
+    (fake.file.parent / "annotations.json").unlink()
+    with pytest.raises(DataError, match=r"annotations '.*annotations.json' of lad cannot be read"):
+        summary_of(fake, one)
 
 
 def test_results_on_other_images_are_not_compared(fake):
@@ -168,6 +266,11 @@ def test_results_on_other_images_are_not_compared(fake):
     other.write_text((fake.file.parent / "annotations.json").read_text())
     with pytest.raises(DataError, match="not comparable"):
         summary_of(fake, record(fake, "lad", 0, 6), record(fake, "student", 0, 6, annotations=str(other)))
+
+
+def test_results_on_other_categories_are_not_compared(fake):
+    with pytest.raises(DataError, match=r"student was evaluated on categories \(1, 2\) and lad on \(1,\)"):
+        summary_of(fake, record(fake, "lad", 0, 6), record(fake, "student", 0, 6, categories=(1, 2)))
 
 
 def test_the_last_record_of_a_run_counts_and_a_half_written_line_does_not(fake):
@@ -195,6 +298,8 @@ def test_progress_is_the_last_step_of_the_log(tmp_path):
     assert read_progress(log) == Progress("epoch 2 [6/26]", 130)
     log.write_text(line.format(1, 20, "1 day, 0:10:00"))
     assert read_progress(log).left == 87000
+    # What an earlier start wrote is not where the present one is.
+    assert read_progress(log, log.stat().st_size) is None
     log.write_text("... - Iter(train) [ 200/9000]  lr: 1e-4  eta: 1:00:01  time: 1\n")
     assert read_progress(log) == Progress("iteration 200/9000", 3601)
 
@@ -203,6 +308,8 @@ def test_the_last_error_line_of_a_log_is_found(tmp_path):
     log = tmp_path / "train.log"
     log.write_text("ValueError: first\nerror: there is no config 'x'.\nbye\n")
     assert last_error(log) == "there is no config 'x'."
+    assert last_error(log, len("ValueError: first\nerror: there is no config 'x'.\n")) == "bye"
+    assert last_error(log, log.stat().st_size) == "no output"
     log.write_text("torch.cuda.OutOfMemoryError: too much\n")
     assert last_error(log) == "torch.cuda.OutOfMemoryError: too much"
     log.write_text("no error at all\nKilled\n")
@@ -218,3 +325,29 @@ def test_time_left_is_estimated_from_finished_runs_of_the_same_entry():
     assert time_left([], [("lad", 30.0)], {}, jobs=2) == 30
     assert time_left(["lad"], [("student", 30.0)], {}, jobs=1) is None
     assert [clock(3723), clock(62.4), clock(None)] == ["1:02:03", "1:02", "?"]
+
+
+def test_two_processes_append_whole_lines(tmp_path, fake):
+    """A line that is added while another is written waits for it."""
+    file = tmp_path / "results.jsonl"
+    append_record(file, record(fake, "lad", 0, 6))
+    with open(file, "ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        other.write(b'{"half": ')
+        other.flush()
+        thread = threading.Thread(target=append_record, args=(file, record(fake, "lad", 1, 6)))
+        thread.start()
+        thread.join(0.1)
+        assert thread.is_alive()
+        other.write(b"1}\n")
+        other.flush()
+    thread.join()
+    assert [json.loads(line).get("seed") for line in file.read_text().splitlines()] == [0, None, 1]
+
+
+def test_the_commit_is_unknown_where_there_is_no_git(monkeypatch):
+    def no_git(*args, **settings):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(evaluate.subprocess, "run", no_git)
+    assert evaluate.versions.__wrapped__()["commit"] == "unknown"

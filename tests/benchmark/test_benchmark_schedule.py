@@ -8,12 +8,14 @@ import sys
 import threading
 import time
 
+from lad.benchmark import runs
 from lad.benchmark.process import locked
 from lad.benchmark.records import Key, read_records
 from lad.benchmark.schedule import Options, SuiteRunner, changed_since, plan
 from lad.errors import ConfigError
 
 import pytest
+import yaml
 from benchmark_runs import FakeSuite, change
 
 
@@ -41,7 +43,7 @@ def test_every_run_is_trained_once_after_its_teacher_and_recorded(fake):
     }  # fmt: skip
     teacher = fake.folder("teacher/0") / "epoch_2.pth"
     # A teacher first, also where the suite names it last; its checkpoint is what the student is given.
-    assert fake.starts("lad/1") == [f"teacher_checkpoint={teacher} randomness.seed=1 threads=-"]
+    assert fake.starts("lad/1") == [f"teacher={teacher} seed=1 threads=-"]
     one = found[Key("lad", 0)]
     assert one.status == "ok"
     assert one.parameters == 1000
@@ -145,13 +147,15 @@ def test_a_changed_config_is_said_and_trained_again_only_when_asked(fake, tmp_pa
     assert any("lad/seed_1: its teacher changed since it was trained" in line for line in said)
     assert not any("no result: student" in line for line in said)
     assert changed_since(fake.suite, fake.root, records(fake)) == [
-        "teacher seed 0",
-        "lad seed 0",
-        "lad seed 1",
+        Key("teacher", 0),
+        Key("lad", 0),
+        Key("lad", 1),
     ]
     assert run(fake, rerun_changed=True)[0] == 0
     assert len(fake.starts("teacher/0")) == 1  # in a new folder
     assert (fake.root / "teacher/seed_0_before_1/starts.txt").is_file()
+    # Whoever waits for the folder has the same lock.
+    assert not (fake.root / "teacher/seed_0_before_1/.lock").exists()
     assert len(fake.starts("student/0")) == 1
     assert changed_since(fake.suite, fake.root, records(fake)) == []
     assert run(fake)[0] == 0
@@ -253,3 +257,149 @@ def test_a_suite_that_is_stopped_ends_its_trainings_and_records_nothing(fake):
     (folder / "wait").unlink()
     assert run(fake, only=["student"], seeds=[0])[0] == 0
     assert len(fake.starts("student/0")) == 2
+
+
+def settings(file):
+    """What a config file says."""
+    found = {}
+    exec(file.read_text(), found)
+    return found
+
+
+def with_options(fake, entry, **changes):
+    content = yaml.safe_load(fake.file.read_text())
+    content["entries"][entry].update(changes)
+    fake.file.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def test_options_of_any_kind_arrive_as_they_are(fake):
+    options = {"classes": ["red cell", "a, b"], "hooks": [dict(type="X", file="{teacher}", at=[1, [2, 3]])]}
+    needs = dict(teacher=dict(entry="teacher", seed=0))
+    with_options(fake, "student", options=options, needs=needs)
+    assert run(fake, only=["student"], seeds=[0])[0] == 0
+    arrived = settings(fake.folder("student/0") / "given/train/student.py")
+    assert arrived["classes"] == ["red cell", "a, b"]
+    teacher = str(fake.folder("teacher/0") / "epoch_2.pth")
+    assert arrived["hooks"] == [dict(type="X", file=teacher, at=[1, [2, 3]])]
+
+
+def test_a_config_that_is_edited_meanwhile_is_trained_as_it_was_and_seen_next_time(fake, tmp_path):
+    runner = SuiteRunner(fake.suite, fake.root, Options(only=["student"], seeds=[0]), lambda line: None)
+    change(tmp_path / "student.py", "lr=0.1", "lr=0.2")
+    assert runner.run() == 0
+    assert settings(fake.folder("student/0") / "student.py")["optim_wrapper"]["optimizer"]["lr"] == 0.1
+    code, said = run(fake, only=["student"], seeds=[0])
+    assert code == 1
+    assert any("student/seed_0: optim_wrapper changed since it was trained" in line for line in said)
+
+
+def test_a_teacher_that_was_trained_anew_makes_its_students_stale(fake):
+    run(fake)
+    teacher = fake.folder("teacher/0") / "epoch_2.pth"
+    # The same weights again are no reason.
+    teacher.unlink()
+    assert run(fake)[0] == 0
+    assert len(fake.starts("lad/0")) == 1
+    teacher.write_text("weights of another day")
+    assert changed_since(fake.suite, fake.root, records(fake)) == [Key("lad", 0), Key("lad", 1)]
+    code, said = run(fake)
+    assert code == 1
+    assert any(
+        "no result: lad/seed_0: the weights of its teacher changed since it was trained" in s for s in said
+    )
+    assert run(fake, rerun_changed=True, seeds=[0])[0] == 0
+    assert (fake.root / "lad/seed_0_before_1/epoch_2.pth").is_file()
+    assert len(fake.starts("teacher/0")) == 2  # the first time, and after it was lost
+    assert changed_since(fake.suite, fake.root, records(fake)) == [Key("lad", 1)]
+
+
+def test_a_folder_of_an_older_format_is_recognised_by_its_config(fake):
+    run(fake, only=["student"], seeds=[0])
+    state = fake.folder("student/0") / "benchmark.json"
+    state.write_text(json.dumps(dict(parts=dict(model="0"), needs={}, digest="0")))
+    assert run(fake, only=["student"], seeds=[0])[0] == 0
+    assert len(fake.starts("student/0")) == 1
+    assert json.loads(state.read_text())["parts"]["model"] != "0"
+
+
+def test_a_moved_training_that_started_from_weights_is_recognised(fake):
+    """It writes down where they lay, unless it was resumed."""
+    needs = dict(teacher=dict(entry="teacher", seed=0))
+    with_options(fake, "student", options={"load_from": "{teacher}", "model.init": "{teacher}"}, needs=needs)
+    file = moved(fake, "student/0") / "student.py"
+    file.write_text(file.read_text() + "load_from = 'there.pth'\nmodel['init'] = 'there.pth'\n")
+    assert run(fake, only=["student"], seeds=[0])[0] == 0
+    with_options(fake, "student", options={"load_from": "start.pth"}, needs={})
+    file = moved(fake, "student/1") / "student.py"
+    text = file.read_text().replace("seed=0", "seed=1")
+    file.write_text(text + "load_from = 'other.pth'\n")
+    code, said = run(fake, only=["student"], seeds=[1])
+    assert code == 1
+    assert any("load_from changed" in line for line in said)
+    file.write_text(text + "load_from = None\nresume = True\n")
+    assert run(fake, only=["student"], seeds=[1])[0] == 0
+
+
+def test_a_change_of_what_is_evaluated_instead_is_seen(fake, tmp_path):
+    plain = tmp_path / "plain.py"
+    plain.write_text((tmp_path / "student.py").read_text())
+    with_options(fake, "student", evaluate_with=str(plain))
+    run(fake, only=["student"], seeds=[0])
+    change(plain, "type='Nothing'", "type='Nothing', score=1")
+    code, said = run(fake, only=["student"], seeds=[0])
+    assert code == 0
+    assert any("student/seed_0: its evaluation changed" in line for line in said)
+    assert settings(fake.folder("student/0") / "given/test/detector.py")["model"]["score"] == 1
+    assert len(fake.starts("student/0")) == 1
+
+
+def test_what_another_process_did_meanwhile_is_not_done_again(fake):
+    options = Options(only=["student"], seeds=[0])
+    mine, other = (SuiteRunner(fake.suite, fake.root, options, lambda line: None) for _ in range(2))
+    own = mine.runs[0]
+    codes = []
+    with locked(own.folder) as lock:
+        waiting = threading.Thread(target=lambda: codes.append(other.run()))
+        waiting.start()
+        time.sleep(0.3)  # it has looked around
+        assert mine._work_alone(own, lock).error is None
+    waiting.join()
+    assert codes == [0]
+    assert len(fake.starts("student/0")) == 1
+    assert len((fake.root / "results.jsonl").read_text().splitlines()) == 1
+
+
+def test_what_another_process_works_at_is_waited_for_last(fake):
+    runner = SuiteRunner(fake.suite, fake.root, Options(only=["student"]), lambda line: None)
+    codes = []
+    with locked(fake.folder("student/0")):
+        thread = threading.Thread(target=lambda: codes.append(runner.run()))
+        thread.start()
+        end = time.monotonic() + 30
+        while Key("student", 1) not in records(fake) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert list(records(fake)) == [Key("student", 1)]
+    thread.join()
+    assert codes == [0]
+
+
+def test_an_evaluation_that_fails_leaves_the_detections_of_before(fake, monkeypatch):
+    run(fake, only=["student"], seeds=[0])
+    before = (fake.folder("student/0") / "detector.bbox.json").read_text()
+    (fake.root / "results.jsonl").unlink()
+    broken = [sys.executable, "-S", "-c", "raise ValueError('no detections')"]
+    monkeypatch.setattr(runs, "test_command", lambda run, network: broken)
+    assert run(fake, only=["student"], seeds=[0])[0] == 1
+    assert (
+        records(fake)[Key("student", 0)].error
+        == "evaluation ended with exit code 1: ValueError: no detections"
+    )
+    assert (fake.folder("student/0") / "detector.bbox.json").read_text() == before
+
+
+def test_an_error_of_an_earlier_start_is_not_said_again(fake):
+    (fake.folder("student/0") / "obstacle").touch()
+    run(fake, only=["student"], seeds=[0])
+    (fake.folder("student/0") / "silence").touch()
+    run(fake, only=["student"], seeds=[0])
+    assert records(fake)[Key("student", 0)].error == "training ended with exit code 3: no output"

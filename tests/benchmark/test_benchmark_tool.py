@@ -35,7 +35,10 @@ def test_run_and_report(tmp_path, monkeypatch, capsys):
     assert code.value.code == 0
     out = tmp_path / "out.md"
     call(monkeypatch, "report", fake.file, "--work-dir", tmp_path, "--out", out, "--replicates", 50)
-    assert "| LAD helps | holds |" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "| LAD helps | holds |" in said
+    # What has to be typed to get there.
+    assert f"`python tools/benchmark.py run {fake.file} --work-dir {tmp_path}`" in said
     assert "(out_map.png)" in out.read_text()
     assert "(report_map.png)" in (tmp_path / "fake/report.md").read_text()
     assert (tmp_path / "out_differences.png").is_file()
@@ -51,11 +54,21 @@ def test_a_mistake_is_one_line(monkeypatch, capsys):
     assert "bccd.yaml" in error
 
 
+@pytest.mark.parametrize(
+    "arguments", [("run", "--jobs", "0"), ("report", "--replicates", "0"), ("run", "--jobs", "x")]
+)
+def test_less_than_one_job_or_replicate_is_refused(arguments, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as code:
+        call(monkeypatch, *arguments, "bccd")
+    assert code.value.code == 2
+    assert "must be a whole number from 1 on" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / "data/digits/annotations/val.json").is_file(), reason="needs data/digits")
 def test_the_digits_suite_trains_dies_goes_on_and_reports(tmp_path):
     suite = yaml.safe_load((ROOT / "configs/benchmarks/digits.yaml").read_text())
-    few = dict(dataset=dict(indices=16))
+    few = dict(dataset=dict(indices=4), batch_size=2)
     suite.update(
         seeds=[0],
         schedule=dict(
@@ -65,9 +78,9 @@ def test_the_digits_suite_trains_dies_goes_on_and_reports(tmp_path):
             test_dataloader=few,
         ),
     )
-    suite["entries"]["colad"] = dict(
-        config="configs/colad/colad_r18-c16-r18-c32_fpn_digits.py", networks=dict(small=None, big=None)
-    )
+    # One of each kind: every process costs seconds of imports.
+    suite["entries"] = {name: suite["entries"][name] for name in ("teacher", "student", "lad")}
+    suite["claims"] = suite["claims"][:1]
     file = tmp_path / "digits.yaml"
     file.write_text(yaml.safe_dump(suite, sort_keys=False))
     command = [sys.executable, str(ROOT / "tools/benchmark.py")]
@@ -77,13 +90,10 @@ def test_the_digits_suite_trains_dies_goes_on_and_reports(tmp_path):
     (tmp_path / "digits/results.jsonl").unlink()
     subprocess.run([*command, "run", *arguments], cwd=ROOT, check=True)
     records = [json.loads(line) for line in (tmp_path / "digits/results.jsonl").read_text().splitlines()]
-    assert {record["row"] for record in records} == {
-        "teacher", "student", "kd", "lad", "solad", "colad.small", "colad.big"
-    }  # fmt: skip
+    assert {record["row"] for record in records} == {"teacher", "student", "lad"}
     assert all(record["status"] == "ok" and record["seconds"] > 0 for record in records)
     by_row = {record["row"]: record for record in records}
     assert by_row["lad"]["parameters"] == by_row["student"]["parameters"] < by_row["teacher"]["parameters"]
-    assert by_row["colad.big"]["parameters"] == by_row["teacher"]["parameters"]
     # pycocotools' figures are those that MMDetection printed, to its three digits.
     test_log = (tmp_path / "digits/lad/seed_0/test.log").read_text()
     printed = float(test_log.rsplit("coco/bbox_mAP:", 1)[1].split()[0])
@@ -93,8 +103,8 @@ def test_the_digits_suite_trains_dies_goes_on_and_reports(tmp_path):
     )
     assert "| LAD helps |" in done.stdout
     # Nothing is left to do.
-    shutil.rmtree(tmp_path / "digits/kd/seed_0/test")
+    shutil.rmtree(tmp_path / "digits/lad/seed_0/test")
     again = subprocess.run(
         [*command, "run", *arguments], cwd=ROOT, check=True, capture_output=True, text=True
     )
-    assert "6 of 6 runs are recorded" in again.stdout
+    assert "3 of 3 runs are recorded" in again.stdout
