@@ -240,6 +240,15 @@ def test_the_lock_lives_as_long_as_the_command_that_inherits_it(tmp_path):
         pass
 
 
+@pytest.fixture
+def _ctrl_c():
+    """What Ctrl-C does in a process of one's own; pytest-xdist's processes ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c")
 def test_a_suite_that_is_stopped_ends_its_trainings_and_records_nothing(fake):
     folder = fake.folder("student/0")
     (folder / "wait").touch()
