@@ -61,14 +61,6 @@ class ABLoss(FeatureLoss):
             raise ConfigError(f"ABLoss: margin must not be negative, got {margin}.")
         self.margin = margin
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """The reduced loss of responses ``pred`` (student) and ``target`` (teacher); ``weight`` is (N,)."""
-        loss = activation_boundary_loss(pred, target, self.margin)
-        return self.reduced(loss, weight, avg_factor, reduction_override)
+    def elements(self, pred: Tensor, target: Tensor) -> Tensor:
+        """(N,) the loss of each image, of the responses of student and teacher."""
+        return activation_boundary_loss(pred, target, self.margin)

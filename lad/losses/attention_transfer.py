@@ -87,14 +87,6 @@ class ATLoss(FeatureLoss):
         self.power = power
         self.squared = squared
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """The reduced loss of maps ``pred`` (student) and ``target`` (teacher); ``weight`` is (N,)."""
-        loss = attention_transfer_loss(pred, target, self.power, self.squared)
-        return self.reduced(loss, weight, avg_factor, reduction_override)
+    def elements(self, pred: Tensor, target: Tensor) -> Tensor:
+        """(N,) the loss of each image, of the maps of student and teacher."""
+        return attention_transfer_loss(pred, target, self.power, self.squared)

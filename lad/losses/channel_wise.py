@@ -48,14 +48,6 @@ class CWDLoss(FeatureLoss):
         super().__init__(reduction, loss_weight)
         self.temperature = temperature
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """The reduced loss of maps ``pred`` (student) and ``target`` (teacher); ``weight`` broadcasts with (N, C)."""
-        loss = channel_wise_divergence(pred, target, self.temperature)
-        return self.reduced(loss, weight, avg_factor, reduction_override)
+    def elements(self, pred: Tensor, target: Tensor) -> Tensor:
+        """(N, C) the loss of each channel, of the maps of student and teacher."""
+        return channel_wise_divergence(pred, target, self.temperature)

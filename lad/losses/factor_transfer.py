@@ -138,13 +138,6 @@ class FTLoss(FeatureLoss):
     def __init__(self, reduction: str = "mean", loss_weight: float = 500.0) -> None:
         super().__init__(reduction, loss_weight)
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """The reduced loss of factors ``pred`` (student) and ``target`` (teacher); ``weight`` is (N,)."""
-        return self.reduced(factor_transfer_loss(pred, target), weight, avg_factor, reduction_override)
+    def elements(self, pred: Tensor, target: Tensor) -> Tensor:
+        """(N,) the loss of each image, of the factors of student and teacher."""
+        return factor_transfer_loss(pred, target)

@@ -56,14 +56,6 @@ class FocalKLLoss(WeightedLoss):
         super().__init__(reduction, loss_weight)
         self.gamma = gamma
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """The reduced loss of logits ``pred`` (student) and ``target`` (teacher); ``weight`` broadcasts."""
-        loss = focal_kl_loss(pred, target, self.gamma)
-        return self.reduced(loss, weight, avg_factor, reduction_override)
+    def elements(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The loss of each logit of the student and the teacher, in their shape."""
+        return focal_kl_loss(pred, target, self.gamma)

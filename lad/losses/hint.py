@@ -53,14 +53,6 @@ class HintLoss(WeightedLoss):
             raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
         self.norm = norm
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """The reduced loss of features ``pred`` (student, adapted) and ``target`` (teacher); ``weight`` broadcasts."""
-        loss = hint_loss(pred, target, self.norm)
-        return self.reduced(loss, weight, avg_factor, reduction_override)
+    def elements(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The loss of each feature of the student, adapted, and of the teacher, in their shape."""
+        return hint_loss(pred, target, self.norm)

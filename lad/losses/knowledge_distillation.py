@@ -90,14 +90,3 @@ class KDLoss(WeightedLoss):
         if self.use_sigmoid:
             return binary_kl_divergence(pred, target, self.temperature).sum(dim=-1)
         return kl_divergence(pred, target, self.temperature)
-
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """The reduced loss of (n, C) logits ``pred`` (student) and ``target`` (teacher); ``weight`` (n,)."""
-        return self.reduced(self.elements(pred, target), weight, avg_factor, reduction_override)

@@ -59,14 +59,6 @@ class LDLoss(WeightedLoss):
         self.temperature = temperature
         self.average_bins = average_bins
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """The reduced loss of (n, 4, bins) logits ``pred`` (student) and ``target`` (teacher); ``weight`` (n,)."""
-        loss = localisation_distillation_loss(pred, target, self.temperature, self.average_bins)
-        return self.reduced(loss, weight, avg_factor, reduction_override)
+    def elements(self, pred: Tensor, target: Tensor) -> Tensor:
+        """(n,) the loss of each box, of the (n, 4, bins) logits of student and teacher."""
+        return localisation_distillation_loss(pred, target, self.temperature, self.average_bins)

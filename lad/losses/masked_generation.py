@@ -45,13 +45,6 @@ class MGDLoss(FeatureLoss):
     def __init__(self, reduction: str = "mean", loss_weight: float = 2e-5) -> None:
         super().__init__(reduction, loss_weight)
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """The reduced loss of maps ``pred`` (generated) and ``target`` (teacher); ``weight`` is (N,)."""
-        return self.reduced(generation_loss(pred, target), weight, avg_factor, reduction_override)
+    def elements(self, pred: Tensor, target: Tensor) -> Tensor:
+        """(N,) the loss of each image, of the generated maps and the teacher's."""
+        return generation_loss(pred, target)

@@ -93,13 +93,6 @@ class OFDLoss(FeatureLoss):
 
     connector = dict(type="ConvModule", kernel_size=1, norm_cfg=dict(type="BN"), act_cfg=None)
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """The reduced loss of responses ``pred`` (student) and ``target`` (teacher); ``weight`` is (N,)."""
-        return self.reduced(partial_l2_loss(pred, target), weight, avg_factor, reduction_override)
+    def elements(self, pred: Tensor, target: Tensor) -> Tensor:
+        """(N,) the loss of each image, of the responses of student and teacher."""
+        return partial_l2_loss(pred, target)

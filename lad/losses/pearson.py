@@ -104,14 +104,6 @@ class PKDLoss(FeatureLoss):
         super().__init__(reduction, loss_weight)
         self.sync = sync
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """The reduced loss of maps ``pred`` (student) and ``target`` (teacher); ``weight`` broadcasts."""
-        loss = pearson_distillation_loss(pred, target, self.sync)
-        return self.reduced(loss, weight, avg_factor, reduction_override)
+    def elements(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The loss of each element of the maps of student and teacher, in their shape."""
+        return pearson_distillation_loss(pred, target, self.sync)

@@ -78,6 +78,10 @@ class ProbabilityFocalLoss(WeightedLoss):
         self.gamma = gamma
         self.alpha = alpha
 
+    def elements(self, pred: Tensor, target: Tensor) -> Tensor:
+        """(N, C) the loss of each probability, of labels (N,) with background C."""
+        return probability_focal_loss(pred, target, self.gamma, self.alpha)
+
     def forward(
         self,
         pred: Tensor,
@@ -87,7 +91,6 @@ class ProbabilityFocalLoss(WeightedLoss):
         reduction_override: str | None = None,
     ) -> Tensor:
         """The reduced loss of probabilities (N, C) for labels (N,) with background C; ``weight`` is (N,) or (N, C)."""
-        loss = probability_focal_loss(pred, target, self.gamma, self.alpha)
         if weight is not None and weight.dim() == 1:
             weight = weight.unsqueeze(1)
-        return self.reduced(loss, weight, avg_factor, reduction_override)
+        return super().forward(pred, target, weight, avg_factor, reduction_override)

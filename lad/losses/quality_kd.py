@@ -57,14 +57,6 @@ class QualityKDLoss(WeightedLoss):
             raise ValueError(f"beta must be at least 1, got {beta}")
         self.beta = beta
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """The reduced loss of (n, C) logits ``pred`` (student) and ``target`` (teacher); ``weight`` (n,)."""
-        loss = quality_kd_loss(pred, target, self.beta).sum(dim=-1)
-        return self.reduced(loss, weight, avg_factor, reduction_override)
+    def elements(self, pred: Tensor, target: Tensor) -> Tensor:
+        """(n,) the loss of each sample, of the (n, C) logits of student and teacher."""
+        return quality_kd_loss(pred, target, self.beta).sum(dim=-1)

@@ -60,14 +60,6 @@ class SimilarityPreservingLoss(FeatureLoss):
     maps_only = False
     any_shape = True
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """The reduced loss of features ``pred`` (student) and ``target`` (teacher); ``weight`` is (N, N)."""
-        loss = similarity_preserving_loss(pred, target)
-        return self.reduced(loss, weight, avg_factor, reduction_override)
+    def elements(self, pred: Tensor, target: Tensor) -> Tensor:
+        """(N, N) the loss of each pair of images, of the features of student and teacher."""
+        return similarity_preserving_loss(pred, target)

@@ -134,15 +134,3 @@ class SoftCrossEntropyLoss(WeightedLoss):
         if self.use_sigmoid:
             return binary_soft_cross_entropy(pred, target, weights, self.background_weight, *more).sum(dim=-1)
         return soft_cross_entropy(pred, target, weights, *more)
-
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """The reduced loss of (n, C) logits ``pred`` (student) and ``target`` (teacher); ``weight`` (n,)."""
-        loss = self.elements(pred, target)
-        return self.reduced(loss, weight, avg_factor, reduction_override)

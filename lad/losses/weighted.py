@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 
 class WeightedLoss(nn.Module):
-    """A loss with a weight and a reduction, as MMDetection's losses have them.
+    """A loss with a weight and a reduction, called as MMDetection's losses are.
+
+    A subclass says what its :meth:`elements` are; one that needs more than two tensors, its own ``forward``.
 
     Args:
         reduction: ``'none'``, ``'mean'`` or ``'sum'``.
@@ -21,6 +23,21 @@ class WeightedLoss(nn.Module):
         super().__init__()
         self.reduction = reduction
         self.loss_weight = loss_weight
+
+    def elements(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The loss before its reduction, of what the student and the teacher (or the labels) say."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """The reduced loss; ``weight`` broadcasts with :meth:`elements`."""
+        return self.reduced(self.elements(pred, target), weight, avg_factor, reduction_override)
 
     def reduced(
         self,
