@@ -29,6 +29,15 @@ def offline(spec):
     )
 
 
+def with_weights(spec, file):
+    """A teacher's config without a download, and a checkpoint for it."""
+    teacher = offline(spec)
+    network = MODELS.build(copy.deepcopy(teacher))  # MMDetection writes into a DETR's config
+    network.init_weights()  # and leaves some of its weights without values before
+    torch.save(dict(state_dict=network.state_dict()), file)
+    return dict(teacher, checkpoint=str(file))
+
+
 def by_effort():
     """Every config; of the big ones of a folder the first in the daily suite and the others where time is no matter."""
     seen = set()
@@ -45,13 +54,13 @@ def test_config_builds_and_trains_one_step(path, tmp_path):
     cfg = load_config(str(ROOT / path))
     model = cfg.model
     if model.type == "DistillationDetector":
-        teacher = offline(model.teacher)
-        file = tmp_path / "teacher.pth"
-        network = MODELS.build(copy.deepcopy(teacher))  # MMDetection writes into a DETR's config
-        network.init_weights()  # and leaves some of its weights without values before
-        torch.save(dict(state_dict=network.state_dict()), file)
         model.student = offline(model.student)
-        model.teacher = dict(teacher, checkpoint=str(file))
+        if "teachers" in model:
+            model.teachers = {
+                name: with_weights(spec, tmp_path / f"{name}.pth") for name, spec in model.teachers.items()
+            }
+        else:
+            model.teacher = with_weights(model.teacher, tmp_path / "teacher.pth")
     elif model.type == "CoLearningDetector":
         model.networks = {name: offline(network) for name, network in model.networks.items()}
     elif model.type == "LAD":
@@ -105,16 +114,21 @@ def test_teachers_of_the_coco_configs_are_mmdetections_official_weights_or_train
         cfg = load_config(str(ROOT / path))
         if cfg.model.type != "DistillationDetector":
             continue
-        teacher = cfg.model.teacher
-        if teacher.config.startswith("mmdet::"):
-            name = teacher.config.removeprefix("mmdet::")
-            metafile = Path(mmdet.__file__).parent / ".mim/configs" / Path(name).parent / "metafile.yml"
-            models = yaml.safe_load(metafile.read_text())["Models"]
-            weights = {model["Config"]: model["Weights"] for model in models}
-            assert teacher.checkpoint == weights[f"configs/{name}"]
-        else:
-            # Nobody publishes it: the last checkpoint of a config beside this one.
-            own = Path(teacher.config)
-            assert str(own.resolve().relative_to(ROOT)) in CONFIGS
-            last = load_config(teacher.config).train_cfg.max_epochs
-            assert teacher.checkpoint == f"work_dirs/{own.stem}/epoch_{last}.pth"
+        teachers = cfg.model.get("teachers") or dict(teacher=cfg.model.teacher)
+        for teacher in teachers.values():
+            check_official_or_own(teacher)
+
+
+def check_official_or_own(teacher):
+    if teacher.config.startswith("mmdet::"):
+        name = teacher.config.removeprefix("mmdet::")
+        metafile = Path(mmdet.__file__).parent / ".mim/configs" / Path(name).parent / "metafile.yml"
+        models = yaml.safe_load(metafile.read_text())["Models"]
+        weights = {model["Config"]: model["Weights"] for model in models}
+        assert teacher.checkpoint == weights[f"configs/{name}"]
+    else:
+        # Nobody publishes it: the last checkpoint of a config beside this one.
+        own = Path(teacher.config)
+        assert str(own.resolve().relative_to(ROOT)) in CONFIGS
+        last = load_config(teacher.config).train_cfg.max_epochs
+        assert teacher.checkpoint == f"work_dirs/{own.stem}/epoch_{last}.pth"

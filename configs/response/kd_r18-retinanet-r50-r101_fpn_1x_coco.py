@@ -1,0 +1,29 @@
+# Two teachers as one: a RetinaNet of ResNet-18 learns the class logits of ResNet-50 and ResNet-101, class by class more
+# of whoever is surer.
+_base_ = "mmdet::retinanet/retinanet_r18_fpn_1x_coco.py"
+custom_imports = dict(imports=["lad"], allow_failed_imports=False)
+model = dict(
+    _delete_=True,
+    type="DistillationDetector",
+    student="mmdet::retinanet/retinanet_r18_fpn_1x_coco.py",
+    teachers=dict(
+        r50=dict(
+            config="mmdet::retinanet/retinanet_r50_fpn_1x_coco.py",
+            checkpoint="https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r50_fpn_1x_coco/"
+            "retinanet_r50_fpn_1x_coco_20200130-c2398f9e.pth",
+        ),
+        r101=dict(
+            config="mmdet::retinanet/retinanet_r101_fpn_1x_coco.py",
+            checkpoint="https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r101_fpn_1x_coco/"
+            "retinanet_r101_fpn_1x_coco_20200130-7a93545f.pth",
+        ),
+    ),
+    methods=[
+        dict(
+            type="DenseLogitDistillation",
+            taught_by=["r50", "r101"],
+            ensemble="attention",
+            loss=dict(type="KDLoss"),
+        )
+    ],
+)
