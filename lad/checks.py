@@ -11,6 +11,7 @@ from typing import Any
 from lad.datasets.checking import Problem, check_coco, read_coco, summary
 from lad.detectors import DistillationDetector
 from lad.errors import ConfigError, DataError, nearest
+from lad.hooks.model import detector_of
 from lad.shapes import check_shapes
 
 from mmdet.datasets import CocoDataset
@@ -222,7 +223,7 @@ def check_training(runner: Runner) -> None:
         DataError: annotations that cannot be trained on; see :func:`check_annotations`.
     """
     check_annotations(runner.cfg)
-    model = runner.model.module if hasattr(runner.model, "module") else runner.model
+    model = detector_of(runner)
     check_shapes(model)
     try:
         dataset = runner.train_loop.dataloader.dataset

@@ -130,6 +130,10 @@ class EnsembleView(TeacherView):
         """Each teacher's answer, combined."""
         return combine([view.ask(function, *args) for view in self._views], self._combination)
 
+    def through(self, function: Callable[..., Any], *args: Any) -> Any:
+        """See :meth:`TeacherView.through`; what comes of each teacher, combined."""
+        return combine([view.through(function, *args) for view in self._views], self._combination)
+
     @torch.no_grad()
     def outputs_of(self, images: Sequence[int], module: str) -> Any:
         """See :meth:`TeacherView.outputs_of`."""

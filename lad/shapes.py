@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lad.errors import ConfigError
+from lad.modes import evaluating
 
 import torch
 from mmdet.models.dense_heads import AnchorFreeHead, AnchorHead
@@ -88,16 +89,8 @@ def _check_parts(model: nn.Module, path: str) -> None:
 
 @contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
-    flags = {module: module.training for module in model.modules()}
-    try:
-        # By hand: what `train` and `eval` do besides (freezing stages, say) is not to be done here.
-        for module in flags:
-            module.training = False
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            yield
-    finally:
-        for module, training in flags.items():
-            module.training = training
+    with evaluating(model), torch.random.fork_rng(devices=[]), torch.no_grad():
+        yield
 
 
 def _run(module: nn.Module, given: Any, name: str, what: str) -> Any:

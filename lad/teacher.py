@@ -10,7 +10,8 @@ from typing import Any
 from lad.capture import Outputs, capture, find_module, root_of
 from lad.config import detector_config
 from lad.errors import CheckpointError, ConfigError, UnsupportedError, listed
-from lad.teacher_speed import TeacherSpeed
+from lad.modes import evaluating
+from lad.teacher_speed import COMPILED, TeacherSpeed, uncompiled
 
 import torch
 from mmdet.models.detectors import DetectionTransformer, SingleStageDetector, TwoStageDetector
@@ -109,16 +110,13 @@ def dry_run(model: nn.Module, modules: Iterable[str], size: tuple[int, int] = (1
     modules = tuple(modules)
     # Two: group norm refuses groups of a single value, which narrow heads have on the coarsest level of one image.
     inputs = next(model.parameters()).new_zeros(2, 3, *size)
-    flags = {module: module.training for module in model.modules()}
-    try:
-        # By hand: what `train` and `eval` do besides (freezing stages, say) is not to be done here.
-        for module in flags:
-            module.training = False
-        with torch.random.fork_rng(devices=[]), capture(model, modules) as outputs:
-            run_dense(model, inputs, set(map(root_of, modules)))
-    finally:
-        for module, training in flags.items():
-            module.training = training
+    with (
+        evaluating(model),
+        torch.random.fork_rng(devices=[]),
+        capture(model, modules) as outputs,
+        uncompiled(),
+    ):
+        run_dense(model, inputs, set(map(root_of, modules)))
     return outputs
 
 
@@ -290,18 +288,34 @@ class FrozenTeacher:
         return outputs
 
     def dry_run(self, modules: Iterable[str]) -> Outputs:
-        """What modules put out for images of zeros, for the sake of the shapes; see :func:`dry_run`."""
+        """What modules put out for images of zeros, for the sake of the shapes; see :func:`dry_run`.
+
+        Raises:
+            UnsupportedError: nobody can listen to one of the modules.
+        """
+        self._check_audible(modules := tuple(modules))
         return dry_run(self.model, modules)
+
+    def _check_audible(self, modules: Sequence[str]) -> None:
+        """Refuse modules inside of compiled ones: what is compiled does not ask again who listens."""
+        for name in modules if self.speed.compile else ():
+            if "." in name and root_of(name) in COMPILED:
+                raise UnsupportedError(
+                    f"speed=dict(compile=True): {name!r} is inside of what is compiled, where nobody can listen: name "
+                    f"{root_of(name)!r} itself, or leave out compile."
+                )
 
     def check_modules(self, modules: Iterable[str]) -> None:
         """Refuse names that the teacher does not have, and what its later layers overwrite.
 
         Raises:
             ConfigError: names the module.
+            UnsupportedError: nobody can listen to one of them.
         """
         modules = tuple(modules)
         for name in modules:
             find_module(self.model, name)
+        self._check_audible(modules)
         if self.speed.inference_mode:
             # Its tensors do not count what is written to them: those of a dry run do.
             heads = () if isinstance(self.model, DetectionTransformer) else DENSE_HEADS

@@ -12,6 +12,18 @@ import torch
 from mmcv.cnn.utils.fuse_conv_bn import fuse_conv_bn
 from torch import nn
 
+#: The parts of a detector that ``compile`` compiles.
+COMPILED = ("backbone", "neck")
+
+
+def uncompiled() -> AbstractContextManager:
+    """A context in which what is to be compiled runs as it is, which for a single small image is sooner done.
+
+    Before PyTorch 2.6, which cannot be told so, it is compiled.
+    """
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    return nullcontext() if set_stance is None else set_stance("force_eager")
+
 
 @dataclass(frozen=True)
 class TeacherSpeed:
@@ -49,7 +61,7 @@ class TeacherSpeed:
         if self.channels_last:
             model = model.to(memory_format=torch.channels_last)
         if self.compile:
-            for name in ("backbone", "neck"):
+            for name in COMPILED:
                 if hasattr(model, name):
                     getattr(model, name).compile()
         return model

@@ -21,6 +21,7 @@ LAYERS = [
         "connectors",
         "phases",
         "inheritance",
+        "modes",
     ],
     ["compat"],
     ["assignment", "heads", "datasets", "evaluation", "visualization"],

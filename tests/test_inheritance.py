@@ -61,6 +61,17 @@ def test_loaded_weights_are_not_undone(teacher_spec):
     assert not equal(model, "bbox_head.atss_cls.weight")
 
 
+def test_second_start_of_a_training_keeps_what_was_learnt(teacher_spec):
+    """MMEngine's runner initialises at every ``train()``, and what is initialised already warns and stays."""
+    model = distil(teacher_spec(), ["bbox_head"])
+    model.init_weights()
+    with torch.no_grad():
+        model.bbox_head.atss_cls.weight.add_(1)
+    learnt = model.bbox_head.atss_cls.weight.clone()
+    model.init_weights()
+    assert torch.equal(model.bbox_head.atss_cls.weight, learnt)
+
+
 def test_copies_are_the_students_own(teacher_spec):
     model = distil(teacher_spec(), ["bbox_head"])
     with torch.no_grad():

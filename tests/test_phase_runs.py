@@ -81,6 +81,15 @@ def test_two_processes_move_what_learns_and_nothing_else(trainer):
     assert moved == {name for name in resting if name.endswith("weight")}
 
 
+def test_pretraining_that_ends_between_two_steps_of_the_optimizer_is_one_line(trainer):
+    config = configure(trainer, "between", "dict(iters=3)", more="optim_wrapper['accumulative_counts'] = 2\n")
+    assert trainer.run(config, "between") == 2
+    assert (
+        "error: pretraining ends after 3 iterations, in the middle of 2 whose gradients are accumulated "
+        "(accumulative_counts): make it a multiple of 2 iterations." in trainer.output
+    )
+
+
 def test_pretraining_as_long_as_the_run_is_one_line(trainer):
     config = configure(trainer, "long", "dict(epochs=2)")
     assert trainer.run(config, "long") == 2

@@ -305,3 +305,18 @@ def test_an_ensemble_is_combined_once_a_step_for_all_who_listen_to_it(pair, monk
     assert losses["a.loss_alone"] != losses["a+b.loss_again"]
     model.loss(*make_batch((1, 1), seed=1))
     assert len(calls) == 2
+
+
+def test_gradient_passes_through_an_ensemble_to_what_the_student_handed_over(pair):
+    """Half of it through each."""
+    model = distil(pair, dict(type="NeckProbe", taught_by="a"))
+    views = [teacher.look(*make_batch((1, 1)), ["neck"]) for teacher in model.teachers.values()]
+    handed = torch.ones(1, 32, 2, 2, requires_grad=True)
+
+    def finish(network, features):
+        return network.neck.fpn_convs[0].conv(features)
+
+    answer = ensembles.EnsembleView(views, "average").through(finish, handed)
+    torch.testing.assert_close(answer, sum(view.through(finish, handed) for view in views) / 2)
+    answer.sum().backward()
+    assert handed.grad.abs().sum() > 0

@@ -1,6 +1,6 @@
 """Cheaper teachers say the same."""
 
-from lad.errors import ConfigError
+from lad.errors import ConfigError, UnsupportedError
 from lad.teacher import build_teacher
 
 import pytest
@@ -52,3 +52,38 @@ def test_bfloat16_is_close_and_is_its_own_precision(teacher_spec):
 def test_unknown_option_is_answered_with_the_known_ones(teacher_spec):
     with pytest.raises(ConfigError, match=r"speed takes inference_mode, fuse, .*; got \['fused'\]"):
         outputs(teacher_spec(), fused=True)
+
+
+def test_compiled_teacher_is_heard_after_it_ran_unheard_and_is_tried_out_uncompiled(
+    teacher_spec, monkeypatch
+):
+    """The check of the teacher before training runs it with nobody listening; a compiled module does not ask again."""
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile_with(module, backend))
+    spec, (inputs, samples) = teacher_spec(), make_batch((1, 1))
+    preprocessor = MODELS.build(small_paa().data_preprocessor)
+    plain = build_teacher(spec, preprocessor).run(inputs, samples, ["neck"])["neck"]
+    teacher = build_teacher(dict(spec, speed=dict(compile=True)), preprocessor)
+    assert len(teacher.dry_run(["neck"])["neck"]) == 5
+    assert not compiled
+    with torch.no_grad():
+        teacher.model.extract_feat(inputs)
+    assert compiled
+    for value, wanted in zip(teacher.run(inputs, samples, ["neck"])["neck"], plain, strict=True):
+        torch.testing.assert_close(value, wanted)
+    with pytest.raises(
+        UnsupportedError, match=r"'backbone.layer3' is inside of what is compiled, .* name 'backbone'"
+    ):
+        teacher.dry_run(["backbone.layer3"])
+    with pytest.raises(UnsupportedError, match=r"'neck.fpn_convs.0' is inside of what is compiled"):
+        teacher.check_modules(["bbox_head", "neck.fpn_convs.0"])
+
+
+def compile_with(module, backend):
+    """``Module.compile`` with another backend, which needs no compiler."""
+    module._compiled_call_impl = torch.compile(module._call_impl, backend=backend)

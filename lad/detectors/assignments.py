@@ -12,6 +12,7 @@ from lad.detectors.co_learning import CoLearningDetector
 from lad.detectors.distillation import DistillationDetector
 from lad.errors import UnsupportedError
 from lad.methods.label_assignment import LabelAssignmentDistillation
+from lad.modes import evaluating
 from lad.visualization.assignments import AssignmentPicture, Candidates, Panel
 from lad.visualization.decisions import Decisions, Teacher, cost_of, decide, decide_together, seam_of
 
@@ -87,19 +88,12 @@ def assignment_pictures(
 @contextmanager
 def as_at_test_time(networks: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
     """Networks whose batch norm and dropout are as at test time, with heads that return what they do in training."""
-    flags = {module: module.training for network in networks for module in network.modules()}
     devices = [device] if device.type == "cuda" else []
-    try:
-        for module in flags:
-            module.training = False
+    with evaluating(*networks), torch.random.fork_rng(devices=devices):
         # Some heads return other things, or decode otherwise, in eval mode.
         for network in networks:
             network.training = network.bbox_head.training = True
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        for module, training in flags.items():
-            module.training = training
+        yield
 
 
 def _networks(model: nn.Module) -> list[nn.Module]:

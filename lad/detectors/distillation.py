@@ -13,8 +13,9 @@ from lad.capture import INPUT, Outputs, capture, find_module, root_of
 from lad.config import detector_config
 from lad.detectors.pretraining import find_pretraining, phase_of, pretrained
 from lad.ensemble import TeacherEnsemble
-from lad.errors import ConfigError, UnsupportedError
+from lad.errors import ConfigError, UnsupportedError, nearest
 from lad.inheritance import Inheritance, find_inheritance, inherit, wanted_modules
+from lad.losses import FeatureLoss, HintLoss
 from lad.methods.base import DistillationMethod, Step
 from lad.phases import Phase
 from lad.teacher import DENSE_HEADS, FrozenTeacher, run_dense

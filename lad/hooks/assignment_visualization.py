@@ -8,15 +8,14 @@ from typing import Any
 
 from lad.detectors.assignments import assignment_pictures, check_drawable
 from lad.errors import ConfigError, UnsupportedError
+from lad.hooks.model import detector_of
 from lad.visualization.assignments import draw_assignment
 
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import nn
 
 
 @HOOKS.register_module()
@@ -24,10 +23,10 @@ class AssignmentVisualizationHook(Hook):
     """Draws every ``interval`` iterations which priors are positive for the objects of some images, and why.
 
     The images are the first ones of the run's first batch, as the training pipeline made them, and stay the same, so
-    that pictures of one run can be compared. They go to the visualizer as ``assignment_0``, ``assignment_1`` and so
-    on: TensorBoard, where its backend is configured, and PNG files in ``vis_data/vis_image``. What is in them: see
-    :func:`lad.detectors.assignments.assignment_pictures`. The first process draws, and nothing of the training
-    changes: no weights, statistics, gradients or random numbers.
+    that pictures of one run can be compared; after a resume they are those of the first batch that comes then. They go
+    to the visualizer as ``assignment_0``, ``assignment_1`` and so on: TensorBoard, where its backend is configured, and
+    PNG files in ``vis_data/vis_image``. What is in them: see :func:`lad.detectors.assignments.assignment_pictures`. The
+    first process draws, and nothing of the training changes: no weights, statistics, gradients or random numbers.
 
     Args:
         interval: Iterations between two pictures of an image; the first is drawn after the first iteration.
@@ -53,7 +52,7 @@ class AssignmentVisualizationHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Refuse detectors whose assignment cannot be drawn."""
         try:
-            check_drawable(_model(runner))
+            check_drawable(detector_of(runner))
         except UnsupportedError as error:
             raise ConfigError(
                 f"AssignmentVisualizationHook: {error} Take the hook out of custom_hooks."
@@ -73,7 +72,7 @@ class AssignmentVisualizationHook(Hook):
             return
         self._drawn = True
         try:
-            pictures = assignment_pictures(_model(runner), self._data, _classes(runner))
+            pictures = assignment_pictures(detector_of(runner), self._data, _classes(runner))
         except FloatingPointError as error:
             # What to do about it is not this hook's to say.
             print_log(f"no pictures of the assignment: {error}", logger="current", level=logging.WARNING)
@@ -82,10 +81,6 @@ class AssignmentVisualizationHook(Hook):
             objects = range(min(self.max_objects, len(picture.bboxes)))
             drawn = draw_assignment(picture, objects)
             runner.visualizer.add_image(f"assignment_{number}", drawn, step=runner.iter + 1)
-
-
-def _model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _classes(runner: Runner) -> list[str] | None:

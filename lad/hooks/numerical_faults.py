@@ -9,11 +9,11 @@ from typing import Any
 from lad.assignment.replay import replaced
 from lad.errors import ConfigError, NumericalError, listed
 from lad.hooks.bad_batch import bad_input, bad_terms, broken_weights, name_images, write_batch
+from lad.hooks.model import detector_of
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -112,7 +112,7 @@ class NumericalFaultHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Take the places from which losses can be seen."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = detector_of(runner)
         if not isinstance(runner.optim_wrapper, OptimWrapper):
             runner.logger.warning(
                 f"NumericalFaultHook: losses are not looked at with {type(runner.optim_wrapper).__name__}."

@@ -7,10 +7,9 @@ from typing import Any
 from lad.detectors import DistillationDetector
 from lad.detectors.pretraining import pretrained
 from lad.errors import ConfigError
+from lad.hooks.model import detector_of
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch.optim import Optimizer
@@ -27,7 +26,8 @@ class PhaseHook(Hook):
     Other models, and detectors none of whose methods pretrains, are passed over.
 
     Raises:
-        ConfigError: the pretraining is as long as the run, or counts epochs where the run does not.
+        ConfigError: the pretraining is as long as the run, counts epochs where the run does not, or ends between two
+            steps of the optimizer.
     """
 
     priority = "VERY_HIGH"
@@ -35,7 +35,7 @@ class PhaseHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Refuse a pretraining that never ends; take the place before the optimizer's step."""
-        self._model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._model = detector_of(runner)
         pretraining = getattr(self._model, "pretraining", None)
         if not isinstance(self._model, DistillationDetector) or pretraining is None:
             self._model = None
@@ -49,10 +49,14 @@ class PhaseHook(Hook):
                 f"pretraining takes {pretraining.length} and the whole run is no longer: make pretrain shorter, or "
                 "train_cfg longer."
             )
-        wrapper = runner.optim_wrapper
-        # A dict of wrappers is one of a network each.
-        for own in [wrapper] if isinstance(wrapper, OptimWrapper) else wrapper.values():
-            own.optimizer.register_step_pre_hook(self._pass_over_resting)
+        iterations = pretraining.iters or pretraining.epochs * len(runner.train_dataloader)
+        accumulated = runner.optim_wrapper._accumulative_counts
+        if iterations % accumulated:
+            raise ConfigError(
+                f"pretraining ends after {iterations} iterations, in the middle of {accumulated} whose gradients are "
+                f"accumulated (accumulative_counts): make it a multiple of {accumulated} iterations."
+            )
+        runner.optim_wrapper.optimizer.register_step_pre_hook(self._pass_over_resting)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Enter the phase of this iteration."""

@@ -13,11 +13,11 @@ from typing import Any
 from lad.engine.checkpoints import ATOMIC, write_last_checkpoint
 from lad.engine.workers import STOP_SIGNALS, shield_workers
 from lad.errors import ConfigError
+from lad.hooks.model import detector_of
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce, barrier, get_world_size, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
@@ -145,7 +145,7 @@ class PreemptionHook(Hook):
     def _save(self, runner: Runner, epoch: int, iteration: int) -> None:
         if get_world_size() > 1:
             # Running statistics of batch norm are each rank's own until something averages them.
-            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            model = detector_of(runner)
             state = model.state_dict()
             trained = {name for name, _ in model.named_parameters()}
             own = {name: value.cpu() for name, value in state.items() if name not in trained}

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from lad.detectors import CoLearningDetector
 from lad.errors import ConfigError
+from lad.hooks.model import detector_of
 from lad.visualization.role_switch import draw_shares
 
 import numpy as np
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
@@ -39,7 +39,7 @@ class RoleSwitchHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Refuse models that have no roles to switch."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = detector_of(runner)
         if not isinstance(model, CoLearningDetector):
             raise ConfigError(
                 f"RoleSwitchHook shows a CoLearningDetector's roles, and the model is a {type(model).__name__}: "

@@ -10,11 +10,11 @@ from lad.detectors import CoLearningDetector
 from lad.detectors.co_learning import network_state
 from lad.engine.checkpoints import write_whole
 from lad.errors import ConfigError
+from lad.hooks.model import detector_of
 
 import torch
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
@@ -33,7 +33,7 @@ class SaveNetworksHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Refuse models that are one network."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = detector_of(runner)
         if not isinstance(model, CoLearningDetector):
             raise ConfigError(
                 f"SaveNetworksHook splits a CoLearningDetector, and the model is a {type(model).__name__}: "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from lad.detectors import DistillationDetector
 from lad.engine.randomness import Draw, SeededItems
 from lad.errors import ConfigError
+from lad.hooks.model import detector_of
+from lad.modes import evaluating
 from lad.teacher import FrozenTeacher
 
 import numpy as np
@@ -19,7 +20,6 @@ from mmdet.structures import DetDataSample
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
@@ -73,22 +73,6 @@ def ap50_by_chance(predictions: Sequence[InstanceData], objects: Sequence[Instan
     """
     shifts = range(1, min(SHUFFLES, len(objects) - 1) + 1)
     return max((ap50(predictions, [*objects[shift:], *objects[:shift]]) for shift in shifts), default=0.0)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Let every module of a model say that it is not training, and put the flags back.
-
-    By hand: what ``train`` and ``eval`` do besides (freezing stages, say) is not to be done here.
-    """
-    flags = {module: module.training for module in model.modules()}
-    try:
-        for module in flags:
-            module.training = False
-        yield
-    finally:
-        for module, training in flags.items():
-            module.training = training
 
 
 def independent_copy(dataset: Dataset) -> Dataset:
@@ -176,7 +160,7 @@ class TeacherCheckHook(Hook):
     @master_only
     def before_train(self, runner: Runner) -> None:
         """Ask the teacher."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = detector_of(runner)
         if not isinstance(model, DistillationDetector):
             return
         try:

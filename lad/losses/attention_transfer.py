@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lad.errors import ConfigError
 from lad.losses.feature import FeatureLoss, check_maps
 
 import torch.nn.functional as F
@@ -84,6 +85,8 @@ class ATLoss(FeatureLoss):
         loss_weight: float = 1000.0,
     ) -> None:
         super().__init__(reduction, loss_weight)
+        if power < 1:
+            raise ConfigError(f"ATLoss: power must be at least 1, got {power!r}: below, 0 has no gradient.")
         self.power = power
         self.squared = squared
 

@@ -46,6 +46,7 @@ class CWDLoss(FeatureLoss):
 
     def __init__(self, temperature: float = 1.0, reduction: str = "mean", loss_weight: float = 1.0) -> None:
         super().__init__(reduction, loss_weight)
+        self.check_positive(temperature=temperature)
         self.temperature = temperature
 
     def elements(self, pred: Tensor, target: Tensor) -> Tensor:

@@ -129,6 +129,7 @@ class DKDLoss(WeightedLoss):
     #: Whether it is to be called with the target classes too.
     needs_labels = True
     logit_forms = frozenset({"sigmoid", "softmax"})
+    made_for = "DenseLogitDistillation or RoILogitDistillation"
 
     def __init__(
         self,
@@ -143,6 +144,7 @@ class DKDLoss(WeightedLoss):
         self.use_sigmoid = use_sigmoid
         self.alpha = alpha
         self.beta = beta
+        self.check_positive(temperature=temperature)
         self.temperature = temperature
 
     def forward(

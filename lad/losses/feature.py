@@ -31,7 +31,8 @@ class FeatureLoss(WeightedLoss):
     ``sized``, it is built with the ``channels`` of the maps it will be given. A loss without these attributes, such as
     MMDetection's ``MSELoss``, takes features of one shape, whatever it is.
 
-    Every reduction is a mean over the images, so that the mean of several processes is the value of the whole batch.
+    A loss that is a sum over images is divided by their number, so that the mean of several processes is the value of
+    the whole batch. Losses that relate images or take statistics over them say how far that holds.
     """
 
     #: Whether both must have as many channels.

@@ -183,6 +183,7 @@ class FGDLoss(FeatureLoss):
         self.background = background
         self.attention = attention
         self.relation = relation
+        self.check_positive(temperature=temperature)
         self.temperature = temperature
         self.student_context = ContextBlock(channels, ratio=0.5)
         self.teacher_context = ContextBlock(channels, ratio=0.5)

@@ -73,6 +73,7 @@ class KDLoss(WeightedLoss):
     """
 
     logit_forms = frozenset({"sigmoid", "softmax"})
+    made_for = "DenseLogitDistillation or RoILogitDistillation"
 
     def __init__(
         self,
@@ -83,6 +84,7 @@ class KDLoss(WeightedLoss):
     ) -> None:
         super().__init__(reduction, loss_weight)
         self.use_sigmoid = use_sigmoid
+        self.check_positive(temperature=temperature)
         self.temperature = temperature
 
     def elements(self, pred: Tensor, target: Tensor) -> Tensor:

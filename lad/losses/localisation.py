@@ -48,6 +48,8 @@ class LDLoss(WeightedLoss):
         loss_weight: Factor of the result.
     """
 
+    made_for = "LocalisationDistillation or CrossHeadDistillation"
+
     def __init__(
         self,
         temperature: float = 10.0,
@@ -56,6 +58,7 @@ class LDLoss(WeightedLoss):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__(reduction, loss_weight)
+        self.check_positive(temperature=temperature)
         self.temperature = temperature
         self.average_bins = average_bins
 

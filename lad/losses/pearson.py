@@ -9,6 +9,7 @@ from lad.losses.feature import FeatureLoss, check_maps
 import torch
 import torch.distributed as dist
 from mmdet.registry import MODELS
+from mmengine.dist import get_world_size
 from torch import Tensor
 from torch.distributed.nn.functional import all_reduce
 
@@ -35,7 +36,7 @@ def together(parts: Sequence[Tensor], sync: bool) -> list[Tensor]:
     return [whole if part.requires_grad else whole.detach() for part, whole in zip(parts, sums, strict=True)]
 
 
-def standardised(maps: Sequence[Tensor], sync: bool = False) -> list[Tensor]:
+def standardised(maps: Sequence[Tensor], sync: bool = False) -> tuple[list[Tensor], Tensor]:
     """Each channel with mean 0 and variance 1 over the positions of all images; 0 where it is constant.
 
     Args:
@@ -43,7 +44,7 @@ def standardised(maps: Sequence[Tensor], sync: bool = False) -> list[Tensor]:
         sync: Take the images of all processes together, however many positions each has; two messages for all maps.
 
     Returns:
-        Each (N, C, H, W), float32.
+        Each (N, C, H, W), float32; and (1,) the number of positions that the statistics are of.
     """
     maps = [features.float() for features in maps]
     num, _, height, width = maps[0].shape
@@ -54,10 +55,11 @@ def standardised(maps: Sequence[Tensor], sync: bool = False) -> list[Tensor]:
     centred = [features - mean for features, mean in zip(maps, means, strict=True)]
     squares = together([values.square().sum(dim=(0, 2, 3)) for values in centred], sync)
     floors = [(RELATIVE * mean.detach()).square() + ABSOLUTE**2 for mean in means]
-    return [
+    scaled = [
         values * torch.rsqrt((total / count)[:, None, None] + floor)
         for values, total, floor in zip(centred, squares, floors, strict=True)
     ]
+    return scaled, count
 
 
 def pearson_distillation_loss(student: Tensor, teacher: Tensor, sync: bool = False) -> Tensor:
@@ -83,9 +85,14 @@ def pearson_distillation_loss(student: Tensor, teacher: Tensor, sync: bool = Fal
     Raises:
         ValueError: the shapes differ.
     """
+    return _loss_and_count(student, teacher, sync)[0]
+
+
+def _loss_and_count(student: Tensor, teacher: Tensor, sync: bool) -> tuple[Tensor, Tensor]:
+    """The loss of each element, and (1,) the number of positions that its statistics are of."""
     check_maps(student, teacher)
-    own, taught = standardised([student, teacher.detach()], sync)
-    return 0.5 * (own - taught).square()
+    (own, taught), count = standardised([student, teacher.detach()], sync)
+    return 0.5 * (own - taught).square(), count
 
 
 @MODELS.register_module()
@@ -104,6 +111,18 @@ class PKDLoss(FeatureLoss):
         super().__init__(reduction, loss_weight)
         self.sync = sync
 
-    def elements(self, pred: Tensor, target: Tensor) -> Tensor:
-        """The loss of each element of the maps of student and teacher, in their shape."""
-        return pearson_distillation_loss(pred, target, self.sync)
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """The reduced loss of maps of student and teacher; ``weight`` broadcasts with their shape."""
+        loss, count = _loss_and_count(pred, target, self.sync)
+        if weight is None and avg_factor is None and (reduction_override or self.reduction) == "mean":
+            # The mean over the processes is 1 - r only if all divide by the same, whatever the size of their images.
+            processes = get_world_size() if self.sync else 1
+            avg_factor = count.squeeze() * loss.shape[1] / processes
+        return self.reduced(loss, weight, avg_factor, reduction_override)

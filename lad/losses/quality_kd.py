@@ -50,6 +50,7 @@ class QualityKDLoss(WeightedLoss):
     """
 
     logit_forms = frozenset({"sigmoid"})
+    made_for = "CrossHeadDistillation or DenseLogitDistillation"
 
     def __init__(self, beta: float = 1.0, reduction: str = "mean", loss_weight: float = 1.0) -> None:
         super().__init__(reduction, loss_weight)

@@ -55,7 +55,8 @@ def _directions(difference: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """L_RKD-D: Huber's loss of the relative distances, the mean over all pairs; 0 for less than two objects.
+    """L_RKD-D: Huber's loss of the relative distances, the mean over all pairs; 0 for less than three objects, whose
+    one distance is the mean.
 
     Park et al., CVPR 2019, Eq. 7. The paper adds up; the authors' code has the mean, over every pair and over each
     object with itself, whose distances are 0. This is the mean over the pairs.
@@ -109,7 +110,7 @@ def relational_loss(
         angle_weight: lambda_A.
 
     Returns:
-        A scalar, float32; 0 with gradients of 0 for less than two objects.
+        A scalar, float32; 0 with gradients of 0 for less than three objects.
 
     Raises:
         ValueError: the numbers of objects differ.
@@ -128,6 +129,8 @@ class RKDLoss(WeightedLoss):
         angle_weight: lambda_A; 50 in the paper's classification, 2 in its metric learning.
         loss_weight: Factor of the result.
     """
+
+    made_for = "RelationalDistillation"
 
     def __init__(
         self, distance_weight: float = 25.0, angle_weight: float = 50.0, loss_weight: float = 1.0

@@ -98,6 +98,7 @@ class SoftCrossEntropyLoss(WeightedLoss):
     """
 
     logit_forms = frozenset({"sigmoid", "softmax"})
+    made_for = "RPNDistillation, RCNNDistillation, DenseLogitDistillation or RoILogitDistillation"
 
     def __init__(
         self,
@@ -113,6 +114,7 @@ class SoftCrossEntropyLoss(WeightedLoss):
         self.use_sigmoid = use_sigmoid
         self.background_weight = background_weight
         self.class_weight = class_weight
+        self.check_positive(temperature=temperature)
         self.temperature = temperature
         self.rescale = rescale
 

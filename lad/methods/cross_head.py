@@ -36,7 +36,9 @@ from torch import Size, Tensor, nn
 OWNER = "CrossHeadDistillation"
 WORKS_WITH = "the heads of RetinaNet, FCOS, ATSS, PAA and GFL with towers of convolutions"
 TOWERS = ("cls_convs", "reg_convs")
-EPS = 1e-6
+#: Variances far below this count as none: a channel that is all but constant is not blown up, nor its gradient, which
+#: half precision could not hold.
+EPS = 1e-8
 
 
 @MODELS.register_module()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lad.capture import find_module, levels_of, root_of, split_level
 from lad.connectors import build_connector, match_size, tokens_to_map
-from lad.errors import ConfigError, UnsupportedError, nearest
+from lad.errors import ConfigError, UnsupportedError, listed, nearest
 from lad.losses.feature import Objects
 from lad.methods.base import DistillationMethod, Link, Step
 from lad.teacher import DENSE_HEADS, FrozenTeacher, dry_run
@@ -18,6 +19,7 @@ import torch
 from mmdet.models.detectors import DetectionTransformer
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import get_box_tensor
+from mmengine.logging import print_log
 from mmengine.model import ModuleList
 from torch import Tensor, nn
 
@@ -34,12 +36,14 @@ class Pair:
         student: Its name, ``'neck[1]'``.
         teacher: Likewise.
         channels: The student's and the teacher's.
+        strides: The student's and the teacher's pixels of the image a cell; (0, 0) for what are no two maps.
         as_maps: Whether sequences of tokens are made maps before they are compared.
     """
 
     student: str
     teacher: str
     channels: tuple[int, int]
+    strides: tuple[int, int]
     as_maps: bool
 
 
@@ -135,10 +139,26 @@ class FeatureDistillation(DistillationMethod):
             for number, (features, hint) in enumerate(zip(*maps, strict=True)):
                 own_name, taught_name = (_numbered(name, number) for name in names)
                 self._add_pair(own_name, taught_name, features, hint, teacher.model)
+        self._report_strides()
         if self.level_weights is not None and len(self.level_weights) != len(self.pairs):
             raise self.mistake(
                 f"{len(self.level_weights)} level_weights for {len(self.pairs)} pairs of feature maps; give one for "
                 "each."
+            )
+
+    def _report_strides(self) -> None:
+        """Say which maps are resized to be compared: on purpose, or because two detectors' levels begin elsewhere."""
+        resized = [
+            f"{pair.student} ({pair.strides[0]}) with {pair.teacher} ({pair.strides[1]})"
+            for pair in self.pairs
+            if pair.strides[0] != pair.strides[1] and not self._any_shape
+        ]
+        if resized:
+            print_log(
+                f"{type(self).__name__}: maps of other strides are compared, the student's resized: {listed(resized)}. "
+                "If levels of the same strides are meant, name them, such as 'neck[1]'.",
+                logger="current",
+                level=logging.WARNING,
             )
 
     def _add_pair(
@@ -148,10 +168,12 @@ class FeatureDistillation(DistillationMethod):
         other_tokens = features.dim() == hint.dim() == 3 and features.shape[1] != hint.shape[1]
         as_maps = maps_only or features.dim() != hint.dim() or other_tokens
         as_maps = as_maps and not self._any_shape
-        pair = Pair(own_name, taught_name, (channels_of(features), channels_of(hint)), as_maps)
+        channels = channels_of(features), channels_of(hint)
         try:
-            if pair.as_maps:
+            if as_maps:
                 features, hint = as_map(features, DRY_RUN_SIZE), as_map(hint, DRY_RUN_SIZE)
+            strides = (stride_of(features), stride_of(hint)) if features.dim() == hint.dim() == 4 else (0, 0)
+            pair = Pair(own_name, taught_name, channels, strides, as_maps)
             transform = self.make_teacher_transform(pair, hint, teacher)
             self._check_transform(transform)
             with torch.no_grad():
@@ -234,6 +256,8 @@ class FeatureDistillation(DistillationMethod):
         if not isinstance(loss, type):
             known = [key for key in MODELS.module_dict if key.endswith("Loss")]
             raise self.mistake(f"there is no loss {name!r}{nearest(str(name), known)}.")
+        if made_for := getattr(loss, "made_for", ""):
+            raise self.mistake(f"{loss.__name__} does not compare feature maps; it is made for {made_for}.")
         return loss
 
     def _check_modules(self, model: nn.Module, names: Sequence[str]) -> None:
@@ -375,6 +399,11 @@ def _numbered(name: str, number: int) -> str:
 def channels_of(features: Tensor) -> int:
     """The channels of a map (N, C, H, W), or of features (N, L, C) and (N, C)."""
     return features.shape[1 if features.dim() == 4 else -1]
+
+
+def stride_of(features: Tensor) -> int:
+    """Pixels of the dry run's image a cell of a map (N, C, H, W)."""
+    return DRY_RUN_SIZE[0] // features.shape[2]
 
 
 def as_map(features: Tensor, image_size: tuple[int, int]) -> Tensor:

@@ -39,6 +39,8 @@ class PreActivationDistillation(FeatureDistillation):
         **settings,
     ) -> None:
         self.halves = level_weights == "halving"
+        if isinstance(level_weights, str) and not self.halves:
+            raise self.mistake(f"level_weights must be 'halving', numbers or None, got {level_weights!r}.")
         super().__init__(student, teacher, level_weights=None if self.halves else level_weights, **settings)
 
     def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:

@@ -86,34 +86,35 @@ def test_shapes_are_checked():
         pearson_distillation_loss(torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3, 3))
 
 
-def _rank(rank, port, cut, student, teacher, results):
+def _rank(rank, port, cut, reduction, student, teacher, results):
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
     part = (slice(None), slice(None), slice(None), slice(cut) if rank == 0 else slice(cut, None))
     own = student.clone().requires_grad_()
-    # Columns of unequal number in the two processes: their sums add up to the whole, their means do not.
-    loss = PKDLoss(reduction="sum")(own[part], teacher[part])
+    loss = PKDLoss(reduction=reduction)(own[part], teacher[part])
     loss.backward()
     # DDP's sum of the gradients of the two processes.
     torch.distributed.all_reduce(own.grad)
-    alone = PKDLoss(sync=False, reduction="sum")(student[part], teacher[part])
+    alone = PKDLoss(sync=False, reduction=reduction)(student[part], teacher[part])
     results[rank] = (loss.item(), alone.item(), own.grad.tolist())
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("cut", [4, 1])
-def test_two_processes_have_the_loss_and_the_gradient_of_the_whole_batch_whatever_their_sizes(cut):
+@pytest.mark.parametrize(("cut", "reduction"), [(4, "mean"), (1, "mean"), (1, "sum")])
+def test_two_processes_have_the_loss_and_the_gradient_of_the_whole_batch_whatever_their_sizes(cut, reduction):
+    """The sum of their sums, the mean of their means."""
     student, teacher = random_maps(0, 2, 3, 4, 8), random_maps(1, 2, 3, 4, 8)
     student[..., cut:] += 2  # the statistics of the two processes differ
     whole = student.clone().requires_grad_()
-    loss = PKDLoss(reduction="sum")(whole, teacher)
+    loss = PKDLoss(reduction=reduction)(whole, teacher)
     loss.backward()
+    share = 0.5 if reduction == "mean" else 1
     context = multiprocessing.get_context("fork")
     with context.Manager() as manager:
         results, port = manager.dict(), free_port()
         ranks = [
-            context.Process(target=_rank, args=(rank, port, cut, student, teacher, results))
+            context.Process(target=_rank, args=(rank, port, cut, reduction, student, teacher, results))
             for rank in (0, 1)
         ]
         for process in ranks:
@@ -121,9 +122,9 @@ def test_two_processes_have_the_loss_and_the_gradient_of_the_whole_batch_whateve
         for process in ranks:
             process.join(60)
         losses, alone, gradients = zip(*(results[rank] for rank in (0, 1)), strict=True)
-    assert sum(losses) == pytest.approx(loss.item(), rel=1e-5)
-    assert sum(alone) != pytest.approx(loss.item(), rel=1e-2)
-    torch.testing.assert_close(torch.tensor(gradients[0]), whole.grad, rtol=1e-4, atol=1e-5)
+    assert share * sum(losses) == pytest.approx(loss.item(), rel=1e-5)
+    assert share * sum(alone) != pytest.approx(loss.item(), rel=1e-2)
+    torch.testing.assert_close(share * torch.tensor(gradients[0]), whole.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_two_messages_for_a_pair_of_maps_and_no_gradient_for_the_teachers_part(monkeypatch):
@@ -135,12 +136,13 @@ def test_two_messages_for_a_pair_of_maps_and_no_gradient_for_the_teachers_part(m
         return 2 * values
 
     monkeypatch.setattr("lad.losses.pearson.sum_over_processes", double)
+    monkeypatch.setattr("lad.losses.pearson.get_world_size", lambda: 2)
     student, teacher = random_maps(0, 2, 3, 4, 5).requires_grad_(), random_maps(1, 2, 3, 4, 5)
     loss = PKDLoss()(student, teacher)
     torch.testing.assert_close(loss, PKDLoss(sync=False)(student, teacher))
     assert [len(message) for message in sent] == [7, 6]
     assert sent[0][-1] == 40
-    own, taught = standardised([student, teacher])
+    (own, taught), _ = standardised([student, teacher])
     assert own.requires_grad
     assert not taught.requires_grad
 

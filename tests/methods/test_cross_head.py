@@ -231,6 +231,9 @@ def test_aligned_features_have_the_teachers_mean_and_deviation_and_equals_stay()
     # A map of one cell has no deviation, and none is made up.
     lone = align_statistics(torch.ones(1, 3, 1, 1), torch.zeros(1, 3, 1, 1))
     assert torch.equal(lone, torch.zeros(1, 3, 1, 1))
+    # The features of a head that has just begun are small.
+    faint = align_statistics(student / 7000, teacher)
+    torch.testing.assert_close(faint.std(dim=(0, 2, 3)), teacher.std(dim=(0, 2, 3)), rtol=2e-2, atol=0)
 
 
 @pytest.mark.parametrize("family", ["retinanet", "fcos"])

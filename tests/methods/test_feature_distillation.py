@@ -324,12 +324,25 @@ def test_two_losses_beside_each_other_and_zero_weight_is_plain_training(tmp_path
         (dict(student="neck[9]", teacher="neck[0]"), ConfigError, r"'neck\[9\]': there is no level \[9\]"),
         (dict(student="nekc"), ConfigError, "no module 'nekc'; nearest: neck"),
         (dict(loss_name="hint"), ConfigError, "loss_name must contain 'loss'"),
+        (dict(loss=dict(type="KDLoss")), ConfigError, "KDLoss does not compare feature maps; .* RoILogitDistil"),
+        (dict(loss=dict(type="RKDLoss")), ConfigError, "does not compare feature maps; .* RelationalDistillation"),
+        (dict(loss=dict(type="LDLoss")), ConfigError, "does not compare feature maps; .* LocalisationDistillation"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_when_built(tmp_path, settings, error, message):
     with pytest.raises(error, match=message) as caught:
         taught(tmp_path, dict(feature(), **settings), small(RETINA), small(RETINA, channels=24))
     assert "\n" not in str(caught.value)
+
+
+def test_levels_of_other_strides_are_compared_and_named(tmp_path, monkeypatch):
+    """An FPN for a Faster R-CNN begins at stride 4, one for a RetinaNet at 8: in their order none agree."""
+    said = []
+    monkeypatch.setattr("lad.methods.feature.print_log", lambda message, **_: said.append(message))
+    taught(tmp_path, feature(), small(RETINA), two_stage())
+    assert "neck[0] (8) with neck[0] (4), neck[1] (16) with neck[1] (8)" in said.pop()
+    taught(tmp_path, feature(student="neck[0]", teacher="neck[1]"), small(RETINA), two_stage())
+    assert not said
 
 
 def test_loss_that_looks_at_objects_needs_labels(tmp_path):

@@ -154,6 +154,7 @@ def test_norms_can_be_named(tmp_path):
         (dict(AB, student="backbone.layr2", teacher="neck"), ConfigError, "nearest: backbone.layer2"),
         (dict(AB, pretrain=dict(days=1)), ConfigError, "pretrain must be dict"),
         (dict(AB, level_weights=[1, 2]), ConfigError, "2 level_weights for 3 pairs"),
+        (dict(AB, level_weights="two"), ConfigError, "level_weights must be 'halving', numbers or None, got 'two'"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_when_built(tmp_path, method, error, message):
