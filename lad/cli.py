@@ -6,12 +6,14 @@ import argparse
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lad.checks import bad_data_policy, check_completeness, check_dataset_files
-from lad.config import detector_config, load_config
+from lad.config import detector_config, kind_of, load_config
 from lad.datasets.bad_images import check_image_loading
 from lad.engine.defaults import resume_request, survive_interruption
 from lad.errors import ConfigError, LadError, nearest
@@ -22,6 +24,8 @@ from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.registry import Registry, build_from_cfg
 
+# How their messages begin.
+INTERNAL_WARNINGS = ("pkg_resources is deprecated", "DeprecationWarning: `num_anchors` is deprecated")
 CO_LEARNING_HOOKS = ("RoleSwitchHook", "SaveNetworksHook")
 
 
@@ -55,6 +59,10 @@ def read_config(args: argparse.Namespace) -> Config:
             cfg.merge_from_dict(args.cfg_options)
         except (TypeError, KeyError, IndexError, AssertionError) as error:
             raise ConfigError(f"--cfg-options do not fit {args.config}: {error}") from error
+    if kind_of(cfg.get("model")) in ("DistillationDetector", "CoLearningDetector"):
+        # MMEngine would put one that a base config has beside its model (SSD, YOLOv3) in the place of the student's, in
+        # training alone: the plain config that is tested has the student's. On purpose it is model.data_preprocessor.
+        cfg._cfg_dict.pop("data_preprocessor", None)
     # The command line comes first, then the config, then the config's name.
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
@@ -106,6 +114,36 @@ def prepare_training(cfg: Config, *, amp: bool, auto_scale_lr: bool, resume: str
     return cfg
 
 
+def learning_rate_mismatch(cfg: Config, world_size: int) -> str | None:
+    """What to say about a learning rate that was chosen for another number of images a step; None where it fits.
+
+    It fits, as far as can be known, where the config names no ``base_batch_size`` or scales the learning rate itself.
+
+    Args:
+        cfg: The training config.
+        world_size: Number of processes.
+    """
+    scaling = cfg.get("auto_scale_lr") or {}
+    base, batch_size = scaling.get("base_batch_size"), cfg.train_dataloader.get("batch_size")
+    if scaling.get("enable") or base is None or batch_size is None:
+        return None
+    accumulated = cfg.optim_wrapper.get("accumulative_counts", 1)
+    images = batch_size * world_size * accumulated
+    if images == base:
+        return None
+    factor = f"{images / base:.4g}"
+    # MMEngine's scaling does not count accumulated steps.
+    mend = (
+        f"--auto-scale-lr multiplies it by {factor}"
+        if accumulated == 1
+        else f"multiply it by {factor} (--auto-scale-lr does not count accumulated steps)"
+    )
+    return (
+        f"The learning rate is for {base} images a step and this run has {images}: {mend}; "
+        f"if it is meant for {images}, set auto_scale_lr.base_batch_size={images}."
+    )
+
+
 def log_to_tensorboard(cfg: Config) -> Config:
     """Let the config's visualizer write to TensorBoard too, in place; nothing changes where it does already."""
     if cfg.get("visualizer") is None:
@@ -124,7 +162,7 @@ def student_only(cfg: Config) -> Config:
 
     What a distillation leaves behind is a plain checkpoint of the student: testing it needs no teacher.
     """
-    if cfg.model.get("type") != "DistillationDetector":
+    if kind_of(cfg.model) != "DistillationDetector":
         return cfg
     return plain_configs(cfg)["student"]
 
@@ -132,15 +170,15 @@ def student_only(cfg: Config) -> Config:
 def plain_configs(cfg: Config) -> dict[str, Config]:
     """The plain configs of the detectors that a training leaves behind, by name; none if it is itself plain.
 
-    For whoever gets a checkpoint: ``mmdet.apis.init_detector(student.py, checkpoint)``.
+    For whoever gets a checkpoint: ``mmdet.apis.init_detector(student.py, checkpoint)``. They are this package's own way
+    to test them; :func:`lad.engine.standalone` makes them MMDetection's.
     """
-    kind = cfg.model.get("type")
+    kind = kind_of(cfg.model)
     if kind == "DistillationDetector":
-        detectors = dict(student=detector_config(cfg.model.student, "student"))
+        detectors = dict(student=detector_config(_part(cfg, "student"), "student"))
     elif kind == "CoLearningDetector":
-        detectors = {
-            name: detector_config(spec, f"network {name}") for name, spec in cfg.model.networks.items()
-        }
+        networks = _part(cfg, "networks")
+        detectors = {name: detector_config(spec, f"network {name}") for name, spec in networks.items()}
     else:
         return {}
     configs = {}
@@ -153,7 +191,7 @@ def plain_configs(cfg: Config) -> dict[str, Config]:
             (plain.get("default_hooks") or {}).pop(hook, None)
         # Hooks of the distillation itself have nothing to do in the plain config.
         plain.custom_hooks = [
-            hook for hook in cfg.get("custom_hooks", []) if hook["type"] not in CO_LEARNING_HOOKS
+            hook for hook in cfg.get("custom_hooks") or [] if kind_of(hook) not in CO_LEARNING_HOOKS
         ]
         if kind == "DistillationDetector" and cfg.model.get("data_preprocessor") is not None:
             plain.model.data_preprocessor = cfg.model.data_preprocessor
@@ -161,14 +199,31 @@ def plain_configs(cfg: Config) -> dict[str, Config]:
     return configs
 
 
+def _part(cfg: Config, name: str) -> Any:
+    """What a distillation's model cannot do without.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if cfg.model.get(name) is None:
+        raise ConfigError(f"model: {kind_of(cfg.model)} needs {name}.")
+    return cfg.model[name]
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """End the process with one readable line for a mistake that the user can mend (exit code 2).
 
-    With the environment variable ``LAD_TRACEBACK`` the traceback is shown instead.
+    With the environment variable ``LAD_TRACEBACK`` the traceback is shown instead. Warnings of MMEngine and MMDetection
+    about their own code, which no user can mend, are not shown unless Python was asked for warnings (``-W``,
+    ``PYTHONWARNINGS``).
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                for message in INTERNAL_WARNINGS:
+                    warnings.filterwarnings("ignore", message, UserWarning)
+            yield
     except Exception as error:
         message = explain(error)
         if message is None or os.environ.get("LAD_TRACEBACK"):

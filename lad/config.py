@@ -48,6 +48,12 @@ def _read(path: str, read: Callable[[str], Config]) -> Config:
         ) from error
 
 
+def kind_of(config: Any) -> str | None:
+    """The bare name of what a config stands for: its ``type`` may have a scope, or be a class (Python configs)."""
+    kind = config.get("type") if isinstance(config, dict) else type(config)
+    return kind.split(".")[-1] if isinstance(kind, str) else getattr(kind, "__name__", None)
+
+
 def detector_config(spec: str | dict, role: str) -> ConfigDict:
     """The plain model config that a user's description of a detector stands for.
 
@@ -76,6 +82,6 @@ def detector_config(spec: str | dict, role: str) -> ConfigDict:
     if "model" not in config:
         raise ConfigError(f"{role}: {path} has no `model`; give the config of a detector.")
     model = config.model
-    if model.get("type") == "DistillationDetector":
+    if kind_of(model) == "DistillationDetector":
         raise ConfigError(f"{role}: {path} is itself a distillation config; name its student's or teacher's.")
     return ConfigDict(Config._merge_a_into_b(overrides, model))

@@ -11,7 +11,7 @@ from typing import Any
 
 from lad.assignment.replay import replaced
 from lad.capture import Outputs, levels_of, split_level
-from lad.config import detector_config
+from lad.config import detector_config, kind_of
 from lad.detectors import CoLearningDetector, DistillationDetector
 from lad.detectors.co_learning import ENSEMBLE
 from lad.errors import ConfigError
@@ -282,10 +282,7 @@ def describe_config(cfg: Config) -> str:
     # MMEngine lists every weight's initialisation where there is no log file.
     MMLogger.get_current_instance().setLevel(logging.WARNING)
     model = cfg.model.to_dict()
-    kind = model.get("type")
-    # With a scope, 'mmdet.DistillationDetector'; a class where the config is Python.
-    kind = kind.split(".")[-1] if isinstance(kind, str) else getattr(kind, "__name__", None)
-    if kind == "DistillationDetector" and "student" in model:
+    if kind_of(model) == "DistillationDetector" and "student" in model:
         model["student"] = without_pretraining(detector_config(model["student"], "student"))
     # What is said on the way is no part of the answer.
     with redirect_stdout(sys.stderr):

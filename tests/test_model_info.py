@@ -107,6 +107,26 @@ def test_multiply_adds_are_those_of_hand_arithmetic(layers, macs):
     assert model.training
 
 
+class Attention(nn.Module):
+    """An encoder layer's attention, of 6 queries with 8 channels."""
+
+    def __init__(self, need_weights):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.need_weights = need_weights
+
+    def forward(self, inputs):
+        return self.attention(inputs, inputs, inputs, need_weights=self.need_weights)[0]
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_attention_is_counted_although_torch_fuses_it_in_evaluation(need_weights):
+    # Queries, keys, values and outputs: 4 x 6 x 8 x 8; similarities and weighted sums: 2 x 6 x 6 x 8.
+    before = torch.backends.mha.get_fastpath_enabled()
+    assert count_macs(Layers(Attention(need_weights)), torch.randn(3, 6, 8), []) == 4 * 6 * 64 + 2 * 36 * 8
+    assert torch.backends.mha.get_fastpath_enabled() == before
+
+
 def test_multiply_adds_of_a_detector_are_those_that_mmengine_traces():
     model = build(small_paa(base=8)).eval()
     inputs, samples = make_batch((2, 0), size=(64, 96))

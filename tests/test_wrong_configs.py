@@ -106,6 +106,10 @@ DISTILLATION_MISTAKES = [
     (LAD, {"model.student": dict(_delete_=True, backbone=dict())}, r"student needs 'config' \(a path\) or 'type'"),
     (LAD, {"model.student": student(num_classes=7)}, "student has 7 classes and the teacher 10"),
     (LAD, {"model.student": student(anchor_generator=dict(strides=[4, 8, 16, 32, 64]))}, "are not the teacher's"),
+    # A loss, or something else, in the place of a method
+    (LAD, {f"{METHOD}.0": dict(_delete_=True, type="FGDLoss")}, "FGDLoss is a loss, not a method: .*'FeatureDist"),
+    (LAD, {f"{METHOD}.0": dict(_delete_=True, type="KDLoss")}, "KDLoss is a loss, .* made for DenseLogitDistillation"),
+    (LAD, {f"{METHOD}.0": dict(_delete_=True, type="LADHead")}, "LADHead is no distillation method; docs/methods.md"),
     # A method on a detector that it does not fit
     (LAD, {"model.student": "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"}, r"RetinaNet .* works with PAAHead"),
     (LAD, {f"{METHOD}.0.type": "RPNDistillation"}, "PAA.* rpn_head"),

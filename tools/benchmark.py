@@ -86,11 +86,14 @@ def main() -> None:
     with one_line_errors():
         suite = find_suite(args.suite)
         root = args.work_dir / suite.name
-        if args.command == "report":
-            report(suite, root, args)
-        else:
-            options = Options(args.only, args.seeds, args.jobs, args.rerun_changed)
-            sys.exit(SuiteRunner(suite, root, options).run())
+        try:
+            if args.command == "report":
+                report(suite, root, args)
+            else:
+                options = Options(args.only, args.seeds, args.jobs, args.rerun_changed)
+                sys.exit(SuiteRunner(suite, root, options).run())
+        except KeyboardInterrupt:  # while it reads: nothing runs yet
+            sys.exit(130)
 
 
 if __name__ == "__main__":

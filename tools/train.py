@@ -8,15 +8,17 @@ from pathlib import Path
 from lad.checks import check_training
 from lad.cli import (
     add_arguments,
+    learning_rate_mismatch,
     log_to_tensorboard,
     one_line_errors,
     plain_configs,
     prepare_training,
     read_config,
 )
+from lad.engine import standalone
 from lad.wiring import describe_config
 
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -63,7 +65,9 @@ def main() -> None:
         check_training(runner)
         if is_main_process():
             for name, config in plain.items():
-                config.dump(Path(runner.work_dir) / f"{name}.py")
+                standalone(config).dump(Path(runner.work_dir) / f"{name}.py")
+            if mismatch := learning_rate_mismatch(cfg, get_world_size()):
+                runner.logger.warning(mismatch)
         runner.train()
 
 

@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
         nargs="+",
         default=["2"],
         metavar="IMAGE",
-        help="a number N for the first N images; or file names of the data set; or ids, as id=7 id=9 (default: 2)",
+        help="one number N: the first N images; or file names of the data set; or ids, as id=7 id=9 (default: 2)",
     )
     parser.add_argument("--split", choices=["train", "val", "test"], default="train", help="which data set")
     parser.add_argument("--out-dir", default="assignments", metavar="DIR", help="(default: assignments)")
@@ -118,7 +118,7 @@ def chosen(data: list[BaseDataset], images: list[str]) -> Iterator[dict[str, Any
     """The images that ``--images`` names, each through its data set's pipeline."""
     if len(images) == 1 and images[0].isdecimal():
         if int(images[0]) == 0:
-            raise ConfigError("--images 0 draws nothing; for the image of this id say id=0.")
+            raise ConfigError("--images 0 draws nothing; for the image with this id say id=0.")
         every = ((dataset, index) for dataset in data for index in range(len(dataset)))
         for _, (dataset, index) in zip(range(int(images[0])), every, strict=False):
             yield dataset[index]
@@ -133,13 +133,16 @@ def chosen(data: list[BaseDataset], images: list[str]) -> Iterator[dict[str, Any
             for key in (info["img_path"], name, f"id={info['img_id']}"):
                 places.setdefault(key, (dataset, index))
     for image in images:
-        key = f"id={image}" if image.isdecimal() else image
-        if key not in places:
+        if image not in places:
+            # A number alone says how many; among others it could be meant for an id.
+            meant = (
+                f"; for the image with this id say id={image}" if image.isdecimal() else nearest(image, names)
+            )
             raise ConfigError(
                 f"--images: {image!r} is neither id nor file name of the data set's {len(names)} images with objects"
-                f"{nearest(image, names)}."
+                f"{meant}."
             )
-        dataset, index = places[key]
+        dataset, index = places[image]
         yield dataset[index]
 
 

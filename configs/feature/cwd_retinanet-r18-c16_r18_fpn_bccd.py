@@ -7,6 +7,7 @@ model = dict(
     teacher=dict(
         config="{{ fileDirname }}/retinanet_r18_fpn_bccd.py",
         checkpoint="work_dirs/retinanet_r18_fpn_bccd/epoch_12.pth",
+        speed=dict(channels_last=True),
     ),
     methods=[dict(type="FeatureDistillation", loss=dict(type="CWDLoss", loss_weight=5.0))],
 )

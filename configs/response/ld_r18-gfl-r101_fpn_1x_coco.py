@@ -1,4 +1,4 @@
-# Localisation distillation, complete: edges where objects are and around them, classes where they are.
+# Localisation distillation, all its logits: edges where objects are and around them, classes where they are.
 _base_ = "gfl_r18_fpn_1x_coco.py"
 model = dict(
     _delete_=True,

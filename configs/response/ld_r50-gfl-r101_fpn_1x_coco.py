@@ -1,4 +1,4 @@
-# Localisation distillation, complete: edges where objects are and around them, classes where they are.
+# Localisation distillation, all its logits: edges where objects are and around them, classes where they are.
 _base_ = "mmdet::gfl/gfl_r50_fpn_1x_coco.py"
 custom_imports = dict(imports=["lad"], allow_failed_imports=False)
 model = dict(

@@ -6,10 +6,11 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lad.config import detector_config
+from lad.benchmark.suite import placeholders
+from lad.config import detector_config, kind_of
 from lad.engine.defaults import LOOPS
 
 from mmengine.config import Config, ConfigDict
@@ -35,7 +36,7 @@ PASSED_OVER = {
     "train_cfg": ("val_interval",),
     "test_evaluator": ("outfile_prefix", "backend"),
 }
-# Of a teacher: where its weights are (what they are is told by the training that it needs) and how fast it answers.
+# Of a teacher: its weights (see `teacher_checkpoints`) and how fast it answers.
 OF_TEACHER = ("checkpoint", "speed")
 # tools/train.py puts its own in the place of MMDetection's, which compute the same.
 SAME = {own: plain for plain, own in LOOPS.items()} | {"LoadCheckedImageFromFile": "LoadImageFromFile"}
@@ -45,13 +46,11 @@ IDLE_HOOKS = ("logger", "checkpoint", "timer", "visualization")
 USUAL_HOOKS = dict(
     runtime_info="RuntimeInfoHook", sampler_seed="DistSamplerSeedHook", param_scheduler="ParamSchedulerHook"
 )
-# What tools/train.py adds, and takes out where a config says None.
-ADDED_HOOKS = dict(
-    preemption="PreemptionHook",
-    numerical_faults="NumericalFaultHook",
-    teacher_check="TeacherCheckHook",
-    phases="PhaseHook",
+# What tools/train.py adds, and takes out where a config says None. Those that look on compute nothing.
+WATCHING_HOOKS = dict(
+    preemption="PreemptionHook", numerical_faults="NumericalFaultHook", teacher_check="TeacherCheckHook"
 )
+ADDED_HOOKS = dict(WATCHING_HOOKS, phases="PhaseHook")
 _detectors: dict[str, ConfigDict] = {}
 
 
@@ -59,7 +58,8 @@ def digests(cfg: Config, parts: Sequence[str]) -> dict[str, str]:
     """A hash of each of some parts of a config.
 
     The same for a config file with its options and for what ``tools/train.py`` wrote of it into the work_dir.
-    Configs of student, teacher and networks are read, so a change in their files is seen; checkpoints are left out.
+    Configs of student, teacher and networks are read, so a change in their files is seen; checkpoints of teachers are
+    left out.
     """
     return {part: _hash(_part(cfg, part)) for part in parts}
 
@@ -67,6 +67,22 @@ def digests(cfg: Config, parts: Sequence[str]) -> dict[str, str]:
 def digest(parts: Mapping[str, str], needs: Mapping[str, str] | None = None) -> str:
     """One hash of those of :func:`digests` and of the trainings whose checkpoints are used."""
     return _hash([dict(parts), dict(needs or {})])
+
+
+def teacher_checkpoints(model: dict) -> dict[str, str]:
+    """File names of the teachers' weights that a model config names itself, without their folders.
+
+    Placeholders are left out: what these weights are is told by the training that is needed.
+    """
+    teachers = model.get("teachers")
+    specs = {"teacher": model.get("teacher"), **(teachers if isinstance(teachers, dict) else {})}
+    named = {name: spec.get("checkpoint") for name, spec in specs.items() if isinstance(spec, dict)}
+    named["teacher_ckpt"] = model.get("teacher_ckpt")  # of MMDetection's detectors
+    return {
+        name: PurePosixPath(path).name
+        for name, path in named.items()
+        if isinstance(path, str) and not placeholders(path)
+    }
 
 
 def with_detectors(model: dict) -> dict:
@@ -78,14 +94,14 @@ def with_detectors(model: dict) -> dict:
         ConfigError: a detector's description is none, or its file is not there.
     """
     model = dict(model)
-    if model.get("type") == "DistillationDetector":
+    if kind_of(model) == "DistillationDetector":
         if "student" in model:
             model["student"] = _detector(model["student"])
         if isinstance(model.get("teacher"), dict):
             model["teacher"] = _teacher(model["teacher"])
         if isinstance(model.get("teachers"), dict):
             model["teachers"] = {name: _teacher(spec) for name, spec in model["teachers"].items()}
-    if model.get("type") == "CoLearningDetector":
+    if kind_of(model) == "CoLearningDetector":
         model["networks"] = {name: _detector(spec) for name, spec in model["networks"].items()}
     return model
 
@@ -106,7 +122,7 @@ def _without_files(model: dict) -> dict:
     model = {
         key: value for key, value in model.items() if key != "teacher_ckpt"
     }  # of MMDetection's detectors
-    if model.get("type") == "DistillationDetector":
+    if kind_of(model) == "DistillationDetector":
         if isinstance(model.get("teacher"), dict):
             model["teacher"] = _without(model["teacher"], OF_TEACHER)
         if isinstance(model.get("teachers"), dict):
@@ -121,7 +137,7 @@ def _deciding_hooks(hooks: dict) -> dict:
         if isinstance(hook, dict):
             hook = _without(hook, ("_scope_",))
         usual = {**USUAL_HOOKS, **ADDED_HOOKS}.get(name)
-        if name in IDLE_HOOKS or hook == dict(type=usual) or (hook is None and name in ADDED_HOOKS):
+        if name in IDLE_HOOKS or hook == dict(type=usual) or (hook is None and name in WATCHING_HOOKS):
             continue
         kept[name] = hook
     return kept

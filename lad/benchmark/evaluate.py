@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import os
-import platform
-import subprocess
 from collections.abc import Mapping
-from functools import cache
 
-import lad
 from lad.benchmark import runs
-from lad.benchmark.records import Record
-from lad.benchmark.runs import ROOT, Run
+from lad.benchmark.records import FORMAT, Record, evaluated_files
+from lad.benchmark.runs import Run
 from lad.benchmark.suite import Network
 from lad.evaluation.detections import coco_evaluation, coco_metrics, load_ground_truth
-
-import mmdet
-import mmengine
-import torch
 
 
 def make_records(run: Run, digests: Mapping[str, str], error: str | None = None) -> list[Record]:
@@ -40,15 +32,18 @@ def _record(run: Run, network: Network, digest: str, error: str | None) -> Recor
         row=network.row,
         config=run.entry.config,
         digest=digest,
-        versions=versions(),
+        trained_with=runs.trained_with(run),
+        format=FORMAT,
     )
     if error is not None:
         return Record(**known, status="failed", error=error)
     plain = runs.plain_config(run, network)
     annotations, classes = runs.evaluated_annotations(plain)
+    detections = runs.detections(run, network)
+    # Before they are read: what is written meanwhile is seen next time.
+    contents = evaluated_files(detections, annotations)
     ground_truth = load_ground_truth(annotations)
     categories = tuple(ground_truth.getCatIds(catNms=classes))
-    detections = runs.detections(run, network)
     return Record(
         **known,
         status="ok",
@@ -59,23 +54,5 @@ def _record(run: Run, network: Network, digest: str, error: str | None) -> Recor
         annotations=annotations,
         categories=categories,
         checkpoint=os.path.relpath(run.checkpoint(network.name), run.root),
+        sha256=contents,
     )
-
-
-@cache
-def versions() -> dict[str, str]:
-    """What the results were made with."""
-    found = dict(
-        python=platform.python_version(),
-        torch=torch.__version__,
-        mmdet=mmdet.__version__,
-        mmengine=mmengine.__version__,
-        lad=lad.__version__,
-    )
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found["commit"] = done.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
-        found["commit"] = "unknown"
-    return found

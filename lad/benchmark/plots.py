@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from lad.benchmark.results import HOLDS, NOT_DECIDED, REFUTED, Row, Summary
+from lad.benchmark.results import HOLDS, NOT_DECIDED, REFUTED, Summary
 from lad.evaluation.bootstrap import Interval
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+#: Of what rests on a result that the suite would not measure any more.
+STALE = "†"
 # Okabe and Ito's colours, which people with any colour vision tell apart; marks differ too.
 BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#7F7F7F"
 MARKS = {
     HOLDS: (BLUE, "D", "above 0"),
     REFUTED: (VERMILLION, "v", "below 0"),
-    NOT_DECIDED: (GREY, "s", "around 0, or not all seeds"),
+    NOT_DECIDED: (GREY, "s", "around 0, one seed, or not all seeds"),
 }
 BAR = dict(linewidth=3, alpha=0.6, solid_capstyle="butt")
 SEED = dict(color="white", markeredgecolor="black", markersize=5)
 
 
-def draw_map(summary: Summary, file: Path) -> bool:
-    """mAP of every row: seeds, mean and interval; returns whether there was anything to draw."""
+def draw_map(summary: Summary, file: Path, old: Collection[str] = ()) -> bool:
+    """mAP of every row: seeds, mean and interval; returns whether there was anything to draw.
+
+    Args:
+        summary: What to draw.
+        file: The picture.
+        old: Rows that are marked as stale.
+    """
     rows = summary.rows
     if all(row.interval is None for row in rows):
         return False
-    figure, axes = _axes(rows)
+    figure, axes = _axes([marked(row.network.title, {row.network.row} & set(old)) for row in rows])
     for place, row in enumerate(rows):
         if row.interval is None:
             _draw_missing(axes, place)
@@ -44,19 +52,21 @@ def draw_map(summary: Summary, file: Path) -> bool:
     return True
 
 
-def draw_differences(summary: Summary, file: Path) -> bool:
-    """Difference of mAP to the baseline: seeds, mean and interval; returns whether there was anything to draw."""
+def draw_differences(summary: Summary, file: Path, old: Collection[str] = ()) -> bool:
+    """Difference of mAP to the baseline: seeds, mean and interval; as :func:`draw_map`."""
     rows = [row for row in summary.rows if row.network.baseline is not None]
     if all(row.difference is None for row in rows):
         return False
     titles = {row: network.title for row, network in summary.suite.networks.items()}
-    figure, axes = _axes(rows, [f"{row.network.title}\nover {titles[row.network.baseline]}" for row in rows])
+    labels = [f"{row.network.title}\nover {titles[row.network.baseline]}" for row in rows]
+    uses = [{row.network.row, row.network.baseline} for row in rows]
+    figure, axes = _axes([marked(label, own & set(old)) for label, own in zip(labels, uses, strict=True)])
     axes.axvline(0, color="black", linewidth=1)
     for place, row in enumerate(rows):
         if row.difference is None:
             _draw_missing(axes, place)
             continue
-        colour, mark, _ = MARKS.get(row.verdict, MARKS[NOT_DECIDED])
+        colour, mark, _ = MARKS.get(row.comparison.verdict, MARKS[NOT_DECIDED])
         _draw(axes, place, row.difference, list(row.seed_differences.values()), colour, mark)
     for colour, mark, text in MARKS.values():
         axes.plot([], [], mark, color=colour, label=f"mean, interval {text}")
@@ -65,13 +75,17 @@ def draw_differences(summary: Summary, file: Path) -> bool:
     return True
 
 
-def _axes(rows: Sequence[Row], labels: Sequence[str] | None = None) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(9, 1.6 + 0.5 * len(rows)), layout="constrained")
+def marked(text: str, old: Collection[str]) -> str:
+    """A text with a dagger where there is something old."""
+    return f"{text} {STALE}" if old and text else text
+
+
+def _axes(labels: Sequence[str]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(9, 1.6 + 0.5 * len(labels)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    labels = labels or [row.network.title for row in rows]
-    axes.set_yticks(range(len(rows)), ["\n".join(map(_wrapped, label.split("\n"))) for label in labels])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(labels)), ["\n".join(map(_wrapped, label.split("\n"))) for label in labels])
+    axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.grid(axis="x", color="#DDDDDD")
     axes.set_axisbelow(True)
     return figure, axes
@@ -97,7 +111,7 @@ def _draw(axes: Axes, place: int, interval: Interval, seeds: Sequence[float], co
 
 
 def _finish(figure: Figure, axes: Axes, label: str, summary: Summary) -> None:
-    axes.plot([], [], color=GREY, **BAR, label="95 % bootstrap interval (images and seeds)")
+    axes.plot([], [], color=GREY, **BAR, label="95 % interval (images and seeds; of one seed: images alone)")
     axes.plot([], [], "o", **SEED, label="one seed")
     axes.set_xlabel(label)
     axes.set_title(summary.suite.title, fontsize=11)

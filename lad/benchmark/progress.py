@@ -75,9 +75,10 @@ def time_left(
     if not known:
         return None
     typical = statistics.mean(known.values())
-    total = sum(known.get(entry, typical) for entry in waiting)
-    total += sum(known.get(entry, typical) if left is None else left for entry, left in running)
-    return total / min(jobs, len(waiting) + len(running))
+    each = [known.get(entry, typical) for entry in waiting]
+    each += [known.get(entry, typical) if left is None else left for entry, left in running]
+    # No number of jobs makes the longest of them shorter.
+    return max(sum(each) / min(jobs, len(each)), *each)
 
 
 def clock(seconds: float | None) -> str:

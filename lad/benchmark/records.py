@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lad.benchmark import files
 from lad.errors import DataError
+
+# Of a record, with the way its digest is made. What has another one is evaluated again.
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,11 @@ class Record:
         annotations: COCO ground truth.
         categories: Category ids that are evaluated.
         checkpoint: What was evaluated, relative to the file of records.
-        versions: Of Python, the packages and the project's commit.
+        trained_with: Versions of Python, the packages and the project's commit; several where a training went on with
+            others, ``'unknown'`` where nobody noted them.
         error: The last error line of a failed training's log.
+        sha256: Of the files ``detections`` and ``annotations`` when they were evaluated.
+        format: Of the record.
     """
 
     suite: str
@@ -57,13 +64,30 @@ class Record:
     annotations: str | None = None
     categories: tuple[int, ...] = ()
     checkpoint: str | None = None
-    versions: Mapping[str, str] = field(default_factory=dict)
+    trained_with: tuple[str, ...] = ()
     error: str | None = None
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    format: int = 0
 
     @property
     def key(self) -> Key:
         """What the record is about."""
         return Key(self.row, self.seed)
+
+    def changed_files(self, root: Path) -> list[str]:
+        """Which of the record's files, ``'detections'`` and ``'annotations'``, have other contents now.
+
+        Args:
+            root: Folder of the records.
+        """
+        return files.changed(
+            self.sha256, evaluated_files(root / (self.detections or ""), self.annotations or "")
+        )
+
+
+def evaluated_files(detections: str | Path, annotations: str | Path) -> dict[str, str | None]:
+    """SHA-256 of the two files that the figures of a record are made of."""
+    return dict(detections=files.sha256(detections), annotations=files.sha256(annotations))
 
 
 def read_records(path: Path) -> dict[Key, Record]:
@@ -84,7 +108,8 @@ def read_records(path: Path) -> dict[Key, Record]:
             continue
         try:
             content = json.loads(line)
-            content["categories"] = tuple(content.get("categories", ()))
+            for key in ("categories", "trained_with"):
+                content[key] = tuple(content.get(key, ()))
             record = Record(**{key: value for key, value in content.items() if key in known})
         except (ValueError, TypeError, AttributeError) as error:
             if number == len(lines):

@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from lad.benchmark.plots import draw_differences, draw_map
+from lad.benchmark.plots import STALE, draw_differences, draw_map, marked
 from lad.benchmark.progress import clock
 from lad.benchmark.records import Key
 from lad.benchmark.results import INCOMPLETE, MISSING, Judgement, Row, Summary
 from lad.evaluation.bootstrap import Interval
 
-HEADER = ("detector", "mAP", "AP50", "AP75", "seeds", "difference to its baseline", "parameters", "training")
-STALE = "†"
+HEADER = (
+    "detector",
+    "mAP",
+    "AP50",
+    "AP75",
+    "seeds",
+    "difference to its baseline",
+    "parameters",
+    "training (wall clock)",
+)
 PICTURES = (
     ("map", "mAP of each detector with its seeds and its interval", draw_map),
     ("differences", "Difference of each detector to its baseline with its interval", draw_differences),
 )
 
 
-def write_report(summary: Summary, file: Path, command: str, stale: Collection[Key] = ()) -> list[Path]:
+def write_report(
+    summary: Summary, file: Path, command: str, stale: Mapping[Key, str] | None = None
+) -> list[Path]:
     """Write the report and its pictures, which lie beside it; returns all files.
 
     Args:
         summary: What to report.
         file: The Markdown file; the pictures are ``STEM_map.png`` and ``STEM_differences.png``.
         command: That made it, for the reader.
-        stale: Results whose config is another one now.
+        stale: Results that the suite would not measure any more, and why.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    pictures = {}
+    pictures, old = {}, _rows_of(stale)
     for name, text, draw in PICTURES:
         picture = file.with_name(f"{file.stem}_{name}.png")
-        if draw(summary, picture):
+        if draw(summary, picture, old):
             pictures[text] = picture
         else:
             picture.unlink(missing_ok=True)  # of an earlier report
@@ -42,23 +53,24 @@ def write_report(summary: Summary, file: Path, command: str, stale: Collection[K
 
 
 def markdown(
-    summary: Summary, command: str, pictures: Mapping[str, str] | None = None, stale: Collection[Key] = ()
+    summary: Summary,
+    command: str,
+    pictures: Mapping[str, str] | None = None,
+    stale: Mapping[Key, str] | None = None,
 ) -> str:
     """The report's text; ``pictures`` are file names by what they show."""
-    old = {key.row for key in stale}
+    old = _rows_of(stale)
     parts = [f"# {summary.suite.title}", f"`{command}`", _table(summary, old)]
     if summary.claims:
         parts.append(_claims(summary, old))
-    if stale:
-        names = ", ".join(f"{key.row} seed {key.seed}" for key in stale)
-        parts.append(f"{STALE} Measured with another config, or teacher, than the suite has now: {names}.")
+    parts += [f"{STALE} {reason}: {names}." for reason, names in _by_value(stale or {}).items()]
     parts += [f"![{text}]({name})" for text, name in (pictures or {}).items()]
     if summary.failed:
         lines = [f"- {record.row}, seed {record.seed}: {record.error}" for record in summary.failed]
         parts.append("\n".join(["Failed:", "", *lines]))
     if summary.gone:
         lines = [f"- {key.row}, seed {key.seed}: {reason}" for key, reason in summary.gone.items()]
-        parts.append("\n".join(["Recorded, but missing here (`run` evaluates again):", "", *lines]))
+        parts.append("\n".join(["Recorded, but gone or changed here (`run` evaluates again):", "", *lines]))
     parts.append(_notes(summary))
     return "\n\n".join(parts) + "\n"
 
@@ -72,12 +84,12 @@ def _table(summary: Summary, old: Collection[str]) -> str:
         lines.append(
             _line(
                 [
-                    _marked(row.network.title, {row.network.row} & set(old)),
+                    marked(row.network.title, {row.network.row} & set(old)),
                     _mean(row),
                     _number(row.mean("AP50")),
                     _number(row.mean("AP75")),
                     count,
-                    _marked(_difference(row, titles), {row.network.row, row.network.baseline} & set(old)),
+                    marked(_difference(row, titles), {row.network.row, row.network.baseline} & set(old)),
                     _parameters(row),
                     _time(row),
                 ]
@@ -91,7 +103,7 @@ def _claims(summary: Summary, old: Collection[str]) -> str:
     lines = [_line(["claim", "verdict", "difference of mAP"]), _line(["---"] * 3)]
     for judged in summary.claims:
         deciding = [judgement for judgement in judged.judgements if judgement.statement.decides]
-        verdict = _marked(judged.verdict, _rows(deciding) & set(old))
+        verdict = marked(judged.verdict, _rows(deciding) & set(old))
         if len(judged.judgements) == 1:
             lines.append(_line([judged.claim.text, verdict, interval_text(judged.judgements[0].interval)]))
             continue
@@ -100,7 +112,7 @@ def _claims(summary: Summary, old: Collection[str]) -> str:
             statement = judgement.statement
             between = "better than" if statement.decides else "minus"
             text = f"&nbsp; {titles[statement.better]} {between} {titles[statement.than]}"
-            verdict = _marked(judgement.verdict or "for information", _rows([judgement]) & set(old))
+            verdict = marked(judgement.verdict or "for information", _rows([judgement]) & set(old))
             lines.append(_line([text, verdict, interval_text(judgement.interval)]))
     return "\n".join(lines)
 
@@ -113,33 +125,50 @@ def _rows(judgements: Sequence[Judgement]) -> set[str]:
     return {row for one in judgements for row in (one.statement.better, one.statement.than)}
 
 
-def _marked(text: str, old: Collection[str]) -> str:
-    return f"{text} {STALE}" if old and text else text
+def _rows_of(stale: Mapping[Key, str] | None) -> set[str]:
+    return {key.row for key in stale or {}}
+
+
+def _by_value(texts: Mapping[Key, str]) -> dict[str, str]:
+    """What is said of which results: ``a seed 0, 1; b seed 0``."""
+    seeds = defaultdict(lambda: defaultdict(list))
+    for key, text in texts.items():
+        seeds[text][key.row].append(key.seed)
+    return {
+        text: "; ".join(f"{row} seed {', '.join(map(str, sorted(own)))}" for row, own in by_row.items())
+        for text, by_row in seeds.items()
+    }
 
 
 def _notes(summary: Summary) -> str:
     notes = [
-        f"mAP: mean ± sample standard deviation over seeds. Differences: 95 % paired bootstrap interval over the "
-        f"{summary.images} images and the seeds, {summary.replicates:,} replicates. A claim holds where the "
-        "interval is above zero, is refuted where it is below, and is not decided otherwise or with one seed alone.",
+        f"mAP: mean ± sample standard deviation over seeds. Differences: 95 % interval, of a paired bootstrap over the "
+        f"{summary.images} images ({summary.replicates:,} replicates) with a Student-t term for the seeds. A claim "
+        "holds where the interval is above zero, is refuted where it is below, and is not decided otherwise. With one "
+        "seed the interval tells of other images alone, and decides nothing. Training times are wall clock, whatever "
+        "else the machine did.",
     ]
-    made_with = sorted(
+    made_with = _by_value(
         {
-            ", ".join(f"{name} {version}" for name, version in record.versions.items())
+            record.key: "; then ".join(record.trained_with or ["unknown"])
             for row in summary.rows
             for record in row.records.values()
         }
     )
-    if made_with:
-        notes.append(f"Made with {'; '.join(made_with)}.")
+    if len(made_with) == 1:
+        notes.append(f"Trained with: {next(iter(made_with))}.")
+    elif made_with:
+        lines = [f"- {text}: {names}." for text, names in made_with.items()]
+        notes.append("\n".join(["Trained with different versions:", "", *lines]))
     return "\n\n".join(notes)
 
 
 def interval_text(interval: Interval | None) -> str:
-    """``+0.012 [+0.003, +0.021]``."""
+    """``+0.012 [+0.003, +0.021]``; what it does not tell of is beside it."""
     if interval is None:
         return MISSING
-    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+    alone = " (one seed: images alone)" if interval.seeds == 1 else ""
+    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]{alone}"
 
 
 def _mean(row: Row) -> str:
@@ -150,12 +179,15 @@ def _mean(row: Row) -> str:
 
 
 def _difference(row: Row, titles: dict[str, str]) -> str:
-    if row.network.baseline is None:
+    compared = row.comparison
+    if compared is None:
         return ""
-    if row.difference is None:
+    if compared.interval is None:
         return MISSING
-    pairs = f", {row.difference.seeds} of {row.planned} seeds" if row.verdict.startswith(INCOMPLETE) else ""
-    return f"{interval_text(row.difference)} to {titles[row.network.baseline]}{pairs}"
+    text = f"{interval_text(compared.interval)} to {titles[row.network.baseline]}"
+    if compared.verdict.startswith(INCOMPLETE):
+        text += f", {compared.measured} of {compared.planned} seeds"
+    return text
 
 
 def _number(value: float | None) -> str:

@@ -28,8 +28,39 @@ from pycocotools.coco import COCO
 HOLDS, REFUTED, NOT_DECIDED, MISSING = "holds", "refuted", "not decided", "missing"
 #: Of a difference that rests on one seed, although no more were planned: nothing tells how far it would move.
 ONE_SEED = "not decided (one seed)"
-#: Of a difference some of whose seeds are not measured yet; see :func:`judge`.
+#: Of a difference some of whose seeds are not measured yet.
 INCOMPLETE = "incomplete"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A detector beside another.
+
+    Attributes:
+        interval: Of the difference; None where one of the two has no result.
+        measured: Seeds that it rests on: of both, or of each where none is planned for both.
+        planned: Seeds that it is to rest on.
+    """
+
+    interval: Interval | None
+    measured: int
+    planned: int
+
+    @property
+    def verdict(self) -> str:
+        """``holds`` where the interval is above zero, ``refuted`` where below, else ``not decided``.
+
+        ``incomplete (1 of 3 seeds)`` where it does not rest on all that are planned, ``missing`` where on none.
+        """
+        if self.interval is None:
+            return MISSING
+        if self.measured < self.planned:
+            return f"{INCOMPLETE} ({self.measured} of {self.planned} seeds)"
+        if self.interval.seeds == 1:
+            return ONE_SEED
+        if self.interval.low > 0:
+            return HOLDS
+        return REFUTED if self.interval.high < 0 else NOT_DECIDED
 
 
 @dataclass(frozen=True)
@@ -42,9 +73,8 @@ class Row:
         missing: Seeds without a result.
         interval: Mean mAP; None without any result.
         deviation: Sample standard deviation of the mAP over seeds; None with fewer than two.
-        difference: To the baseline; None without one, or where one of the two has no result.
+        comparison: With the baseline; None without one.
         seed_differences: To the baseline's run with the same seed.
-        planned: Seeds (pairs, where both have some in common) that the difference is to rest on.
     """
 
     network: Network
@@ -52,14 +82,13 @@ class Row:
     missing: tuple[int, ...]
     interval: Interval | None
     deviation: float | None
-    difference: Interval | None
+    comparison: Comparison | None
     seed_differences: Mapping[int, float]
-    planned: int = 0
 
     @property
-    def verdict(self) -> str:
-        """Of the difference to the baseline."""
-        return judge(self.difference, self.planned)
+    def difference(self) -> Interval | None:
+        """To the baseline; None without one, or where one of the two has no result."""
+        return self.comparison and self.comparison.interval
 
     def mean(self, metric: str) -> float | None:
         """Mean of a metric over seeds; None without results or where there are no such objects."""
@@ -97,7 +126,7 @@ class Summary:
         rows: In its order.
         claims: In its order.
         failed: Runs whose training failed last time.
-        gone: Records whose detections cannot be read, with the reason; they count as missing.
+        gone: Records whose detections cannot be read, or are others now, with the reason; they count as missing.
         replicates: Of the bootstrap.
         images: That were evaluated.
     """
@@ -156,7 +185,7 @@ def summarise(suite: Suite, records: Mapping[Key, Record], root: Path, replicate
 def _match_all(
     found: Mapping[str, Mapping[int, Record]], root: Path
 ) -> tuple[dict[tuple[str, int], ImageMatches], dict[Key, str]]:
-    """What each record's detections match, and why those of others cannot be read."""
+    """What each record's detections match, and why those of others do not count."""
     matches, gone = {}, {}
     first, annotations = None, None
     for row, own in found.items():
@@ -169,6 +198,11 @@ def _match_all(
                     raise DataError(
                         f"{row} was evaluated on {what} {here} and {first.row} on {there}: not comparable."
                     )
+            changed = record.changed_files(root)
+            if changed:
+                # Its AP50 and AP75 would be others' than the mAP that is computed here.
+                gone[record.key] = f"its {' and '.join(changed)} changed since it was recorded"
+                continue
             try:
                 evaluation = coco_evaluation(
                     annotations, root / (record.detections or "?"), record.categories, areas=False
@@ -201,67 +235,40 @@ def _row(
         missing=tuple(seed for seed in suite.entry_of(row).seeds if seed not in own),
         interval=mean_interval(resampled[row], _generator()) if own else None,
         deviation=statistics.stdev(values) if len(values) > 1 else None,
-        difference=_difference(suite, row, network.baseline, resampled),
+        comparison=_compare(suite, row, network.baseline, resampled) if network.baseline else None,
         seed_differences={
             seed: record.metrics["mAP"] - base[seed].metrics["mAP"]
             for seed, record in own.items()
             if seed in base
         },
-        planned=_planned(suite, row, network.baseline) if network.baseline else 0,
     )
 
 
-def _difference(
-    suite: Suite, better: str, than: str | None, resampled: Mapping[str, Replicates]
-) -> Interval | None:
-    if than is None or better not in resampled or than not in resampled:
-        return None
-    # Where pairs are planned, runs of different seeds are no substitute.
-    measured = set(resampled[better].values) & set(resampled[than].values)
-    if _common(suite, better, than) and not measured:
-        return None
-    return difference_interval(resampled[better], resampled[than], _generator())
+def _compare(suite: Suite, better: str, than: str, resampled: Mapping[str, Replicates]) -> Comparison:
+    planned = [set(suite.entry_of(row).seeds) for row in (better, than)]
+    measured = [set(resampled[row].values) if row in resampled else set() for row in (better, than)]
+    possible = all(measured)
+    if set.intersection(*planned):
+        # Where pairs are planned, runs of different seeds are no substitute.
+        planned, measured = ([set.intersection(*both)] for both in (planned, measured))
+        possible = bool(measured[0])
+    return Comparison(
+        interval=difference_interval(resampled[better], resampled[than], _generator()) if possible else None,
+        measured=sum(map(len, measured)),
+        planned=sum(map(len, planned)),
+    )
 
 
 def _generator() -> np.random.Generator:
-    """Of the draws of seeds: the same for every comparison."""
+    """Of what other seeds would do: the same for every comparison."""
     return np.random.default_rng(1)
-
-
-def _planned(suite: Suite, better: str, than: str) -> int:
-    """Seeds that a difference is to rest on: the common ones; without any, those of the side with fewer."""
-    fewer = min(len(suite.entry_of(row).seeds) for row in (better, than))
-    return len(_common(suite, better, than)) or fewer
-
-
-def _common(suite: Suite, better: str, than: str) -> set[int]:
-    return set(suite.entry_of(better).seeds) & set(suite.entry_of(than).seeds)
-
-
-def judge(interval: Interval | None, planned: int) -> str:
-    """``holds`` where a difference's interval is above zero, ``refuted`` where below, else ``not decided``.
-
-    ``incomplete (1 of 3 seeds)`` where it does not rest on all the ``planned`` seeds, ``missing`` where on none.
-    """
-    if interval is None:
-        return MISSING
-    if interval.seeds < planned:
-        return f"{INCOMPLETE} ({interval.seeds} of {planned} seeds)"
-    if interval.seeds == 1:
-        return ONE_SEED
-    if interval.low > 0:
-        return HOLDS
-    return REFUTED if interval.high < 0 else NOT_DECIDED
 
 
 def _judge_claim(suite: Suite, claim: Claim, resampled: Mapping[str, Replicates]) -> JudgedClaim:
     judgements = []
     for statement in claim.statements:
-        interval = _difference(suite, statement.better, statement.than, resampled)
-        planned = _planned(suite, statement.better, statement.than)
-        judgements.append(
-            Judgement(statement, interval, judge(interval, planned) if statement.decides else None)
-        )
+        found = _compare(suite, statement.better, statement.than, resampled)
+        judgements.append(Judgement(statement, found.interval, found.verdict if statement.decides else None))
     verdicts = [judgement.verdict for judgement in judgements if judgement.verdict is not None]
     # One statement that is wrong makes the whole wrong; all must hold for it to hold.
     order = (REFUTED, MISSING, INCOMPLETE, NOT_DECIDED, HOLDS)

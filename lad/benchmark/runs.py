@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from lad.benchmark.digest import EVALUATION, TRAINING, digest, digests, with_detectors
+from lad.benchmark import files
+from lad.benchmark.digest import (
+    EVALUATION,
+    TRAINING,
+    digest,
+    digests,
+    teacher_checkpoints,
+    with_detectors,
+)
 from lad.benchmark.process import LOCK
 from lad.benchmark.suite import Entry, Network, Suite, placeholders
+from lad.benchmark.versions import UNKNOWN, versions
 from lad.cli import plain_configs, student_only
 from lad.config import load_config
 from lad.engine.checkpoints import write_whole
@@ -123,9 +131,16 @@ def _read_config(path: str) -> Config:
 
 def identity(run: Run) -> dict[str, Any]:
     """Hashes of what decides a training's result: ``parts`` of its config, ``needs``, and one of both, ``digest``."""
-    parts = digests(run.config, TRAINING)
+    parts = _parts(run.config)
     needs = {key: identity(need)["digest"] for key, need in run.needs.items()}
     return dict(parts=parts, needs=needs, digest=digest(parts, needs))
+
+
+def _parts(cfg: Config) -> dict[str, str]:
+    """Of a training's config; with the teachers' weights where it names them itself."""
+    named = teacher_checkpoints(cfg.get("model") or {})
+    # Nothing where needs tell: trainings of before this was looked at stay what they are.
+    return digests(cfg, TRAINING) | ({"teacher checkpoint": digest(named)} if named else {})
 
 
 def result_digest(run: Run, network: Network, own: dict[str, Any]) -> str:
@@ -140,19 +155,38 @@ def differences(run: Run, own: dict[str, Any]) -> list[str]:
     """
     before = _state(run)
     if before is None and run.dumped_config().is_file():
-        before = dict(parts=_dumped_parts(run, own["parts"]), needs=own["needs"], checkpoints={})
+        before = dict(parts=_dumped_parts(run, own["parts"]), needs=own["needs"])
     if before is None:
         return ["its config is unknown: it"]
     changed = [part for part, value in own["parts"].items() if before["parts"].get(part) != value]
-    for key, value in own["needs"].items():
-        if before["needs"].get(key) != value:
-            changed.append(f"its {key}")
-            continue
-        # Weights that are not there, then or now, cannot be compared: they may come out the same.
-        weights = {before["checkpoints"].get(key), _weights(run.needs[key])} - {None}
-        if len(weights) > 1:
+    other = [key for key, value in own["needs"].items() if before["needs"].get(key) != value]
+    now = _read_files(run)
+    changed += [f"its {key}" for key in other]
+    for key in files.changed(before.get("checkpoints", {}), now["checkpoints"]):
+        if key not in other:
             changed.append(f"the weights of its {key}")
-    return changed
+    return changed + files.changed(before.get("annotations", {}), now["annotations"])
+
+
+def _read_files(run: Run) -> dict[str, dict[str, str | None]]:
+    """SHA-256 of what a training reads: ``checkpoints`` of its needs, and ``annotations`` by their places."""
+    return dict(
+        checkpoints={key: files.sha256(need.checkpoint()) for key, need in run.needs.items()},
+        annotations={
+            str(file): files.sha256(file) for file in _annotations(run.config.get("train_dataloader"))
+        },
+    )
+
+
+def _annotations(value: Any) -> Iterator[Path]:
+    """The annotation files of all data sets in a part of a config."""
+    if isinstance(value, dict):
+        if isinstance(value.get("ann_file"), str):
+            yield Path(value.get("data_root") or "", value["ann_file"])
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _annotations(item)
 
 
 def _state(run: Run) -> dict[str, Any] | None:
@@ -170,46 +204,36 @@ def _dumped_parts(run: Run, own: Mapping[str, str]) -> dict[str, str]:
     # Where the teacher's weights lay is another place now.
     options = run.suite.options_of(run.entry)
     _merge(cfg, {key: value for key, value in options.items() if placeholders({key: value})}, run)
-    parts = digests(cfg, TRAINING)
+    parts = _parts(cfg)
     # A resumed training forgets what it started from.
     return {**parts, "load_from": own["load_from"]} if cfg.get("resume") else parts
 
 
-def _weights(need: Run) -> str | None:
-    """SHA-256 of a final checkpoint; None before it is there."""
-    try:
-        status = need.checkpoint().stat()
-    except FileNotFoundError:
-        return None
-    return _sha256(str(need.checkpoint()), status.st_mtime_ns, status.st_size)
-
-
-@cache
-def _sha256(path: str, *_when: int) -> str:
-    """Read once as long as time and size of the file stay."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def is_claimed(run: Run) -> bool:
-    """Whether it is written in the run's folder what is trained there."""
-    return _state(run) is not None
+    """Whether it is written in the run's folder what is trained there, and from which files."""
+    return "annotations" in (_state(run) or {})  # which an older claim does not have
 
 
-def claim_folder(run: Run, own: dict[str, Any], write_config: bool = True) -> None:
-    """Write down what is trained in the run's folder, with which teachers' weights, and the config to train.
+def trained_with(run: Run) -> tuple[str, ...]:
+    """The :func:`~lad.benchmark.versions.versions` of each part of a training, in its order."""
+    return tuple((_state(run) or {}).get("trained_with", [UNKNOWN]))
+
+
+def claim_folder(run: Run, own: dict[str, Any], training: bool = True) -> None:
+    """Write down what is trained in the run's folder, from which files and with what, and the config to train.
 
     Args:
         run: The run; its needs are trained.
         own: Its :func:`identity`.
-        write_config: Whether it is still to be trained.
+        training: Whether it is trained from now on; False for one that was finished elsewhere.
     """
-    if write_config:
+    made_with = trained_with(run) if any(run.folder.glob("*.pth")) else ()
+    if training:
+        made_with = tuple(dict.fromkeys([*made_with, versions()]))
         # Whole: what is trained is what the digest is of, also if a config is edited meanwhile; and values of any
         # kind arrive as they are, which a command line would take apart.
         _write_config(run.filled(run.config), run.given_config())
-    checkpoints = {key: _weights(need) for key, need in run.needs.items()}
-    state = dict(own, format=FORMAT, checkpoints=checkpoints)
+    state = dict(own, format=FORMAT, **_read_files(run), trained_with=made_with)
     write_whole(run.folder / STATE, (json.dumps(state, indent=1) + "\n").encode())
 
 
@@ -266,7 +290,9 @@ def plain_config(run: Run, network: Network) -> Config:
     """The config of the plain detector that is evaluated; placeholders as they are."""
     if run.entry.evaluate_with is not None:
         cfg = copy.deepcopy(_read_config(str(ROOT / run.entry.evaluate_with)))
-        _merge(cfg, {**run.suite.options, **run.suite.schedule}, run)
+        # The rest of the entry's own options is about its training.
+        own = {key: v for key, v in run.entry.options.items() if key.split(".")[0] in EVALUATION[1:]}
+        _merge(cfg, {**run.suite.options, **run.suite.schedule, **own}, run)
         return cfg
     cfg = run.config
     return plain_configs(cfg)[network.name] if network.name else student_only(cfg)

@@ -15,7 +15,7 @@ from lad.benchmark import runs
 from lad.benchmark.evaluate import make_records
 from lad.benchmark.process import Processes, is_locked, locked
 from lad.benchmark.progress import clock, last_error, read_progress, time_left
-from lad.benchmark.records import Key, Record, append_record, read_records
+from lad.benchmark.records import FORMAT, Key, Record, append_record, read_records
 from lad.benchmark.runs import Run
 from lad.benchmark.suite import Suite
 from lad.errors import ConfigError, LadError, nearest
@@ -23,6 +23,9 @@ from lad.errors import ConfigError, LadError, nearest
 RECORDS = "results.jsonl"
 TRAIN_LOG = "train.log"
 TEST_LOG = "test.log"
+#: Why a recorded result is not what the suite would measure now.
+OTHER = "measured with another config, teacher, or annotations than the suite has now"
+OLDER = "recorded by an older version; `run` evaluates it again"
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,9 @@ def plan(suite: Suite, root: Path, options: Options) -> list[Run]:
     return list(chosen.values())
 
 
-def changed_since(suite: Suite, root: Path, records: Mapping[Key, Record]) -> list[Key]:
-    """The recorded results whose config, or whose teacher's weights, are others now."""
-    changed = []
+def changed_since(suite: Suite, root: Path, records: Mapping[Key, Record]) -> dict[Key, str]:
+    """The recorded results that are not what the suite would measure now, and why."""
+    changed = {}
     for run in plan(suite, root, Options()):
         recorded = {
             network: records[Key(network.row, run.seed)]
@@ -81,11 +84,11 @@ def changed_since(suite: Suite, root: Path, records: Mapping[Key, Record]) -> li
         if any(record.status == "ok" for record in recorded.values()):
             own = runs.identity(run)
             other = run.is_begun() and runs.differences(run, own)
-            changed += [
-                record.key
-                for network, record in recorded.items()
-                if other or record.digest != runs.result_digest(run, network, own)
-            ]
+            for network, record in recorded.items():
+                if not other and record.format != FORMAT:
+                    changed[record.key] = OLDER
+                elif other or record.digest != runs.result_digest(run, network, own):
+                    changed[record.key] = OTHER
     return changed
 
 
@@ -210,17 +213,20 @@ class SuiteRunner:
         """What a run still lacks, None where its results are recorded."""
         if not run.is_trained():
             return "its training"
-        if not runs.is_claimed(run):
-            return "what it was trained with"
         for network in run.entry.networks:
             record = recorded.get(Key(network.row, run.seed))
             if record is None or record.status != "ok":
                 return "its record"
             if not (self.root / (record.detections or "?")).is_file():
                 return "its detections"
+            changed = record.changed_files(self.root)
+            if record.format != FORMAT:
+                return "recorded by an older version; evaluated again"
             if record.digest != runs.result_digest(run, network, self.identities[run.name]):
-                return "its evaluation changed since it was recorded; evaluated again"
-        return None
+                changed = ["evaluation", *changed]
+            if changed:
+                return f"its {' and '.join(changed)} changed since it was recorded; evaluated again"
+        return None if runs.is_claimed(run) else "what it was trained with"
 
     def _start(self, waiting: list[Run], running: dict[Future, Run], pool: ThreadPoolExecutor) -> None:
         for run in list(waiting):
@@ -255,7 +261,7 @@ class SuiteRunner:
             missing = self._missing(run, read_records(self.records))
             if missing is None:
                 return Outcome()
-            if "evaluation" in missing:
+            if "evaluated again" in missing:
                 self.say(f"{run.name}: {missing}")
         self.outdated.discard(run.name)
         try:
@@ -271,8 +277,8 @@ class SuiteRunner:
         own = self.identities[run.name]
         if run.is_trained():
             if not runs.is_claimed(run):
-                # Trained elsewhere and moved here.
-                runs.claim_folder(run, own, write_config=False)
+                # Trained elsewhere and moved here, or by an older version.
+                runs.claim_folder(run, own, training=False)
             return None
         runs.claim_folder(run, own)
         log = run.folder / TRAIN_LOG
@@ -318,7 +324,8 @@ class SuiteRunner:
                 return
             self.failed[run.name] = outcome.error
             if outcome.records:
-                self.say(f"FAILED {run.name}: {outcome.error} ({run.folder / TRAIN_LOG})")
+                log = TEST_LOG if run.is_trained() else TRAIN_LOG
+                self.say(f"FAILED {run.name}: {outcome.error} ({run.folder / log})")
             return
         self.done.add(run.name)
         self._remember_time(run)

@@ -196,13 +196,21 @@ def _entry(name: Any, settings: Any, seeds: tuple[int, ...], where: str) -> Entr
         if set(need) != {"entry", "seed"} or not isinstance(need["seed"], int):
             raise ConfigError(f"{where}: needs.{key} must be {{entry: NAME, seed: NUMBER}}.")
         needs[key] = Need(**need)
+    options = _options(settings.get("options"), f"{where}: options")
+    if settings.get("evaluate_with"):
+        for key, value in options.items():
+            if key.split(".")[0] == "model" and not placeholders(value):
+                raise ConfigError(
+                    f"{where}: options: {key} would not reach the detector that is evaluated; put it into the "
+                    "entry's config, and into that of evaluate_with."
+                )
     return Entry(
         name=name,
         title=title,
         config=settings["config"],
         seeds=_seeds(settings["seeds"], f"{where}: seeds") if "seeds" in settings else seeds,
         networks=tuple(networks),
-        options=_options(settings.get("options"), f"{where}: options"),
+        options=options,
         needs=needs,
         evaluate_with=settings.get("evaluate_with"),
     )
@@ -264,8 +272,8 @@ def _check_order(suite: Suite, where: str) -> None:
             del waiting[name]
 
 
-def placeholders(options: Mapping[str, Any]) -> set[str]:
-    """The needs that option values name in braces, however deep."""
+def placeholders(options: Any) -> set[str]:
+    """The needs that a text, or the values of options, name in braces, however deep."""
     return {name for text in _texts(options) for name in re.findall(r"{(\w+)}", text)}
 
 

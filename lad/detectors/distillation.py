@@ -76,6 +76,9 @@ class DistillationDetector(BaseDetector):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
+        for method in methods:
+            # Before a teacher is downloaded.
+            _check_is_method(dict(method).get("type"))
         config = detector_config(student, "student")
         if data_preprocessor is not None:
             config.data_preprocessor = data_preprocessor
@@ -295,8 +298,9 @@ class DistillationDetector(BaseDetector):
 
     def init_weights(self) -> None:
         """Initialise the student and the adapters; what is inherited from the teacher comes last."""
+        is_again = self.is_init  # MMEngine initialises once, and asks at every start of a training
         super().init_weights()
-        if self.inheritance is not None:
+        if self.inheritance is not None and not is_again:
             inherit(self.student, self._heir_of.model, self.inheritance)
             print_log(f"initialise_from_teacher: {self.inheritance}", logger="current")
 
@@ -352,6 +356,31 @@ class DistillationDetector(BaseDetector):
             for key in [key for key in metadata if key.startswith(prefix)]:
                 metadata[(prefix + STUDENT + key[len(prefix) :]).rstrip(".")] = metadata[key]
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _check_is_method(kind: str | type | None) -> None:
+    """Refuse other registered classes, such as losses, in the place of a method.
+
+    What is in no registry is left to the registry's own answer.
+    """
+    known = MODELS.get(kind) if isinstance(kind, str) else kind
+    if not isinstance(known, type) or issubclass(known, DistillationMethod):
+        return
+    name = known.__name__
+    if made_for := getattr(known, "made_for", ""):
+        raise ConfigError(f"{name} is a loss, not a method: it is made for {made_for}.")
+    if issubclass(known, (FeatureLoss, HintLoss)):
+        raise ConfigError(
+            f"{name} is a loss, not a method: dict(type='FeatureDistillation', loss=dict(type='{name}'))."
+        )
+    methods = [
+        key
+        for key, other in MODELS.module_dict.items()
+        if isinstance(other, type) and issubclass(other, DistillationMethod)
+    ]
+    raise ConfigError(
+        f"{name} is no distillation method{nearest(name, methods)}; docs/methods.md lists them."
+    )
 
 
 def _student_modules(methods: Iterable[DistillationMethod], is_pretraining: bool) -> list[str]:

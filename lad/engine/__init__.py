@@ -4,11 +4,13 @@ from lad.engine.batch_sampler import ResumableBatchSampler
 from lad.engine.checkpoints import AtomicLocalBackend
 from lad.engine.defaults import survive_interruption
 from lad.engine.loops import ResumableEpochBasedTrainLoop, ResumableIterBasedTrainLoop
+from lad.engine.plain_config import standalone
 
 __all__ = [
     "AtomicLocalBackend",
     "ResumableBatchSampler",
     "ResumableEpochBasedTrainLoop",
     "ResumableIterBasedTrainLoop",
+    "standalone",
     "survive_interruption",
 ]

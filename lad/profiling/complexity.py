@@ -9,7 +9,10 @@ import torch
 import torchvision  # noqa: F401  -- registers its operators
 from mmdet.structures import SampleList
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
+
+# Torch's counter knows those of GPUs.
+CPU_ATTENTION = "_scaled_dot_product_flash_attention_for_cpu"
 
 
 @dataclass(frozen=True)
@@ -54,25 +57,39 @@ def complexity_of(
 
 @torch.no_grad()
 def count_macs(model: nn.Module, inputs: Tensor, data_samples: SampleList) -> int:
-    """Multiply-adds of an image: of convolutions, deformable ones too, matrix products and attention.
+    """Multiply-adds of an image: of convolutions, matrix products and attention.
 
     Counted by torch's ``FlopCounterMode`` while the detector's ``_forward`` runs (post-processing is no part of it, the
     proposals of a two-stage detector are). Whatever runs eagerly can be counted, DETRs and two-stage detectors too,
     where a count by tracing stops. Not counted: normalisation, activations, sums, interpolation, RoI and
-    grid sampling. The detector is as before.
+    grid sampling. Deformable convolutions are counted where torchvision computes them, as it does for
+    :mod:`lad.mmcv_ops`; those of a compiled mmcv are no operators of torch's. The detector is as before.
     """
     flags = {module: module.training for module in model.modules()}
-    deformable = torch.ops.torchvision.deform_conv2d
-    counter = FlopCounterMode(display=False, custom_mapping={deformable: _deformable_flops})
+    formulas = {torch.ops.torchvision.deform_conv2d: _deformable_flops}
+    if hasattr(torch.ops.aten, CPU_ATTENTION):
+        formulas[getattr(torch.ops.aten, CPU_ATTENTION)] = _attention_flops
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
+    # In evaluation torch answers for a whole attention layer by one fused operator, which its counter does not know.
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         for module in flags:
             module.training = False
         with counter:
             model._forward(inputs, data_samples)
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for module, training in flags.items():
             module.training = training
     return counter.get_total_flops() // (2 * len(inputs))
+
+
+def _attention_flops(
+    query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any
+) -> int:
+    """Similarities and weighted sums."""
+    return sdpa_flop_count(query, key, value)
 
 
 def _deformable_flops(x_shape: Any, w_shape: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:

@@ -298,7 +298,7 @@ def _summary(own: Candidates, before: Candidates | None) -> str:
     if before is None:
         return count
     new, gone = len(own.positives - before.positives), len(before.positives - own.positives)
-    return f"{count}: {new} new, {gone} dropped" if new or gone else f"{count}, as for the student alone"
+    return f"{count}: {new} added, {gone} removed" if new or gone else f"{count}, as for the student alone"
 
 
 def _roles(taught_by: Sequence[str | None], strides: Sequence[int]) -> str:
@@ -506,7 +506,7 @@ def _legend(sheet: _Sheet, picture: AssignmentPicture, x: float) -> None:
     add("hollow: candidate that is not positive", marker="o", **hollow)
     if picture.changed is not None:
         add(
-            "ring: new, the student alone has it not",
+            "ring: added by LAD",
             marker="o",
             markerfacecolor="none",
             markeredgecolor="black",
@@ -514,7 +514,7 @@ def _legend(sheet: _Sheet, picture: AssignmentPicture, x: float) -> None:
             markersize=13,
         )
         add(
-            "cross in its level's colour: dropped,\nthe student alone has it",
+            "cross in its level's colour: removed by LAD",
             marker="x",
             color="black",
             markeredgewidth=2,

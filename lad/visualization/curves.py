@@ -13,7 +13,10 @@ import numpy as np
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; runs differ in their markers as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# As many as have no divisor in common with the colours: no two of 42 runs look alike.
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+# By suffix of the file: without program version and date, the same runs give the same picture.
+FORMATS = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 _LINES = ("-", "--", ":", "-.")
 _COLUMNS = 3
 
@@ -38,7 +41,7 @@ def draw_curves(
         runs: What was logged.
         keys: Names of the numbers; those of networks that learn together (``a.loss_cls``, ``b.loss_cls``) share a
             panel.
-        out_file: PNG to write; its folder is made if need be.
+        out_file: PNG, PDF or SVG to write, by its suffix (:data:`FORMATS`); its folder is made if need be.
         smooth: Points that a running mean goes over; the points themselves are then pale.
         by_epoch: Whether the axis counts epochs, where the run counts them.
     """
@@ -62,6 +65,8 @@ def draw_curves(
     for axes, (name, lines) in zip(grid.flat, panels.items(), strict=False):
         for number, run in enumerate(runs):
             for network, key in lines:
+                if "/" in key and run.predicts in networks:
+                    network = run.predicts
                 if key in run.curves:
                     _draw(
                         axes,
@@ -73,10 +78,14 @@ def draw_curves(
                         counts_epochs,
                     )
         _finish(axes, name, "epochs" if counts_epochs else "iterations")
-    _legend(figure, runs, networks)
+    has_metrics = any("/" in key for key in keys)
+    names = [
+        f"{run.name} (mAP: {run.predicts})" if run.predicts and has_metrics else run.name for run in runs
+    ]
+    _legend(figure, names, networks)
     out_file = Path(out_file)
     out_file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out_file, format="png", metadata={"Software": None})
+    figure.savefig(out_file, metadata=FORMATS[out_file.suffix])
 
 
 def _draw(axes, run: Scalars, key: str, number: int, network: int, smooth: int, by_epoch: bool) -> None:
@@ -143,12 +152,12 @@ def number_lone_points(axes) -> None:
         )
 
 
-def _legend(figure, runs: Sequence[Scalars], networks: Sequence[str]) -> None:
+def _legend(figure, runs: Sequence[str], networks: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=COLOURS[n % len(COLOURS)], marker=_MARKERS[n % len(_MARKERS)], label=run.name)
-        for n, run in enumerate(runs)
+        Line2D([], [], color=COLOURS[n % len(COLOURS)], marker=_MARKERS[n % len(_MARKERS)], label=name)
+        for n, name in enumerate(runs)
     ]
     handles += [
         Line2D([], [], color="#333333", linestyle=_LINES[n % len(_LINES)], label=f"network {name}")

@@ -243,7 +243,8 @@ def _draw_detections(
 ) -> None:
     for bbox, label in zip(truth.bboxes[missed], truth.labels[missed], strict=True):
         _draw_box(axes, bbox, class_names[label], _MISSED, below=True)
-    for index in np.argsort(shown.scores, kind="stable"):  # the surest on top
+    # Correct ones over false ones in the same place, and of each the surest on top.
+    for index in np.lexsort((shown.scores, correct)):
         text = f"{class_names[shown.labels[index]]}: {shown.scores[index]:.2f}"
         _draw_box(axes, shown.bboxes[index], text, _CORRECT if correct[index] else _FALSE)
 

@@ -7,13 +7,14 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
 from lad.errors import DataError, nearest
 
 import numpy as np
+from mmengine.config import Config
 
 # What a line says of its place, not of the training.
 _PLACES = ("iter", "epoch", "step")
@@ -40,11 +41,32 @@ class Scalars:
         name: Of the work_dir.
         curves: By MMEngine's names (``loss_cls``, ``coco/bbox_mAP``).
         iterations_per_epoch: None for a run that does not count epochs.
+        predicts: Of networks that learn together the one whose detections the metrics are of, or ``'ensemble'``.
     """
 
     name: str
     curves: dict[str, Curve]
     iterations_per_epoch: int | None
+    predicts: str | None = None
+
+
+def read_runs(work_dirs: Sequence[str | os.PathLike[str]]) -> list[Scalars]:
+    """:func:`read_scalars` of several runs; of those in folders of one name the names are longer.
+
+    ``alone/seed_0`` and ``lad/seed_0``: as many folders as tell a run from every other.
+    """
+    parts = [Path(os.path.abspath(work_dir)).parts for work_dir in work_dirs]
+    return [
+        replace(read_scalars(work_dir), name=_distinct_tail(own, [other for other in parts if other != own]))
+        for work_dir, own in zip(work_dirs, parts, strict=True)
+    ]
+
+
+def _distinct_tail(parts: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
+    count = 1
+    while any(other[-count:] == parts[-count:] for other in others):
+        count += 1
+    return "/".join(parts[-count:])
 
 
 def read_scalars(work_dir: str | os.PathLike[str]) -> Scalars:
@@ -83,7 +105,7 @@ def read_scalars(work_dir: str | os.PathLike[str]) -> Scalars:
         if of_key:
             iterations = np.array(sorted(of_key))
             curves[key] = Curve(iterations, np.array([of_key[iteration] for iteration in iterations]))
-    return Scalars(work_dir.name or str(work_dir), curves, per_epoch)
+    return Scalars(work_dir.name or str(work_dir), curves, per_epoch, _who_predicts(files))
 
 
 def choose_keys(runs: Sequence[Scalars], patterns: Sequence[str] | None) -> list[str]:
@@ -119,6 +141,17 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     index = np.arange(len(values))
     reach = np.minimum(np.minimum(index, index[::-1]), (window - 1) // 2)
     return (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
+
+
+def _who_predicts(files: Sequence[Path]) -> str | None:
+    """From the config that MMEngine writes beside the newest log."""
+    configs = [file.with_name("config.py") for file in files if file.with_name("config.py").is_file()]
+    if not configs:
+        return None
+    # What the config imports is not needed to read it.
+    model = Config.fromfile(configs[-1], import_custom_modules=False).get("model") or {}
+    networks = model.get("networks") or {}
+    return model.get("predict_with") or next(iter(networks), None)
 
 
 def _lines(file: Path) -> list[dict]:

@@ -234,13 +234,16 @@ def test_families_combine_where_their_priors_are_the_same(student, teacher, work
 
 def test_other_places_of_the_priors_are_named():
     teacher = build(small("rtmdet", anchor_generator=dict(offset=0.5)))
-    with pytest.raises(UnsupportedError, match=r"level 0: \[\[0.0, 0.0\]\] and \[\[4.0, 4.0\]\]"):
+    with pytest.raises(UnsupportedError, match=r"level 0 \(.*: \[0.0, 0.0\] and \[4.0, 4.0\] px\); set"):
         find_seam(build(small("rtmdet")), teacher)
 
 
 def test_other_anchors_and_classes_are_named():
-    with pytest.raises(UnsupportedError, match="different anchors"):
+    with pytest.raises(UnsupportedError, match="different anchors on level 0") as caught:
         find_seam(build(small("ddod")), build(small("ddod", anchor_generator=dict(octave_base_scale=4))))
+    assert "[-32.0, -32.0, 32.0, 32.0] and [-16.0, -16.0, 16.0, 16.0] px" in str(caught.value)
+    with pytest.raises(UnsupportedError, match=r"level 0 \(1 and 3 a cell\); set the same anchor_generator"):
+        find_seam(build(small("ddod")), build(small("ddod", anchor_generator=dict(ratios=[0.5, 1.0, 2.0]))))
     other = small("tood")
     other.bbox_head.num_classes = 5
     with pytest.raises(UnsupportedError, match="student has 3 classes and the teacher 5"):

@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from lad.benchmark import digest, evaluate, runs
+from lad.benchmark import digest, runs
 from lad.benchmark.suite import load_suite
 
 import yaml
@@ -77,15 +77,18 @@ class FakeSuite:
     Attributes:
         root: Folder of its runs.
         shifts: Pixels that an entry's detections are off.
+        annotations: What all are evaluated on.
+        versions: What trainings run with.
     """
 
     def __init__(self, tmp_path, monkeypatch, **changes):
         self.root = tmp_path / "work"
         self.shifts = dict(teacher=0, student=18, lad=6)
-        truth = tmp_path / "annotations.json"
-        truth.write_text(json.dumps(annotations()))
+        self.versions = "torch 2"
+        self.annotations = tmp_path / "annotations.json"
+        self.annotations.write_text(json.dumps(annotations()))
         for name in self.shifts:
-            (tmp_path / f"{name}.py").write_text(CONFIG.format(annotations=str(truth)))
+            (tmp_path / f"{name}.py").write_text(CONFIG.format(annotations=str(self.annotations)))
         content = dict(
             name="fake",
             title="A fake",
@@ -109,7 +112,7 @@ class FakeSuite:
         monkeypatch.setattr(runs, "train_command", self.train_command)
         monkeypatch.setattr(runs, "test_command", self.test_command)
         monkeypatch.setattr(runs, "count_parameters", lambda cfg: 1000)
-        monkeypatch.setattr(evaluate, "versions", lambda: dict(torch="2"))
+        monkeypatch.setattr(runs, "versions", lambda: self.versions)
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
     @property

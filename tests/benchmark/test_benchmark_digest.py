@@ -3,7 +3,7 @@
 import copy
 
 from lad.benchmark import runs
-from lad.benchmark.digest import EVALUATION, TRAINING, digest, digests
+from lad.benchmark.digest import EVALUATION, TRAINING, digest, digests, teacher_checkpoints
 from lad.benchmark.runs import Run
 from lad.benchmark.suite import load_suite
 from lad.cli import prepare_training
@@ -49,6 +49,8 @@ def test_where_files_lie_and_how_fast_they_are_read_is_not_part_of_it(cfg):
         auto_scale_lr__base_batch_size=3,  # not enabled
         default_hooks__logger=dict(type="LoggerHook", interval=7),
         default_hooks__checkpoint__max_keep_ckpts=9,
+        default_hooks__teacher_check=None,
+        default_hooks__numerical_faults=None,
     )
     assert same == parts(cfg)
 
@@ -66,6 +68,8 @@ def test_where_files_lie_and_how_fast_they_are_read_is_not_part_of_it(cfg):
         ("auto_scale_lr__enable", True, "auto_scale_lr"),
         ("default_hooks__ema", dict(type="EMAHook"), "default_hooks"),
         ("default_hooks__sampler_seed", None, "default_hooks"),
+        # Without it a method's pretraining is none.
+        ("default_hooks__phases", None, "default_hooks"),
         ("model__student_loss", False, "model"),
     ],
 )
@@ -118,16 +122,28 @@ def test_the_files_of_several_teachers_are_read(cfg, tmp_path):
     assert teachers(5) == teachers(5, checkpoint="b.pth")
 
 
+def test_the_checkpoints_of_teachers_are_named_without_their_folders_unless_a_training_tells():
+    teachers = dict(
+        big=dict(checkpoint="https://there/big.pth"), own=dict(checkpoint="{teacher}"), none=dict()
+    )
+    assert teacher_checkpoints(dict(teachers=teachers)) == dict(big="big.pth")
+    assert teacher_checkpoints(dict(teacher=dict(checkpoint="here/a.pth"))) == dict(teacher="a.pth")
+    assert teacher_checkpoints(dict(teacher_ckpt="there/b.pth")) == dict(teacher_ckpt="b.pth")
+    assert teacher_checkpoints(dict(teacher_ckpt="{teacher}", teacher="a/config.py")) == {}
+
+
+@pytest.mark.parametrize("name", ["big", "lad", "mmdet-lad", "colad"])
+def test_a_training_whose_teacher_is_a_need_has_the_parts_that_it_always_had(name, tmp_path):
+    assert tuple(runs.identity(suite_run(name, tmp_path))["parts"]) == TRAINING
+
+
 def suite_run(name, root):
     suite = load_suite(ROOT / "configs/benchmarks/bccd.yaml")
     return Run(suite, suite.entries[name], 0, root)
 
 
 @pytest.mark.parametrize("name", ["lad-uniform", "mmdet-lad"])
-def test_the_config_that_is_handed_to_the_training_is_the_same_training_and_whole(
-    name, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(runs, "_weights", lambda need: "0")
+def test_the_config_that_is_handed_to_the_training_is_the_same_training_and_whole(name, tmp_path):
     run = suite_run(name, tmp_path)
     runs.claim_folder(run, runs.identity(run))
     given = load_config(str(run.given_config()))

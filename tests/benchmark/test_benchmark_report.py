@@ -2,13 +2,15 @@
 
 import fcntl
 import json
+import subprocess
 import threading
+from dataclasses import replace
 
-from lad.benchmark import evaluate, plots
+from lad.benchmark import plots, versions
 from lad.benchmark.progress import Progress, clock, last_error, read_progress, time_left
-from lad.benchmark.records import Key, Record, append_record, read_records
+from lad.benchmark.records import Key, Record, append_record, evaluated_files, read_records
 from lad.benchmark.report import markdown, write_report
-from lad.benchmark.results import judge, summarise
+from lad.benchmark.results import Comparison, summarise
 from lad.errors import DataError
 from lad.evaluation.bootstrap import Interval
 from lad.evaluation.detections import coco_evaluation, coco_metrics, load_ground_truth
@@ -23,7 +25,7 @@ def record(fake, row, seed, shift, **changes):
     file = fake.root / row / f"{seed}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(found(shift)))
-    truth = fake.file.parent / "annotations.json"
+    truth = fake.annotations
     settings = dict(
         suite="fake",
         entry=row,
@@ -40,7 +42,8 @@ def record(fake, row, seed, shift, **changes):
         annotations=str(truth),
         categories=(1,),
         checkpoint="x.pth",
-        versions=dict(torch="2.14", mmdet="3.3.0"),
+        trained_with=("torch 2.14, commit a",),
+        sha256=evaluated_files(file, truth),
     )
     return Record(**{**settings, **changes})
 
@@ -95,9 +98,11 @@ def test_a_clear_difference_holds_and_the_table_has_its_numbers(full):
     assert interval.low > 0
     assert f"| Student with LAD | {row.interval.value:.3f} ± {row.deviation:.3f} | 1.000 |" in text
     assert f"| 2 | {between} to Student | 1.23 M | 1:30 min |" in text
+    assert "| training (wall clock) |" in text
+    assert "one seed: images alone" not in text
     assert f"| LAD helps | holds | {between} |" in text
-    assert "8 images and the seeds, 200 replicates" in text
-    assert "Made with torch 2.14, mmdet 3.3.0." in text
+    assert "8 images (200 replicates)" in text
+    assert "Trained with: torch 2.14, commit a." in text
     assert "missing" not in text
 
 
@@ -134,12 +139,25 @@ def test_seeds_that_only_one_has_count_for_its_mean_and_not_for_the_difference(f
     assert rows["lad"].difference.value == pytest.approx(one - base, abs=1e-9)
     # A clear difference of one pair is no verdict, and the table says how many there are.
     assert [claim.verdict for claim in summary.claims] == ["incomplete (1 of 2 seeds)"]
-    assert " to Student, 1 of 2 seeds |" in markdown(summary, "x")
+    assert "] (one seed: images alone) to Student, 1 of 2 seeds |" in markdown(summary, "x")
 
 
 def test_runs_of_different_seeds_are_no_pair(fake):
     summary = summary_of(fake, record(fake, "lad", 1, 6), record(fake, "student", 0, 20))
     assert [claim.verdict for claim in summary.claims] == ["missing"]
+
+
+def test_without_common_seeds_all_of_both_sides_are_wanted(fake):
+    content = yaml.safe_load(fake.file.read_text())
+    content["entries"]["student"]["seeds"] = [2, 3, 4]
+    fake.file.write_text(yaml.safe_dump(content, sort_keys=False))
+    lad = [record(fake, "lad", seed, 6 + seed) for seed in (0, 1)]
+    student = [record(fake, "student", seed, 18 + seed) for seed in (2, 3, 4)]
+    few = summary_of(fake, *lad, *student[:2])
+    assert [claim.verdict for claim in few.claims] == ["incomplete (4 of 5 seeds)"]
+    assert " to Student, 4 of 5 seeds |" in markdown(few, "x")
+    assert [claim.verdict for claim in summary_of(fake, *lad, *student).claims] == ["holds"]
+    assert [claim.verdict for claim in summary_of(fake, *lad).claims] == ["missing"]
 
 
 def test_a_refuted_statement_refutes_also_where_another_is_incomplete(fake):
@@ -167,19 +185,19 @@ def test_a_statement_for_information_decides_nothing(fake):
     [(0.001, 0.2, "holds"), (-0.2, -0.001, "refuted"), (-0.1, 0.2, "not decided"), (0.0, 0.0, "not decided")],
 )
 def test_a_verdict_is_where_the_interval_lies(low, high, verdict):
-    assert judge(Interval((low + high) / 2, low, high, 3), planned=3) == verdict
-    assert judge(None, planned=3) == "missing"
+    assert Comparison(Interval((low + high) / 2, low, high, 3), 3, 3).verdict == verdict
+    assert Comparison(None, 0, 3).verdict == "missing"
 
 
 def test_a_difference_of_fewer_seeds_than_planned_has_no_verdict():
     clear = [Interval(0.2, 0.1, 0.3, seeds) for seeds in (1, 2, 3)]
-    assert [judge(interval, planned=3) for interval in clear] == [
+    assert [Comparison(interval, interval.seeds, 3).verdict for interval in clear] == [
         "incomplete (1 of 3 seeds)",
         "incomplete (2 of 3 seeds)",
         "holds",
     ]
     # One seed tells nothing of how far another would be.
-    assert judge(clear[0], planned=1) == "not decided (one seed)"
+    assert Comparison(clear[0], 1, 1).verdict == "not decided (one seed)"
 
 
 def test_a_claim_of_several_statements_holds_where_all_do(fake):
@@ -200,12 +218,12 @@ def test_a_claim_of_several_statements_holds_where_all_do(fake):
 
 
 def test_the_report_and_its_pictures_are_written_beside_each_other(full, tmp_path):
-    files = write_report(full, tmp_path / "docs" / "results.md", "x", stale=[Key("lad", 1)])
+    files = write_report(full, tmp_path / "docs" / "results.md", "x", stale={Key("lad", 1): "of yesterday"})
     assert [file.name for file in files] == ["results.md", "results_map.png", "results_differences.png"]
     text = files[0].read_text()
     assert "(results_map.png)" in text
     assert "(results_differences.png)" in text
-    assert "another config, or teacher, than the suite has now: lad seed 1" in text
+    assert "\n† of yesterday: lad seed 1.\n" in text
     assert all(file.read_bytes()[:4] == b"\x89PNG" for file in files[1:])
 
 
@@ -227,13 +245,50 @@ def test_a_difference_that_is_missing_is_drawn_as_missing(full, fake, tmp_path, 
 
 
 def test_results_of_another_config_are_marked_where_they_are_used(full):
-    text = markdown(full, "x", stale=[Key("student", 0)])
+    text = markdown(full, "x", stale={Key("student", 0): "old"})
     assert "| Student † |" in text
     assert "| Student with LAD |" in text
     assert " to Student † |" in text
     assert "| LAD helps | holds † |" in text
     assert "| Teacher |" in text
     assert "†" not in markdown(full, "x")
+
+
+def test_pictures_mark_old_results_and_what_is_compared_with_them(full, tmp_path, monkeypatch):
+    labels, axes = [], plots._axes
+    monkeypatch.setattr(plots, "_axes", lambda own: labels.append(own) or axes(own))
+    write_report(full, tmp_path / "x.md", "x", stale={Key("student", 0): "old"})
+    assert labels == [["Student with LAD", "Student †", "Teacher"], ["Student with LAD\nover Student †"]]
+
+
+def test_stale_results_are_named_by_what_is_wrong_with_them(full):
+    stale = {Key("student", 1): "a", Key("student", 0): "a", Key("lad", 0): "a", Key("teacher", 0): "b"}
+    text = markdown(full, "x", stale=stale)
+    assert "\n† a: student seed 0, 1; lad seed 0.\n" in text
+    assert "\n† b: teacher seed 0.\n" in text
+
+
+def test_trainings_of_different_versions_are_told_apart(full, fake):
+    records = [one for row in full.rows for one in row.records.values()]
+    others = {
+        Key("lad", 1): ("torch 2.14, commit a", "torch 2.14, commit b"),
+        Key("teacher", 0): (),
+    }
+    records = [replace(one, trained_with=others.get(one.key, one.trained_with)) for one in records]
+    text = markdown(summary_of(fake, *records), "x")
+    assert "- torch 2.14, commit a: lad seed 0; student seed 0, 1.\n" in text
+    assert "- torch 2.14, commit a; then torch 2.14, commit b: lad seed 1.\n" in text
+    assert "- unknown: teacher seed 0." in text
+
+
+def test_a_difference_of_one_planned_seed_says_that_it_tells_of_images_alone(fake):
+    content = yaml.safe_load(fake.file.read_text())
+    content["seeds"] = [0]
+    fake.file.write_text(yaml.safe_dump(content, sort_keys=False))
+    summary = summary_of(fake, record(fake, "lad", 0, 6), record(fake, "student", 0, 20))
+    text = markdown(summary, "x")
+    assert "] (one seed: images alone) to Student | 1.23 M |" in text
+    assert "| LAD helps | not decided (one seed) | +" in text
 
 
 def test_a_bar_in_a_title_does_not_end_the_cell(full, fake):
@@ -252,6 +307,17 @@ def test_detections_that_are_gone_are_missing_and_named(fake):
     assert "- lad, seed 0: detections '" in text
     assert "0.json' cannot be read" in text
     assert "| LAD helps | incomplete (1 of 2 seeds) |" in text
+
+
+@pytest.mark.parametrize("what", ["detections", "annotations"])
+def test_a_record_of_other_files_than_those_that_lie_here_counts_as_missing(fake, what):
+    one = record(fake, "student", 0, 20)
+    edited = fake.annotations if what == "annotations" else fake.root / one.detections
+    edited.write_text(edited.read_text() + " ")
+    # Of what a record does not know it cannot be said.
+    summary = summary_of(fake, one, replace(record(fake, "lad", 0, 6), sha256={}))
+    assert summary.gone == {one.key: f"its {what} changed since it was recorded"}
+    assert [row.missing for row in summary.rows] == [(1,), (0, 1), (0,)]
 
 
 def test_annotations_that_are_gone_are_named(fake):
@@ -323,6 +389,9 @@ def test_time_left_is_estimated_from_finished_runs_of_the_same_entry():
     assert time_left(["new"], [("lad", 30.0)], spent, jobs=1) == 30 + 90
     assert time_left(["lad", "lad"], [("lad", None)] * 2, spent, jobs=2) == 240
     assert time_left([], [("lad", 30.0)], {}, jobs=2) == 30
+    # No number of jobs makes the longest shorter: whether it runs or waits.
+    assert time_left(["quick"], [("slow", 3600.0), ("quick", 5.0)], dict(quick=[10.0]), jobs=2) == 3600
+    assert time_left(["slow", "quick"], [], dict(slow=[600.0], quick=[10.0]), jobs=2) == 600
     assert time_left(["lad"], [("student", 30.0)], {}, jobs=1) is None
     assert [clock(3723), clock(62.4), clock(None)] == ["1:02:03", "1:02", "?"]
 
@@ -349,5 +418,12 @@ def test_the_commit_is_unknown_where_there_is_no_git(monkeypatch):
     def no_git(*args, **settings):
         raise FileNotFoundError("git")
 
-    monkeypatch.setattr(evaluate.subprocess, "run", no_git)
-    assert evaluate.versions.__wrapped__()["commit"] == "unknown"
+    monkeypatch.setattr(versions.subprocess, "run", no_git)
+    assert versions.versions().endswith(", commit unknown")
+
+
+def test_the_commit_is_that_of_now(monkeypatch):
+    commits = iter(["aaa", "bbb"])
+    done = subprocess.CompletedProcess
+    monkeypatch.setattr(versions.subprocess, "run", lambda *a, **k: done(a, 0, f"{next(commits)}\n"))
+    assert [versions.versions().rsplit(" ", 1)[1] for _ in range(2)] == ["aaa", "bbb"]

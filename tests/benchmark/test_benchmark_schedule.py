@@ -11,12 +11,12 @@ import time
 from lad.benchmark import runs
 from lad.benchmark.process import locked
 from lad.benchmark.records import Key, read_records
-from lad.benchmark.schedule import Options, SuiteRunner, changed_since, plan
+from lad.benchmark.schedule import OLDER, OTHER, Options, SuiteRunner, changed_since, plan
 from lad.errors import ConfigError
 
 import pytest
 import yaml
-from benchmark_runs import FakeSuite, change
+from benchmark_runs import FakeSuite, change, found
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_every_run_is_trained_once_after_its_teacher_and_recorded(fake):
     one = found[Key("lad", 0)]
     assert one.status == "ok"
     assert one.parameters == 1000
-    assert one.versions == dict(torch="2")
+    assert one.trained_with == ("torch 2",)
     # 6 pixels off at most: IoU 34/46 = 0.74 on the last image, and 1 nearly on the first.
     assert one.metrics["AP50"] == 1.0
     assert 0.6 < one.metrics["mAP"] < 1.0
@@ -77,6 +77,7 @@ def test_a_failed_training_is_recorded_with_its_error_and_the_suite_goes_on(fake
     )
     assert {key.seed for key, record in records(fake).items() if record.status == "ok"} == {0, 1}
     assert any("no result: student/seed_0: training ended" in line for line in said)
+    assert any(line.startswith("FAILED") and line.endswith("train.log)") for line in said)
     # It is tried again next time, from where it was.
     assert run(fake)[0] == 0
     assert records(fake)[Key("student", 0)].status == "ok"
@@ -146,18 +147,16 @@ def test_a_changed_config_is_said_and_trained_again_only_when_asked(fake, tmp_pa
     # Whoever learned from it is concerned, the student alone is not.
     assert any("lad/seed_1: its teacher changed since it was trained" in line for line in said)
     assert not any("no result: student" in line for line in said)
-    assert changed_since(fake.suite, fake.root, records(fake)) == [
-        Key("teacher", 0),
-        Key("lad", 0),
-        Key("lad", 1),
-    ]
+    assert changed_since(fake.suite, fake.root, records(fake)) == dict.fromkeys(
+        [Key("teacher", 0), Key("lad", 0), Key("lad", 1)], OTHER
+    )
     assert run(fake, rerun_changed=True)[0] == 0
     assert len(fake.starts("teacher/0")) == 1  # in a new folder
     assert (fake.root / "teacher/seed_0_before_1/starts.txt").is_file()
     # Whoever waits for the folder has the same lock.
     assert not (fake.root / "teacher/seed_0_before_1/.lock").exists()
     assert len(fake.starts("student/0")) == 1
-    assert changed_since(fake.suite, fake.root, records(fake)) == []
+    assert changed_since(fake.suite, fake.root, records(fake)) == {}
     assert run(fake)[0] == 0
 
 
@@ -169,6 +168,134 @@ def test_another_evaluation_is_made_without_training(fake, tmp_path):
     assert any("student/seed_0: its evaluation changed" in line for line in said)
     assert len(fake.starts("student/0")) == 1
     assert run(fake)[1][0].startswith("fake: 5 of 5")
+
+
+def test_detections_of_other_weights_than_their_record_are_evaluated_again(fake):
+    """As after a kill between the new detections and their record."""
+    run(fake)
+    file = fake.folder("lad/1") / "detector.bbox.json"
+    before = file.read_text()
+    file.write_text(json.dumps(found(25)))
+    code, said = run(fake)
+    assert code == 0
+    assert "lad/seed_1: its detections changed since it was recorded; evaluated again" in said
+    assert file.read_text() == before
+    assert len(fake.starts("lad/1")) == 1
+    assert run(fake)[1][0].startswith("fake: 5 of 5")
+
+
+def test_results_on_annotations_that_were_edited_are_measured_again(fake):
+    run(fake, only=["student"], seeds=[0])
+    before = records(fake)[Key("student", 0)].metrics["mAP"]
+    change(fake.annotations, '"bbox": [10, 10, 40, 40]', '"bbox": [10, 10, 50, 50]')
+    code, said = run(fake, only=["student"], seeds=[0])
+    assert code == 0
+    assert "student/seed_0: its annotations changed since it was recorded; evaluated again" in said
+    assert records(fake)[Key("student", 0)].metrics["mAP"] < before
+    assert len(fake.starts("student/0")) == 1
+    assert len(run(fake, only=["student"], seeds=[0])[1]) == 1
+
+
+def trained_on(fake, tmp_path):
+    """Have the students trained on two data sets; the annotations of the second."""
+    first, second = (tmp_path / name for name in ("first.json", "second.json"))
+    first.write_text("{}")
+    second.write_text("{}")
+    sets = [dict(ann_file=str(first)), dict(data_root=str(tmp_path), ann_file=second.name)]
+    loader = dict(dataset=dict(type="ConcatDataset", datasets=sets))
+    change(tmp_path / "student.py", "train_dataloader = dict()", f"train_dataloader = {loader}")
+    return second
+
+
+def test_a_training_on_annotations_that_were_edited_is_another(fake, tmp_path):
+    second = trained_on(fake, tmp_path)
+    assert run(fake, only=["student"], seeds=[0])[0] == 0
+    second.write_text('{"images": []}')
+    code, said = run(fake, only=["student"], seeds=[0])
+    assert code == 1
+    assert any(f"student/seed_0: {second} changed since it was trained; --rerun-changed" in s for s in said)
+    # What is not known may be the same.
+    second.unlink()
+    assert run(fake, only=["student"], seeds=[0])[0] == 0
+    assert len(fake.starts("student/0")) == 1
+
+
+def make_older(fake, name, row, seed):
+    """A run as it was written before contents of files and versions were noted."""
+    state = fake.folder(name) / "benchmark.json"
+    content = json.loads(state.read_text())
+    del content["annotations"], content["trained_with"]
+    state.write_text(json.dumps(content))
+    file = fake.root / "results.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines:
+        if (line["row"], line["seed"]) == (row, seed):
+            del line["sha256"], line["format"], line["trained_with"]
+            line["versions"] = dict(torch="1")
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_what_an_older_version_recorded_is_evaluated_again_and_not_trained(fake, tmp_path):
+    second = trained_on(fake, tmp_path)
+    run(fake)
+    make_older(fake, "student/0", "student", 0)
+    assert changed_since(fake.suite, fake.root, records(fake)) == {Key("student", 0): OLDER}
+    code, said = run(fake)
+    assert code == 0
+    assert "student/seed_0: recorded by an older version; evaluated again" in said
+    assert len(fake.starts("student/0")) == 1
+    assert records(fake)[Key("student", 0)].trained_with == ("unknown",)
+    assert changed_since(fake.suite, fake.root, records(fake)) == {}
+    assert len(run(fake)[1]) == 1
+    # From now on its training's annotations are known too.
+    second.write_text('{"images": []}')
+    assert set(changed_since(fake.suite, fake.root, records(fake))) == {Key("student", 0), Key("student", 1)}
+
+
+def test_a_record_tells_with_what_each_part_of_a_training_ran(fake):
+    folder = fake.folder("student/0")
+    (folder / "obstacle").touch()
+    run(fake, only=["student"], seeds=[0])
+    make_older(fake, "student/0", "student", 0)  # that nobody knows
+    (folder / "epoch_1.pth").write_text("half of the weights")
+    for fake.versions in ("commit a", "commit b"):
+        (folder / "obstacle").touch()
+        run(fake, only=["student"], seeds=[0])
+    assert run(fake, only=["student"], seeds=[0])[0] == 0
+    fake.versions = "commit c"
+    (fake.root / "results.jsonl").unlink()
+    # Who evaluates does not matter.
+    assert run(fake, only=["student"], seeds=[0])[0] == 0
+    assert records(fake)[Key("student", 0)].trained_with == ("unknown", "commit a", "commit b")
+
+
+def test_a_training_that_left_no_checkpoint_begins_anew(fake):
+    (fake.folder("student/0") / "obstacle").touch()
+    run(fake, only=["student"], seeds=[0])
+    fake.versions = "torch 3"
+    run(fake, only=["student"], seeds=[0])
+    assert records(fake)[Key("student", 0)].trained_with == ("torch 3",)
+
+
+def test_another_checkpoint_of_a_teacher_that_the_suite_does_not_train_is_another_training(fake):
+    def teacher(checkpoint):
+        with_options(fake, "student", options={"model.teacher_ckpt": checkpoint})
+
+    teacher("there/one.pth")
+    assert run(fake, only=["student"], seeds=[0])[0] == 0
+    teacher("here/one.pth")  # where it lies is no matter
+    assert len(run(fake, only=["student"], seeds=[0])[1]) == 1
+    teacher("here/two.pth")
+    assert changed_since(fake.suite, fake.root, records(fake)) == {Key("student", 0): OTHER}
+    code, said = run(fake, only=["student"], seeds=[0])
+    assert code == 1
+    assert any("student/seed_0: teacher checkpoint changed since it was trained" in line for line in said)
+    # The same is seen where the training wrote its config down itself.
+    file = moved(fake, "student/1") / "student.py"
+    file.write_text(file.read_text().replace("seed=0", "seed=1") + "model['teacher_ckpt'] = 'x/one.pth'\n")
+    assert run(fake, only=["student"], seeds=[1])[0] == 1
+    teacher("here/one.pth")
+    assert run(fake, only=["student"], seeds=[1])[0] == 0
 
 
 def moved(fake, name):
@@ -195,8 +322,8 @@ def test_a_finished_training_that_was_moved_here_is_evaluated_and_not_trained(fa
     )
     assert run(fake, only=["student"], seeds=[0])[0] == 0
     assert fake.starts("student/0") == []
-    found = records(fake)[Key("student", 0)]
-    assert (found.status, found.seconds) == ("ok", 90.0)
+    one = records(fake)[Key("student", 0)]
+    assert (one.status, one.seconds, one.trained_with) == ("ok", 90.0, ("unknown",))
 
 
 def test_a_training_of_another_config_that_was_moved_here_is_refused(fake):
@@ -310,7 +437,9 @@ def test_a_teacher_that_was_trained_anew_makes_its_students_stale(fake):
     assert run(fake)[0] == 0
     assert len(fake.starts("lad/0")) == 1
     teacher.write_text("weights of another day")
-    assert changed_since(fake.suite, fake.root, records(fake)) == [Key("lad", 0), Key("lad", 1)]
+    assert changed_since(fake.suite, fake.root, records(fake)) == dict.fromkeys(
+        [Key("lad", 0), Key("lad", 1)], OTHER
+    )
     code, said = run(fake)
     assert code == 1
     assert any(
@@ -319,7 +448,7 @@ def test_a_teacher_that_was_trained_anew_makes_its_students_stale(fake):
     assert run(fake, rerun_changed=True, seeds=[0])[0] == 0
     assert (fake.root / "lad/seed_0_before_1/epoch_2.pth").is_file()
     assert len(fake.starts("teacher/0")) == 2  # the first time, and after it was lost
-    assert changed_since(fake.suite, fake.root, records(fake)) == [Key("lad", 1)]
+    assert changed_since(fake.suite, fake.root, records(fake)) == {Key("lad", 1): OTHER}
 
 
 def test_a_folder_of_an_older_format_is_recognised_by_its_config(fake):
@@ -362,6 +491,18 @@ def test_a_change_of_what_is_evaluated_instead_is_seen(fake, tmp_path):
     assert len(fake.starts("student/0")) == 1
 
 
+def test_what_is_evaluated_instead_has_the_entrys_own_options_of_the_evaluation(fake, tmp_path):
+    plain = tmp_path / "plain.py"
+    plain.write_text((tmp_path / "student.py").read_text())
+    options = {"test_evaluator.classwise": True, "test_dataloader.batch_size": 3, "optim_wrapper.type": "X"}
+    with_options(fake, "student", evaluate_with=str(plain), options=options)
+    assert run(fake, only=["student"], seeds=[0])[0] == 0
+    evaluated = settings(fake.folder("student/0") / "given/test/detector.py")
+    assert evaluated["test_evaluator"]["classwise"] is True
+    assert evaluated["test_dataloader"]["batch_size"] == 3
+    assert "type" not in evaluated["optim_wrapper"]
+
+
 def test_what_another_process_did_meanwhile_is_not_done_again(fake):
     options = Options(only=["student"], seeds=[0])
     mine, other = (SuiteRunner(fake.suite, fake.root, options, lambda line: None) for _ in range(2))
@@ -398,7 +539,9 @@ def test_an_evaluation_that_fails_leaves_the_detections_of_before(fake, monkeypa
     (fake.root / "results.jsonl").unlink()
     broken = [sys.executable, "-S", "-c", "raise ValueError('no detections')"]
     monkeypatch.setattr(runs, "test_command", lambda run, network: broken)
-    assert run(fake, only=["student"], seeds=[0])[0] == 1
+    code, said = run(fake, only=["student"], seeds=[0])
+    assert code == 1
+    assert any(line.startswith("FAILED") and line.endswith("test.log)") for line in said)
     assert (
         records(fake)[Key("student", 0)].error
         == "evaluation ended with exit code 1: ValueError: no detections"

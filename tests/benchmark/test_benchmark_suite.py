@@ -109,6 +109,10 @@ def test_a_need_may_be_named_deep_in_an_option(tmp_path):
         (dict(entries__lad__needs=None), "{teacher} is not among its needs"),
         (dict(entries__teacher__needs=dict(x=dict(entry="lad", seed=0))), "lad, teacher need each other"),
         (dict(entries__colad__baseline="student"), "its networks have baselines"),
+        (
+            dict(entries__student__evaluate_with="p.py", entries__student__options={"model.head.topk": 3}),
+            "entry 'student': options: model.head.topk would not reach the detector that is evaluated",
+        ),
         (dict(claims=[dict(text="x", better="lad")]), "'x' needs better and than"),
         (dict(claims=[dict(text="x", better="lad", than="nobody")]), "claims: 'x': there is no 'nobody'"),
         (
@@ -153,12 +157,13 @@ def test_the_projects_suites_name_configs_that_are_there(path):
 
 def test_the_blood_cell_suite_is_the_papers_comparison():
     suite = load_suite(ROOT / "configs/benchmarks/bccd.yaml")
-    assert len(suite.networks) == 11
+    assert len(suite.networks) == 13
     assert {entry.seeds for entry in suite.entries.values()} == {(0, 1, 2)}
     # MMDetection's LAD averages the box loss as this one does: the two differ in nothing but the code.
     assert suite.networks["mmdet-lad"].baseline == "lad-uniform"
     # The bigger network teaches the smaller one and the other way round.
     assert {
-        suite.entries[name].needs["teacher"] for name in ("kd", "lad", "solad", "lad-uniform", "mmdet-lad")
+        suite.entries[name].needs["teacher"]
+        for name in ("kd", "lad", "solad", "lad-uniform", "solad-uniform", "mmdet-lad")
     } == {Need("big", 0)}
     assert {suite.entries[name].needs["teacher"] for name in ("big-kd", "big-lad")} == {Need("small", 0)}

@@ -54,6 +54,17 @@ def test_a_mistake_is_one_line(monkeypatch, capsys):
     assert "bccd.yaml" in error
 
 
+def test_ctrl_c_before_anything_runs_ends_without_a_traceback(tmp_path, monkeypatch):
+    def ctrl_c(self):
+        raise KeyboardInterrupt
+
+    fake = FakeSuite(tmp_path, monkeypatch)
+    monkeypatch.setattr(benchmark.SuiteRunner, "_look_around", ctrl_c)
+    with pytest.raises(SystemExit) as code:
+        call(monkeypatch, "run", fake.file, "--work-dir", tmp_path)
+    assert code.value.code == 130
+
+
 @pytest.mark.parametrize(
     "arguments", [("run", "--jobs", "0"), ("report", "--replicates", "0"), ("run", "--jobs", "x")]
 )

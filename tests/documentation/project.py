@@ -14,6 +14,7 @@ from urllib.parse import urlparse
 from lad.cli import plain_configs
 from lad.config import detector_config, load_config
 from lad.datasets import DigitsParameters, make_digits
+from lad.engine import standalone
 from lad.teacher import without_pretraining
 
 import cv2
@@ -162,7 +163,7 @@ class Project:
         folder = self.folder / work_dir
         folder.mkdir(parents=True, exist_ok=True)
         for name, config in plain_configs(self.config_of(folder)).items():
-            config.dump(folder / f"{name}.py")
+            standalone(config).dump(folder / f"{name}.py")
 
 
 def make_image(path: Path, size: tuple[int, int]) -> None:

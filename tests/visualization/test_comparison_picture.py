@@ -103,6 +103,19 @@ def test_picture(images: list[Path], tmp_path: Path):
     assert seen == [{"blue"}, {"vermilion", "yellow"}, {"green"}]
 
 
+def test_a_correct_box_is_seen_over_a_surer_false_one_in_the_same_place(tmp_path: Path):
+    Image.fromarray(np.full((128, 128, 3), 255, dtype=np.uint8)).save(tmp_path / "white.png")
+    truth = Detections.of_ground_truth(np.array([[20, 20, 100, 100]]), np.array([1]))
+    rows = [(20, 20, 100, 100, 0.9, 2), (20, 20, 100, 100, 0.4, 1), (20, 20, 100, 100, 0.8, 3)]
+    out = tmp_path / "comparison.png"
+    draw_comparison([tmp_path / "white.png"], [truth], {"x": [found(*rows)]}, "0123", out, cell_px=300)
+    picture = np.asarray(Image.open(out).convert("RGB")).astype(int)[60:350]
+    green, vermilion = ((np.abs(picture - rgb).max(-1) < 6).sum() for rgb in ((0, 158, 115), (213, 94, 0)))
+    # Of the false ones' labels, which are as wide, nothing is left but the edges of letters.
+    assert green > 1000
+    assert vermilion < green / 20
+
+
 def test_same_picture_same_bytes(images: list[Path], tmp_path: Path):
     for name in ("one.png", "two.png"):
         draw_comparison(images, [TRUTH, found()], COLUMNS, "0123", tmp_path / name)

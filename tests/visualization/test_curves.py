@@ -5,8 +5,8 @@ import runpy
 import sys
 
 from lad.errors import DataError
-from lad.visualization.curves import number_lone_points, split_key
-from lad.visualization.scalars import choose_keys, read_scalars, running_mean
+from lad.visualization.curves import _MARKERS, COLOURS, draw_curves, number_lone_points, split_key
+from lad.visualization.scalars import choose_keys, read_runs, read_scalars, running_mean
 
 import numpy as np
 import pytest
@@ -107,6 +107,47 @@ def test_tool_draws_several_runs(work_dir, tmp_path, monkeypatch, capsys):
     image = np.asarray(Image.open(out).convert("RGB"))
     for colour in ((0, 114, 178), (213, 94, 0)):
         assert (np.abs(image.astype(int) - colour).max(-1) < 6).sum() > 50
+
+
+def test_runs_in_folders_of_one_name_are_told_apart_by_as_many_folders_as_it_takes(tmp_path):
+    names = ["x/alone/seed_0", "y/alone/seed_0", "x/lad/seed_0", "teacher"]
+    folders = [write(tmp_path / name, "20260101_000000", step(20, 1.0)) for name in names]
+    assert [run.name for run in read_runs(folders)] == [*names[:2], "lad/seed_0", "teacher"]
+    assert [run.name for run in read_runs([folders[0], folders[0]])] == ["seed_0", "seed_0"]
+
+
+def test_no_two_of_42_runs_have_both_colour_and_marker_in_common():
+    styles = {(COLOURS[n % len(COLOURS)], _MARKERS[n % len(_MARKERS)]) for n in range(42)}
+    assert len(styles) == 42
+
+
+@pytest.mark.parametrize(("suffix", "begins"), [("pdf", b"%PDF-"), ("svg", b"<?xml"), ("png", b"\x89PNG")])
+def test_tool_writes_the_format_of_the_suffix(work_dir, tmp_path, monkeypatch, suffix, begins):
+    out = tmp_path / f"losses.{suffix}"
+    plot(monkeypatch, work_dir, "--keys", "loss", "--out", out)
+    assert out.read_bytes().startswith(begins)
+
+
+def test_another_suffix_is_refused_in_one_line(work_dir, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        plot(monkeypatch, work_dir, "--out", "losses.jpeg")
+    assert capsys.readouterr().err == "error: --out must end in .png, .pdf, .svg, got 'losses.jpeg'.\n"
+
+
+@pytest.mark.parametrize(("predict_with", "shown"), [("None", "small"), ("'big'", "big")])
+def test_the_map_of_networks_that_learn_together_says_whose_it_is(tmp_path, predict_with, shown):
+    losses = {f"{name}.loss_cls": 1.0 for name in ("small", "big")}
+    lines = [step(20, 1.0, 20, **losses), step(40, 0.5, 20, **losses), {"coco/bbox_mAP": 0.1, "step": 1}]
+    folder = write(tmp_path / "colad", "20260101_000000", *lines)
+    (folder / "20260101_000000/vis_data/config.py").write_text(
+        "custom_imports = dict(imports=['no_such_module'])\n"
+        f"model = dict(type='CoLearningDetector', networks=dict(small=1, big=2), predict_with={predict_with})\n"
+    )
+    runs = read_runs([folder])
+    draw_curves(runs, choose_keys(runs, None), tmp_path / "x.svg")
+    assert runs[0].predicts == shown
+    # SVG has the texts that it draws in comments.
+    assert f"<!-- colad (mAP: {shown}) -->" in (tmp_path / "x.svg").read_text()
 
 
 def test_a_curve_of_one_point_has_its_value_beside_it():

@@ -6,11 +6,12 @@ A run that was interrupted and resumed is one curve.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from lad.cli import one_line_errors
 from lad.errors import ConfigError, DataError
-from lad.visualization.curves import draw_curves
-from lad.visualization.scalars import choose_keys, read_scalars
+from lad.visualization.curves import FORMATS, draw_curves
+from lad.visualization.scalars import choose_keys, read_runs
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,7 +23,9 @@ def parse_args() -> argparse.Namespace:
         metavar="KEY",
         help="what to plot, e.g. loss '*loss_cls' lr coco/bbox_mAP_50 (default: losses, shares, mAP)",
     )
-    parser.add_argument("--out", default="losses.png", metavar="FILE.png", help="(default: losses.png)")
+    parser.add_argument(
+        "--out", default="losses.png", metavar="FILE", help=".png, .pdf or .svg (default: losses.png)"
+    )
     parser.add_argument(
         "--smooth",
         nargs="?",
@@ -42,9 +45,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with one_line_errors():
-        if not args.out.endswith(".png"):
-            raise ConfigError(f"--out must end in .png, got {args.out!r}.")
-        runs = [read_scalars(work_dir) for work_dir in args.work_dirs]
+        if Path(args.out).suffix not in FORMATS:
+            raise ConfigError(f"--out must end in {', '.join(FORMATS)}, got {args.out!r}.")
+        runs = read_runs(args.work_dirs)
         keys = choose_keys(runs, args.keys)
         if not keys:
             raise DataError(

@@ -107,7 +107,7 @@ def check_same_priors(
     if list(student.strides) != list(teacher.strides):
         raise UnsupportedError(
             f"the student's strides {_short(student.strides)} are not the teacher's {_short(teacher.strides)}: "
-            "label assignment needs the same priors; change the strides of the prior generator and the neck's levels."
+            "both need the same priors; change the strides of the prior generator and the neck's levels."
         )
     if isinstance(student, AnchorGenerator) and isinstance(teacher, AnchorGenerator):
         pairs = zip(student.base_anchors, teacher.base_anchors, strict=True)
@@ -116,9 +116,18 @@ def check_same_priors(
     for level, (own, others) in enumerate(pairs):
         if own.shape != others.shape or not torch.allclose(own, others):
             raise UnsupportedError(
-                f"student and teacher have different anchors (level {level}: {own.tolist()} and {others.tolist()}): "
-                "label assignment needs the same; set the same anchor_generator in both."
+                f"student and teacher have different anchors on level {level} ({_difference(own, others)}); "
+                "set the same anchor_generator in both."
             )
+
+
+def _difference(own: Tensor, others: Tensor) -> str:
+    """What tells two cells' priors (A, 4) or points (A, 2) apart, in a few words."""
+    if len(own) != len(others):
+        return f"{len(own)} and {len(others)} a cell"
+    pairs = ([prior.round(decimals=1).tolist() for prior in pair] for pair in zip(own, others, strict=True))
+    first, other = next(pair for pair in pairs if pair[0] != pair[1])
+    return f"the first that differs: {first} and {other} px"
 
 
 def _first_points(generator: AnchorGenerator | MlvlPointGenerator) -> list[Tensor]:

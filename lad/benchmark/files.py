@@ -1,0 +1,29 @@
+"""Which content a file has, and whether it is another one now."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+
+def sha256(file: str | Path) -> str | None:
+    """SHA-256 of a file; None where there is none."""
+    file = Path(file)
+    if not file.is_file():
+        return None
+    status = file.stat()
+    return _sha256(str(file), status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _sha256(path: str, *_when: int) -> str:
+    """Read once as long as time and size of the file stay."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def changed(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> list[str]:
+    """Names whose files were others before. What is not known, then or now, may be the same."""
+    return [name for name, value in now.items() if len({before.get(name), value} - {None}) > 1]

@@ -1,0 +1,104 @@
+"""A config for those who have MMDetection and not this package."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from lad.datasets import DigitsDataset
+from lad.engine.defaults import HOOKS, LOOPS
+
+import mmdet.registry
+from mmengine.config import Config
+from mmengine.registry import Registry
+from mmengine.runner import Runner
+
+
+class _Plain(NamedTuple):
+    """What stands for a type of this package: MMEngine's or MMDetection's own, which lacks some settings."""
+
+    name: str
+    lacks: tuple[str, ...] = ()
+
+
+PLAIN = {
+    **{own: _Plain(plain) for plain, own in (HOOKS | LOOPS).items()},
+    "LoadCheckedImageFromFile": _Plain("LoadImageFromFile", ("on_error", "max_skips")),
+    # `tools/train.py --amp` on a CPU.
+    "BFloat16OptimWrapper": _Plain("OptimWrapper"),
+    # Only the training asks for it; weights and detections are PAAHead's.
+    "BatchedPAAHead": _Plain("PAAHead", ("box_loss_weight",)),
+    # Under MMDetection's own name; the backends' results are equal.
+    "CocoMetric": _Plain("CocoMetric", ("backend",)),
+    "DigitsDataset": _Plain("CocoDataset"),
+}
+# Of a config's variables those that something is built from.
+_BUILT = (*inspect.signature(Runner.__init__).parameters, "tta_model", "tta_pipeline")
+
+
+def standalone(cfg: Config) -> Config:
+    """A copy of a plain detector's config that says nothing of this package, unless it needs it.
+
+    What this package put into the place of MMEngine's and MMDetection's own types is given back, and its hooks are left
+    out; weights, evaluation and detections stay what they are. ``custom_imports`` names this package only where
+    something else is its own, such as a ``PAACOPHead``.
+    """
+    cfg = copy.deepcopy(cfg)
+    for node in _typed(cfg._cfg_dict):
+        _give_back(node)
+    hooks = cfg.get("default_hooks") or {}
+    for name in [name for name, hook in hooks.items() if isinstance(hook, dict) and _is_own(hook["type"])]:
+        del hooks[name]
+    if cfg.get("custom_hooks"):
+        cfg.custom_hooks = [
+            hook for hook in cfg.custom_hooks if not (isinstance(hook, dict) and _is_own(hook["type"]))
+        ]
+    imports = cfg.get("custom_imports")
+    if imports and not any(_is_own(node["type"]) for key in _BUILT for node in _typed(cfg.get(key))):
+        names = [imports["imports"]] if isinstance(imports["imports"], str) else imports["imports"]
+        cfg.custom_imports["imports"] = [name for name in names if name.split(".")[0] != "lad"]
+        if not cfg.custom_imports["imports"]:
+            cfg.pop("custom_imports")
+    return cfg
+
+
+def _typed(config: Any) -> Iterator[dict]:
+    """Every ``dict(type=...)`` of a config, however deep."""
+    if isinstance(config, dict):
+        if "type" in config:
+            yield config
+        for value in config.values():
+            yield from _typed(value)
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            yield from _typed(value)
+
+
+def _name(kind: Any) -> str:
+    """Of a type that a config gives as a name, with or without its scope or module, or as a class."""
+    return kind.rpartition(".")[2] if isinstance(kind, str) else getattr(kind, "__name__", "")
+
+
+def _give_back(node: dict) -> None:
+    name = _name(node["type"])
+    if name not in PLAIN:
+        return
+    node["type"] = PLAIN[name].name
+    for setting in PLAIN[name].lacks:
+        node.pop(setting, None)
+    if name == "DigitsDataset":
+        node["metainfo"] = {**DigitsDataset.METAINFO, **(node.get("metainfo") or {})}
+
+
+def _is_own(kind: Any) -> bool:
+    """Whether a type is of this package."""
+    name = _name(kind)
+    if name in {plain.name for plain in PLAIN.values()}:
+        return False  # CocoMetric here is this package's, and elsewhere MMDetection's
+    known = [kind]
+    for registry in vars(mmdet.registry).values():
+        if isinstance(registry, Registry):
+            known += [part.module_dict.get(name) for part in (registry, registry.parent) if part is not None]
+    return any(getattr(value, "__module__", "").split(".")[0] == "lad" for value in known)
