@@ -10,6 +10,6 @@ model = dict(
         checkpoint="https://download.openmmlab.com/mmdetection/v2.0/tood/tood_r101_fpn_mstrain_2x_coco/"
         "tood_r101_fpn_mstrain_2x_coco_20211210_144232-a18f53c8.pth",
     ),
-    # On blood cells "soft" was better for TOOD: docs/results.md. (PAA takes "hard" alone.)
+    # For TOOD "soft" is the mode to begin with: docs/results.md. (PAA takes "hard" alone.)
     methods=[dict(type="LabelAssignmentDistillation", mode="soft")],
 )
