@@ -132,6 +132,8 @@ RULES = [
     Rule(r"visualize_assignment.py", "", {"CONFIG": "configs/lad/lad_r18-c16-paa-r18-c32_fpn_digits.py"}),
     # Other commands use the stand-in for its result.
     Rule(r"voc_to_coco.py", "", {"data/bccd": "data/made_bccd"}),
+    Rule(r"tools/benchmark.py run bccd_beyond_paa", "--only tood --seeds 0", slow=True),
+    Rule(r"tools/benchmark.py run bccd_(faster_rcnn|catalogue)", "--only alone --seeds 0", slow=True),
     Rule(r"tools/benchmark.py run", SUITE, slow=True),
     Rule(r"tools/benchmark.py report", "--replicates 10", slow=True,
          after=(f"python tools/benchmark.py run bccd {SUITE}",)),
