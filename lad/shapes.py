@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from lad.errors import ConfigError
@@ -47,7 +46,7 @@ def check_shapes(model: nn.Module, path: str = "model") -> None:
     if type(model).extract_feat not in (SingleStageDetector.extract_feat, TwoStageDetector.extract_feat):
         return None
     try:
-        with _untouched(model):
+        with evaluating(model), torch.random.fork_rng(devices=[]), torch.no_grad():
             _check_parts(model, path)
     except ConfigError:
         raise
@@ -85,12 +84,6 @@ def _check_parts(model: nn.Module, path: str) -> None:
     if isinstance(extractor, nn.Module):
         strides = list(extractor.featmap_strides)
         _check_strides(f"{path}.roi_head.bbox_roi_extractor", strides, features[: len(strides)])
-
-
-@contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    with evaluating(model), torch.random.fork_rng(devices=[]), torch.no_grad():
-        yield
 
 
 def _run(module: nn.Module, given: Any, name: str, what: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from lad.benchmark.results import HOLDS, NOT_DECIDED, REFUTED, Summary
@@ -26,7 +26,7 @@ BAR = dict(linewidth=3, alpha=0.6, solid_capstyle="butt")
 SEED = dict(color="white", markeredgecolor="black", markersize=5)
 
 
-def draw_map(summary: Summary, file: Path, old: Collection[str] = ()) -> bool:
+def draw_map(summary: Summary, file: Path, old: Set[str] = frozenset()) -> bool:
     """mAP of every row: seeds, mean and interval; returns whether there was anything to draw.
 
     Args:
@@ -37,7 +37,7 @@ def draw_map(summary: Summary, file: Path, old: Collection[str] = ()) -> bool:
     rows = summary.rows
     if all(row.interval is None for row in rows):
         return False
-    figure, axes = _axes([marked(row.network.title, {row.network.row} & set(old)) for row in rows])
+    figure, axes = _axes([marked(row.network.title, {row.network.row} & old) for row in rows])
     for place, row in enumerate(rows):
         if row.interval is None:
             _draw_missing(axes, place)
@@ -52,7 +52,7 @@ def draw_map(summary: Summary, file: Path, old: Collection[str] = ()) -> bool:
     return True
 
 
-def draw_differences(summary: Summary, file: Path, old: Collection[str] = ()) -> bool:
+def draw_differences(summary: Summary, file: Path, old: Set[str] = frozenset()) -> bool:
     """Difference of mAP to the baseline: seeds, mean and interval; as :func:`draw_map`."""
     rows = [row for row in summary.rows if row.network.baseline is not None]
     if all(row.difference is None for row in rows):
@@ -60,7 +60,7 @@ def draw_differences(summary: Summary, file: Path, old: Collection[str] = ()) ->
     titles = {row: network.title for row, network in summary.suite.networks.items()}
     labels = [f"{row.network.title}\nover {titles[row.network.baseline]}" for row in rows]
     uses = [{row.network.row, row.network.baseline} for row in rows]
-    figure, axes = _axes([marked(label, own & set(old)) for label, own in zip(labels, uses, strict=True)])
+    figure, axes = _axes([marked(label, own & old) for label, own in zip(labels, uses, strict=True)])
     axes.axvline(0, color="black", linewidth=1)
     for place, row in enumerate(rows):
         if row.difference is None:
@@ -75,7 +75,7 @@ def draw_differences(summary: Summary, file: Path, old: Collection[str] = ()) ->
     return True
 
 
-def marked(text: str, old: Collection[str]) -> str:
+def marked(text: str, old: Set[str]) -> str:
     """A text with a dagger where there is something old."""
     return f"{text} {STALE}" if old and text else text
 

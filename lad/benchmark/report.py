@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 from lad.benchmark.plots import STALE, draw_differences, draw_map, marked
@@ -75,7 +75,7 @@ def markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def _table(summary: Summary, old: Collection[str]) -> str:
+def _table(summary: Summary, old: Set[str]) -> str:
     titles = _titles(summary)
     lines = [_line(HEADER), _line(["---"] * len(HEADER))]
     for row in summary.rows:
@@ -84,12 +84,12 @@ def _table(summary: Summary, old: Collection[str]) -> str:
         lines.append(
             _line(
                 [
-                    marked(row.network.title, {row.network.row} & set(old)),
+                    marked(row.network.title, {row.network.row} & old),
                     _mean(row),
                     _number(row.mean("AP50")),
                     _number(row.mean("AP75")),
                     count,
-                    marked(_difference(row, titles), {row.network.row, row.network.baseline} & set(old)),
+                    marked(_difference(row, titles), {row.network.row, row.network.baseline} & old),
                     _parameters(row),
                     _time(row),
                 ]
@@ -98,12 +98,12 @@ def _table(summary: Summary, old: Collection[str]) -> str:
     return "\n".join(lines)
 
 
-def _claims(summary: Summary, old: Collection[str]) -> str:
+def _claims(summary: Summary, old: Set[str]) -> str:
     titles = _titles(summary)
     lines = [_line(["claim", "verdict", "difference of mAP"]), _line(["---"] * 3)]
     for judged in summary.claims:
         deciding = [judgement for judgement in judged.judgements if judgement.statement.decides]
-        verdict = marked(judged.verdict, _rows(deciding) & set(old))
+        verdict = marked(judged.verdict, _rows(deciding) & old)
         if len(judged.judgements) == 1:
             lines.append(_line([judged.claim.text, verdict, interval_text(judged.judgements[0].interval)]))
             continue
@@ -112,7 +112,7 @@ def _claims(summary: Summary, old: Collection[str]) -> str:
             statement = judgement.statement
             between = "better than" if statement.decides else "minus"
             text = f"&nbsp; {titles[statement.better]} {between} {titles[statement.than]}"
-            verdict = marked(judgement.verdict or "for information", _rows([judgement]) & set(old))
+            verdict = marked(judgement.verdict or "for information", _rows([judgement]) & old)
             lines.append(_line([text, verdict, interval_text(judgement.interval)]))
     return "\n".join(lines)
 

@@ -16,6 +16,7 @@ from typing import Any
 from lad.benchmark import files
 from lad.benchmark.digest import (
     EVALUATION,
+    ROOT,
     TRAINING,
     digest,
     digests,
@@ -25,6 +26,7 @@ from lad.benchmark.digest import (
 from lad.benchmark.process import LOCK
 from lad.benchmark.suite import Entry, Network, Suite, placeholders
 from lad.benchmark.versions import UNKNOWN, versions
+from lad.checks import datasets_of
 from lad.cli import plain_configs, student_only
 from lad.config import load_config
 from lad.engine.checkpoints import write_whole
@@ -34,7 +36,6 @@ from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-ROOT = Path(__file__).resolve().parents[2]
 STATE = "benchmark.json"
 # Of that file. One of another format is passed over: the training is recognised by the config that is written in it.
 FORMAT = 2
@@ -172,21 +173,14 @@ def _read_files(run: Run) -> dict[str, dict[str, str | None]]:
     """SHA-256 of what a training reads: ``checkpoints`` of its needs, and ``annotations`` by their places."""
     return dict(
         checkpoints={key: files.sha256(need.checkpoint()) for key, need in run.needs.items()},
-        annotations={
-            str(file): files.sha256(file) for file in _annotations(run.config.get("train_dataloader"))
-        },
+        annotations={str(file): files.sha256(file) for file in _training_annotations(run.config)},
     )
 
 
-def _annotations(value: Any) -> Iterator[Path]:
-    """The annotation files of all data sets in a part of a config."""
-    if isinstance(value, dict):
-        if isinstance(value.get("ann_file"), str):
-            yield Path(value.get("data_root") or "", value["ann_file"])
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _annotations(item)
+def _training_annotations(cfg: Config) -> Iterator[Path]:
+    for dataset in datasets_of((cfg.get("train_dataloader") or {}).get("dataset")):
+        if isinstance(dataset.get("ann_file"), str):
+            yield Path(dataset.get("data_root") or "", dataset["ann_file"])
 
 
 def _state(run: Run) -> dict[str, Any] | None:

@@ -219,9 +219,9 @@ class SuiteRunner:
                 return "its record"
             if not (self.root / (record.detections or "?")).is_file():
                 return "its detections"
-            changed = record.changed_files(self.root)
             if record.format != FORMAT:
                 return "recorded by an older version; evaluated again"
+            changed = record.changed_files(self.root)
             if record.digest != runs.result_digest(run, network, self.identities[run.name]):
                 changed = ["evaluation", *changed]
             if changed:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from pathlib import Path
 
 import lad
+from lad.benchmark.digest import ROOT
 
 import mmdet
 import mmengine
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
 UNKNOWN = "unknown"
 
 

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from lad.config import kind_of
 from lad.datasets import DigitsDataset
 from lad.engine.defaults import HOOKS, LOOPS
 
@@ -49,14 +50,14 @@ def standalone(cfg: Config) -> Config:
     for node in _typed(cfg._cfg_dict):
         _give_back(node)
     hooks = cfg.get("default_hooks") or {}
-    for name in [name for name, hook in hooks.items() if isinstance(hook, dict) and _is_own(hook["type"])]:
+    for name in [name for name, hook in hooks.items() if isinstance(hook, dict) and _is_own(hook)]:
         del hooks[name]
     if cfg.get("custom_hooks"):
         cfg.custom_hooks = [
-            hook for hook in cfg.custom_hooks if not (isinstance(hook, dict) and _is_own(hook["type"]))
+            hook for hook in cfg.custom_hooks if not (isinstance(hook, dict) and _is_own(hook))
         ]
     imports = cfg.get("custom_imports")
-    if imports and not any(_is_own(node["type"]) for key in _BUILT for node in _typed(cfg.get(key))):
+    if imports and not any(_is_own(node) for key in _BUILT for node in _typed(cfg.get(key))):
         names = [imports["imports"]] if isinstance(imports["imports"], str) else imports["imports"]
         cfg.custom_imports["imports"] = [name for name in names if name.split(".")[0] != "lad"]
         if not cfg.custom_imports["imports"]:
@@ -76,13 +77,8 @@ def _typed(config: Any) -> Iterator[dict]:
             yield from _typed(value)
 
 
-def _name(kind: Any) -> str:
-    """Of a type that a config gives as a name, with or without its scope or module, or as a class."""
-    return kind.rpartition(".")[2] if isinstance(kind, str) else getattr(kind, "__name__", "")
-
-
 def _give_back(node: dict) -> None:
-    name = _name(node["type"])
+    name = kind_of(node)
     if name not in PLAIN:
         return
     node["type"] = PLAIN[name].name
@@ -92,9 +88,9 @@ def _give_back(node: dict) -> None:
         node["metainfo"] = {**DigitsDataset.METAINFO, **(node.get("metainfo") or {})}
 
 
-def _is_own(kind: Any) -> bool:
-    """Whether a type is of this package."""
-    name = _name(kind)
+def _is_own(node: dict) -> bool:
+    """Whether the type of a ``dict(type=...)`` is of this package."""
+    kind, name = node["type"], kind_of(node)
     if name in {plain.name for plain in PLAIN.values()}:
         return False  # CocoMetric here is this package's, and elsewhere MMDetection's
     known = [kind]

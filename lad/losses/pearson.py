@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from lad.losses.feature import FeatureLoss, check_maps
 
 import torch
-import torch.distributed as dist
 from mmdet.registry import MODELS
 from mmengine.dist import get_world_size
 from torch import Tensor
@@ -22,7 +21,7 @@ ABSOLUTE = 1e-4
 
 def sum_over_processes(values: Tensor) -> Tensor:
     """The sum of a tensor over all processes, with a gradient; the tensor itself where there is one process."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if get_world_size() == 1:
         return values
     # In the backward pass the gradients are added up over the processes, and DDP then averages them.
     return all_reduce(values)

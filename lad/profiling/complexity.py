@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lad.modes import evaluating
+
 import torch
 import torchvision  # noqa: F401  -- registers its operators
 from mmdet.structures import SampleList
@@ -65,7 +67,6 @@ def count_macs(model: nn.Module, inputs: Tensor, data_samples: SampleList) -> in
     grid sampling. Deformable convolutions are counted where torchvision computes them, as it does for
     :mod:`lad.mmcv_ops`; those of a compiled mmcv are no operators of torch's. The detector is as before.
     """
-    flags = {module: module.training for module in model.modules()}
     formulas = {torch.ops.torchvision.deform_conv2d: _deformable_flops}
     if hasattr(torch.ops.aten, CPU_ATTENTION):
         formulas[getattr(torch.ops.aten, CPU_ATTENTION)] = _attention_flops
@@ -74,14 +75,10 @@ def count_macs(model: nn.Module, inputs: Tensor, data_samples: SampleList) -> in
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        for module in flags:
-            module.training = False
-        with counter:
+        with evaluating(model), counter:
             model._forward(inputs, data_samples)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for module, training in flags.items():
-            module.training = training
     return counter.get_total_flops() // (2 * len(inputs))
 
 
