@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from lad.cli import add_arguments, one_line_errors, read_config, student_only
+from lad.engine.leaving import leaving_process_group
 from lad.errors import CheckpointError, ConfigError
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook
@@ -55,9 +56,17 @@ def with_tta(cfg: Config) -> Config:
     return cfg
 
 
+def test(cfg: Config, out: str | None) -> None:
+    """Test as the config says; with a file, write the predictions."""
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    if out is not None:
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
+    runner.test()
+
+
 def main() -> None:
     args = parse_args()
-    with one_line_errors():
+    with one_line_errors(), leaving_process_group():
         if args.out is not None and not args.out.endswith((".pkl", ".pickle")):
             raise ConfigError(f"--out must end in .pkl or .pickle, got {args.out!r}.")
         if "://" not in args.checkpoint and not Path(args.checkpoint).is_file():
@@ -70,10 +79,7 @@ def main() -> None:
             trigger_visualization_hook(cfg, args)
         if args.tta:
             with_tta(cfg)
-        runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
-        if args.out is not None:
-            runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
-        runner.test()
+        test(cfg, args.out)
 
 
 if __name__ == "__main__":

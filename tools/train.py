@@ -16,8 +16,10 @@ from lad.cli import (
     read_config,
 )
 from lad.engine import standalone
+from lad.engine.leaving import leaving_process_group
 from lad.wiring import describe_config
 
+from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -50,9 +52,22 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def train(cfg: Config) -> None:
+    """Train as the prepared config says."""
+    plain = plain_configs(cfg)
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    check_training(runner)
+    if is_main_process():
+        for name, config in plain.items():
+            standalone(config).dump(Path(runner.work_dir) / f"{name}.py")
+        if mismatch := learning_rate_mismatch(cfg, get_world_size()):
+            runner.logger.warning(mismatch)
+    runner.train()
+
+
 def main() -> None:
     args = parse_args()
-    with one_line_errors():
+    with one_line_errors(), leaving_process_group():
         cfg = read_config(args)
         if args.dry_run:
             print(describe_config(cfg))
@@ -60,15 +75,7 @@ def main() -> None:
         prepare_training(cfg, amp=args.amp, auto_scale_lr=args.auto_scale_lr, resume=args.resume)
         if args.tensorboard:
             log_to_tensorboard(cfg)
-        plain = plain_configs(cfg)
-        runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
-        check_training(runner)
-        if is_main_process():
-            for name, config in plain.items():
-                standalone(config).dump(Path(runner.work_dir) / f"{name}.py")
-            if mismatch := learning_rate_mismatch(cfg, get_world_size()):
-                runner.logger.warning(mismatch)
-        runner.train()
+        train(cfg)
 
 
 if __name__ == "__main__":

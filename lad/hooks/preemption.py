@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from lad.engine.checkpoints import ATOMIC, write_last_checkpoint
+from lad.engine.leaving import Preempted
 from lad.engine.workers import STOP_SIGNALS, shield_workers
 from lad.errors import ConfigError
 from lad.hooks.model import detector_of
@@ -24,10 +25,6 @@ from mmengine.runner import BaseLoop, Runner
 #: The checkpoint of an interrupted run; removed when the next regular one is safe.
 INTERRUPTED = "interrupted.pth"
 RANK_BUFFERS = "rank_buffers"
-
-
-class Preempted(SystemExit):
-    """Ends the process with the hook's exit code."""
 
 
 @HOOKS.register_module()
@@ -96,7 +93,7 @@ class PreemptionHook(Hook):
         accumulated = steps % getattr(runner.optim_wrapper, "_accumulative_counts", 1) == 0
         if steps % self.interval == 0 and accumulated and self._any_rank_was_asked():
             self._save(runner, epoch=runner.epoch, iteration=steps)
-            self._leave(runner, f"after iteration {steps}")
+            self._leave(runner, f"after iteration {steps}", together=True)
 
     def before_val(self, runner: Runner) -> None:
         """Make sure that the training's state is on the disk: a validation may be long, and cannot be resumed."""
@@ -110,7 +107,7 @@ class PreemptionHook(Hook):
         """Leave: nothing that a checkpoint holds changes in a validation."""
         # Each rank by itself: ranks need not have the same number of batches.
         if self._received is not None and isinstance(runner._train_loop, BaseLoop):
-            self._leave(runner, "in the validation")
+            self._leave(runner, "in the validation", together=False)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Note what was saved last; add what ranks do not share."""
@@ -158,7 +155,7 @@ class PreemptionHook(Hook):
             write_last_checkpoint(runner.work_dir, str(Path(runner.work_dir) / INTERRUPTED))
         barrier()
 
-    def _leave(self, runner: Runner, where: str) -> None:
+    def _leave(self, runner: Runner, where: str, together: bool) -> None:
         name = "another rank's signal" if self._received is None else signal.Signals(self._received).name
         runner.logger.warning(
             f"Stopped {where} on {name}; the state is saved in {runner.work_dir}. Go on with --resume."
@@ -166,4 +163,4 @@ class PreemptionHook(Hook):
         # A launcher that sees one rank leave signals the others: none may die of it on its way out.
         for number in self.signals:
             signal.signal(number, signal.SIG_IGN)
-        raise Preempted(self.exit_code)
+        raise Preempted(self.exit_code, together)
