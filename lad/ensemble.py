@@ -18,6 +18,9 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 Combination = Literal["average", "attention"]
 
+#: The heads that put out class logits.
+WEIGHABLE = (*DENSE_HEADS, "roi_head")
+
 #: Heads whose class scores cannot be weighed as logits, and why.
 NO_LOGITS: dict[type[nn.Module], str] = {
     TOODHead: "puts out probabilities",
@@ -43,7 +46,7 @@ def attend(logits: Sequence[Tensor]) -> Tensor:
     teachers by their confidence for the true class, sample by sample, which asks for a label at each place.)
 
     Args:
-        logits: Each teacher's, of one shape; sigmoid logits.
+        logits: Each teacher's, of one shape: of a sigmoid, or log-probabilities of a softmax.
     """
     stacked = torch.stack(tuple(logits))
     return (stacked.softmax(dim=0) * stacked).sum(dim=0)
@@ -199,17 +202,6 @@ class TeacherEnsemble:
         modules = tuple(modules)
         for member in self.members.values():
             member.check_modules(modules)
-        if self.combination == "attention" and (
-            other := [name for name in modules if name not in DENSE_HEADS]
-        ):
-            raise UnsupportedError(
-                f"ensemble='attention' weighs the class logits of {' and '.join(DENSE_HEADS)}, and this method listens "
-                f"to {', '.join(other)}; use ensemble='average'."
-            )
-        if self.combination == "attention":
-            for member in self.members.values():
-                for name in modules:
-                    _check_weighable(name, getattr(member.model, name))
         first, *others = self.members
         outputs = {name: member.dry_run(modules) for name, member in self.members.items()}
         for module in modules:
@@ -222,6 +214,26 @@ class TeacherEnsemble:
                         f"the teachers {first!r} and {other!r} cannot teach as one: {module!r} puts out "
                         f"{_described(shapes[first])} and {_described(shapes[other])}; give each a method of its own."
                     )
+
+    def check_weighable(self, modules: Iterable[str]) -> None:
+        """Refuse what cannot be attended to, where that is asked for.
+
+        Args:
+            modules: What a method learns from.
+
+        Raises:
+            UnsupportedError: a module is no head, or puts out something else than class logits.
+        """
+        if self.combination != "attention":
+            return
+        if other := [name for name in modules if name not in WEIGHABLE]:
+            raise UnsupportedError(
+                f"ensemble='attention' weighs the class logits of {', '.join(WEIGHABLE)}, and this method listens "
+                f"to {', '.join(other)}; use ensemble='average'."
+            )
+        for member in self.members.values():
+            for name in modules:
+                _check_weighable(name, getattr(member.model, name))
 
     def check_units(self, modules: Iterable[str]) -> None:
         """Refuse heads whose predictions mean different things, though they have the same shapes.

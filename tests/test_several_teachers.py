@@ -6,6 +6,7 @@ from lad import ensemble as ensembles
 from lad.ensemble import TeacherEnsemble, attend, average, combine
 from lad.errors import ConfigError, UnsupportedError
 from lad.methods import DistillationMethod
+from lad.methods.roi_heads import forward_stage
 from lad.teacher import FrozenTeacher
 
 import pytest
@@ -254,8 +255,40 @@ def ensemble_of(networks, combination):
 def test_heads_without_class_logits_cannot_be_attended_to_but_averaged(config, says):
     networks = [build(config, seed) for seed in (1, 2)]
     with pytest.raises(UnsupportedError, match=f"bbox_head, {says}.*use ensemble='average'"):
-        ensemble_of(networks, "attention").check_modules(["bbox_head"])
-    ensemble_of(networks, "average").check_modules(["bbox_head"])
+        ensemble_of(networks, "attention").check_weighable(["bbox_head"])
+    ensemble_of(networks, "average").check_weighable(["bbox_head"])
+
+
+@pytest.mark.parametrize("use_sigmoid", [False, True])
+def test_roi_heads_are_attended_to_proposal_by_proposal(tmp_path, use_sigmoid):
+    """Of a softmax it is the probabilities that weigh: a constant added to all logits of one teacher says nothing."""
+    head = dict(loss_cls=dict(use_sigmoid=use_sigmoid))
+    networks = dict(a=random_teacher(two_stage(base=16, head=head)), b=random_teacher(two_stage(head=head)))
+    with torch.no_grad():
+        networks["a"].roi_head.bbox_head.fc_cls.bias += 0.0 if use_sigmoid else 5.0
+    teachers = {
+        name: dict(network.own_config, checkpoint=save_checkpoint(network, tmp_path / f"{name}.pth"))
+        for name, network in networks.items()
+    }
+    method = dict(type="RoILogitDistillation", taught_by=["a", "b"], ensemble="attention")
+    student = two_stage(head=head)
+    model = MODELS.build(
+        dict(type="DistillationDetector", student=student, teachers=teachers, methods=[method])
+    ).train()
+    [method] = model.methods
+    seen = []
+    method.compare = lambda head, outputs, scores, boxes: seen.append((outputs.rois, scores, boxes)) or {}
+    images, samples = make_batch()
+    model.loss(images, samples)
+    [(rois, scores, boxes)] = seen
+    answers = [
+        forward_stage(teacher.model.roi_head, 0, teacher.model.extract_feat(images), rois)
+        for teacher in model.teachers.values()
+    ]
+    logits = [answer if use_sigmoid else answer.log_softmax(dim=1) for answer, _ in answers]
+    weights = [logit.exp() / sum(other.exp() for other in logits) for logit in logits]
+    torch.testing.assert_close(scores, sum(w * logit for w, logit in zip(weights, logits, strict=True)))
+    torch.testing.assert_close(boxes, (answers[0][1] + answers[1][1]) / 2)
 
 
 def test_anchors_and_coders_count_where_a_method_learns_from_them(tmp_path):

@@ -159,6 +159,8 @@ class DistillationDetector(BaseDetector):
                     "name what a layer puts out, such as 'backbone.layer3'."
                 )
         listening.teacher.check_modules(method.teacher_modules)
+        if isinstance(listening.teacher, TeacherEnsemble):
+            listening.teacher.check_weighable(method.weighable or method.teacher_modules)
         self.distillation[name] = method
         self._listening[name] = listening
 

@@ -71,6 +71,8 @@ class DistillationMethod(BaseModule):
     compares_classes: bool = True
     #: The modules whose anchors and box coders must be the same for all teachers of an ensemble.
     compares_units: tuple[str, ...] = ("bbox_head",)
+    #: The heads whose class logits an ensemble can weigh; by default all modules that it listens to are taken for such.
+    weighable: tuple[str, ...] | None = None
     #: The student's heads that its losses train where there are no labels.
     trains: tuple[str, ...] = ()
     #: What its loss is called, where the config can say so.

@@ -81,6 +81,7 @@ class RoIDistillation(DistillationMethod):
     #: Name of the loss that a stage without proposals keeps, with the value 0.
     stage_loss_name = "loss_cls_soft"
     compares_units = ("roi_head",)
+    weighable = ("roi_head",)
 
     def __init__(self, classes: Sequence[str] | None = None, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg=init_cfg)

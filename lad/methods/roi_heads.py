@@ -18,11 +18,16 @@ WORKS_WITH = "StandardRoIHead, DoubleHeadRoIHead and CascadeRoIHead with the los
 def score_rois(
     model: nn.Module, outputs: Outputs, features: str, stage: int, rois: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What a detector's RoI head says of boxes, on features that were captured: class logits and deltas."""
+    """What a detector's RoI head says of boxes, on features that were captured: class logits and deltas.
+
+    The logits of a softmax are log-probabilities: to the softmax they are the same, and those of several teachers are on
+    one scale.
+    """
     # mmcv's compiled RoIAlign reads memory as (N, C, H, W) whatever the strides say (mmcv issue 2203), and a teacher
     # may run in another layout.
     levels = tuple(level.contiguous() for level in outputs[features])
-    return forward_stage(model.roi_head, stage, levels, rois)
+    scores, deltas = forward_stage(model.roi_head, stage, levels, rois)
+    return scores if is_sigmoid(stages_of(model)[stage]) else scores.log_softmax(dim=-1), deltas
 
 
 def forward_stage(
