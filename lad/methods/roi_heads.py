@@ -20,7 +20,7 @@ def score_rois(
 ) -> tuple[Tensor, Tensor]:
     """What a detector's RoI head says of boxes, on features that were captured: class logits and deltas.
 
-    The logits of a softmax are log-probabilities: to the softmax they are the same, and those of several teachers are on
+    The logits of a softmax are log-probabilities: the softmax of both is the same, and those of several teachers have
     one scale.
     """
     # mmcv's compiled RoIAlign reads memory as (N, C, H, W) whatever the strides say (mmcv issue 2203), and a teacher
