@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lad.checks import bad_data_policy, check_completeness, check_dataset_files
-from lad.config import detector_config, kind_of, load_config
+from lad.config import detector_config, kind_of, load_config, merge_options
 from lad.datasets.bad_images import check_image_loading
 from lad.engine.defaults import resume_request, survive_interruption
 from lad.errors import ConfigError, LadError, nearest
@@ -55,10 +55,7 @@ def read_config(args: argparse.Namespace) -> Config:
     cfg = load_config(args.config)
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
-        try:
-            cfg.merge_from_dict(args.cfg_options)
-        except (TypeError, KeyError, IndexError, AssertionError) as error:
-            raise ConfigError(f"--cfg-options do not fit {args.config}: {error}") from error
+        merge_options(cfg, args.cfg_options, "--cfg-options")
     if kind_of(cfg.get("model")) in ("DistillationDetector", "CoLearningDetector"):
         # MMEngine would put one that a base config has beside its model (SSD, YOLOv3) in the place of the student's, in
         # training alone: the plain config that is tested has the student's. On purpose it is model.data_preprocessor.

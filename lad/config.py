@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,23 @@ def _read(path: str, read: Callable[[str], Config]) -> Config:
         raise ConfigError(
             f"config {path!r} cannot be read{where}: {type(error).__name__}: {reason}."
         ) from error
+
+
+def merge_options(cfg: Config, options: Mapping[str, Any], source: str) -> None:
+    """Override settings of a config, in place.
+
+    Args:
+        cfg: The config.
+        options: Values by dotted key.
+        source: Where they come from, for the message.
+
+    Raises:
+        ConfigError: a key leads nowhere.
+    """
+    try:
+        cfg.merge_from_dict(copy.deepcopy(dict(options)))
+    except (TypeError, KeyError, IndexError, AssertionError) as error:
+        raise ConfigError(f"{source} do not fit {cfg.filename}: {error}") from error
 
 
 def kind_of(config: Any) -> str | None:

@@ -28,7 +28,7 @@ from lad.benchmark.suite import Entry, Network, Suite, placeholders
 from lad.benchmark.versions import UNKNOWN, versions
 from lad.checks import datasets_of
 from lad.cli import plain_configs, student_only
-from lad.config import load_config
+from lad.config import load_config, merge_options
 from lad.engine.checkpoints import write_whole
 from lad.errors import ConfigError
 
@@ -334,10 +334,7 @@ def training_seconds(folder: Path) -> float | None:
 
 
 def _merge(cfg: Config, options: Mapping[str, Any], run: Run) -> None:
-    try:
-        cfg.merge_from_dict(copy.deepcopy(dict(options)))
-    except (TypeError, KeyError, IndexError, AssertionError) as error:
-        raise ConfigError(f"options of {run.entry.name!r} do not fit {cfg.filename}: {error}.") from error
+    merge_options(cfg, options, f"options of {run.entry.name!r}")
 
 
 def _filled(value: Any, places: Mapping[str, str]) -> Any:

@@ -17,7 +17,7 @@ from lad.benchmark.process import Processes, is_locked, locked
 from lad.benchmark.progress import clock, last_error, read_progress, time_left
 from lad.benchmark.records import FORMAT, Key, Record, append_record, read_records
 from lad.benchmark.runs import Run
-from lad.benchmark.suite import Suite
+from lad.benchmark.suite import Network, Suite
 from lad.errors import ConfigError, LadError, nearest
 
 RECORDS = "results.jsonl"
@@ -195,7 +195,7 @@ class SuiteRunner:
             elif blocked:
                 self.failed[run.name] = f"it needs {', '.join(blocked)}"
             # Whoever learned from a teacher that is trained again is looked at after that.
-            elif self._needs_are_done(run) and self._missing(run, recorded) is None:
+            elif self._needs_are_done(run) and self._is_recorded(run, recorded):
                 self.done.add(run.name)
                 self._remember_time(run)
 
@@ -209,24 +209,39 @@ class SuiteRunner:
             return None
         return f"{', '.join(changed)} changed since it was trained; --rerun-changed trains it again"
 
-    def _missing(self, run: Run, recorded: Mapping[Key, Record]) -> str | None:
-        """What a run still lacks, None where its results are recorded."""
-        if not run.is_trained():
-            return "its training"
+    def _is_recorded(self, run: Run, recorded: Mapping[Key, Record]) -> bool:
+        """Whether nothing is left to do for a run."""
+        return (
+            run.is_trained()
+            and runs.is_claimed(run)
+            and all(self._result(run, network, recorded) for network in run.entry.networks)
+            and self._outdated(run, recorded) is None
+        )
+
+    def _result(self, run: Run, network: Network, recorded: Mapping[Key, Record]) -> Record | None:
+        """A network's record, if it has one with detections."""
+        record = recorded.get(Key(network.row, run.seed))
+        is_good = (
+            record is not None
+            and record.status == "ok"
+            and (self.root / (record.detections or "?")).is_file()
+        )
+        return record if is_good else None
+
+    def _outdated(self, run: Run, recorded: Mapping[Key, Record]) -> str | None:
+        """Why a record of a run is not what would be recorded now; None where it is, or where there is none."""
         for network in run.entry.networks:
-            record = recorded.get(Key(network.row, run.seed))
-            if record is None or record.status != "ok":
-                return "its record"
-            if not (self.root / (record.detections or "?")).is_file():
-                return "its detections"
+            record = self._result(run, network, recorded) if run.is_trained() else None
+            if record is None:
+                continue
             if record.format != FORMAT:
-                return "recorded by an older version; evaluated again"
+                return "recorded by an older version"
             changed = record.changed_files(self.root)
             if record.digest != runs.result_digest(run, network, self.identities[run.name]):
                 changed = ["evaluation", *changed]
             if changed:
-                return f"its {' and '.join(changed)} changed since it was recorded; evaluated again"
-        return None if runs.is_claimed(run) else "what it was trained with"
+                return f"its {' and '.join(changed)} changed since it was recorded"
+        return None
 
     def _start(self, waiting: list[Run], running: dict[Future, Run], pool: ThreadPoolExecutor) -> None:
         for run in list(waiting):
@@ -258,11 +273,11 @@ class SuiteRunner:
         if changed:
             self.say(f"{run.name}: {changed}; the old run is {runs.set_aside(run)}")
         else:
-            missing = self._missing(run, read_records(self.records))
-            if missing is None:
+            recorded = read_records(self.records)
+            if self._is_recorded(run, recorded):
                 return Outcome()
-            if "evaluated again" in missing:
-                self.say(f"{run.name}: {missing}")
+            if outdated := self._outdated(run, recorded):
+                self.say(f"{run.name}: {outdated}; evaluated again")
         self.outdated.discard(run.name)
         try:
             error = self._train(run, lock) or self._evaluate(run, lock)
