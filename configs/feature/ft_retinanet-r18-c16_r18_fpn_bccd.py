@@ -1,3 +1,3 @@
-# Factor transfer: in the first epoch paraphrasers learn the teacher's maps, then the student their factors.
-_base_ = "cwd_retinanet-r18-c16_r18_fpn_bccd.py"
-model = dict(methods=[dict(type="FactorTransferDistillation", pretrain=dict(epochs=1))])
+# Factor transfer: in the first epochs paraphrasers learn the teacher's maps, then the student their factors.
+_base_ = "ab_retinanet-r18-c16_r18_fpn_bccd.py"
+model = dict(methods=[dict(type="FactorTransferDistillation", pretrain=dict(epochs=4))])
