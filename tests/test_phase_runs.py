@@ -1,5 +1,6 @@
 """Trainings with a pretraining: stopped in the middle of it, and in two processes."""
 
+import json
 import os
 import signal
 
@@ -45,11 +46,26 @@ def configure(trainer, name, pretrain, more=""):
     return write_config(trainer.folder / f"{name}.py", more=text + more)
 
 
+def logged_losses(work_dir):
+    """The losses of each iteration's line of a log."""
+    [file] = work_dir.glob("*/vis_data/scalars.json")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return [{name: value for name, value in line.items() if "loss" in name} for line in lines]
+
+
 def test_run_stopped_in_its_pretraining_ends_with_the_weights_of_the_undisturbed_run(trainer):
     config = configure(trainer, "stopped", "dict(iters=3)")
     assert trainer.run(config, "undisturbed") == 0, trainer.output
     assert "Iteration 1: pretraining of BoundaryProbe, FactorProbe, 3 iterations in all." in trainer.output
     assert "Iteration 4: the task; BoundaryProbe, FactorProbe pretrained before." in trainer.output
+    before, after = (
+        {"loss", "loss_boundary", "loss_paraphrase"},
+        {"loss", "loss_cls", "loss_bbox", "loss_iou"},
+    )
+    logged = logged_losses(trainer.folder / "undisturbed")
+    assert [set(line) for line in logged] == [before] * 3 + [after | {"loss_factor"}] * 5
+    # Averages over the iterations before; the pretraining's are not among them.
+    assert all(sum(line.values()) == pytest.approx(2 * line["loss"], rel=1e-4) for line in logged)
     moment = Moment(event="iteration 1", signal=signal.SIGTERM, group=True)
     assert trainer.run(config, "stopped", moment=moment) == os.EX_TEMPFAIL, trainer.output
     assert trainer.run(config, "stopped", "--resume") == 0, trainer.output

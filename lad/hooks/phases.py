@@ -21,7 +21,8 @@ class PhaseHook(Hook):
 
     The phase is a function of the iteration (or epoch) that comes next, and so the same after a resume as without one.
     The optimizer passes over what rests in a phase: neither momentum nor weight decay moves it. Learning rate
-    schedules, validation and checkpoints count all iterations of the run, those of the pretraining included.
+    schedules, validation and checkpoints count all iterations of the run, those of the pretraining included. The log's
+    averages of losses begin anew with the task.
 
     Other models, and detectors none of whose methods pretrains, are passed over.
 
@@ -32,6 +33,7 @@ class PhaseHook(Hook):
 
     priority = "VERY_HIGH"
     _model: DistillationDetector | None = None
+    _task_begins: int  # the task's first iteration
 
     def before_train(self, runner: Runner) -> None:
         """Refuse a pretraining that never ends; take the place before the optimizer's step."""
@@ -49,12 +51,12 @@ class PhaseHook(Hook):
                 f"pretraining takes {pretraining.length} and the whole run is no longer: make pretrain shorter, or "
                 "train_cfg longer."
             )
-        iterations = pretraining.iters or pretraining.epochs * len(runner.train_dataloader)
+        self._task_begins = pretraining.iters or pretraining.epochs * len(runner.train_dataloader)
         accumulated = runner.optim_wrapper._accumulative_counts
-        if iterations % accumulated:
+        if self._task_begins % accumulated:
             raise ConfigError(
-                f"pretraining ends after {iterations} iterations, in the middle of {accumulated} whose gradients are "
-                f"accumulated (accumulative_counts): make it a multiple of {accumulated} iterations."
+                f"pretraining ends after {self._task_begins} iterations, in the middle of {accumulated} whose "
+                f"gradients are accumulated (accumulative_counts): make it a multiple of {accumulated} iterations."
             )
         runner.optim_wrapper.optimizer.register_step_pre_hook(self._pass_over_resting)
 
@@ -72,6 +74,11 @@ class PhaseHook(Hook):
             runner.logger.info(
                 f"Iteration {runner.iter + 1}: the task; {', '.join(names)} pretrained before."
             )
+        if runner.iter == self._task_begins:
+            # They would be logged to the end of the run, and averaged with the task's.
+            losses = [name for name in runner.message_hub.log_scalars if "loss" in name]
+            for name in losses:
+                del runner.message_hub.log_scalars[name]
 
     def _pass_over_resting(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
         self._model.phase.drop_gradients()
