@@ -108,6 +108,8 @@ class EnsembleView(TeacherView):
         combination: See :func:`combine`.
     """
 
+    is_ensemble = True
+
     def __init__(self, views: Sequence[TeacherView], combination: Combination) -> None:
         self._views = tuple(views)
         self._combination = combination
@@ -261,7 +263,7 @@ class TeacherEnsemble:
 
 
 def _check_weighable(name: str, head: nn.Module) -> None:
-    """Refuse a head whose class scores are no logits of independent classes."""
+    """Refuse a dense head whose class scores are no logits of independent classes."""
     if not getattr(head, "use_sigmoid_cls", True):
         raise UnsupportedError(
             f"ensemble='attention' weighs class logits one by one, and the teachers' {name} has a softmax over the "

@@ -123,6 +123,9 @@ def dry_run(model: nn.Module, modules: Iterable[str], size: tuple[int, int] = (1
 class TeacherView:
     """What the teacher says of one batch; computed at the first question, once, without gradient."""
 
+    #: Whether what it says is combined of what several teachers say.
+    is_ensemble: bool = False
+
     def __init__(
         self,
         teacher: FrozenTeacher,

@@ -92,6 +92,15 @@ class LossesHook(Hook):
 
 
 @HOOKS.register_module()
+class ThreadsHook(Hook):
+    """Prints which threads the process has in its first iteration."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 0:
+            print(f"threads in the run: {thread_names()}", flush=True)
+
+
+@HOOKS.register_module()
 class SaveRanksHook(Hook):
     """Writes what each rank ends with: ``rank_N.pth``, the model's state and the number of objects it saw."""
 
@@ -268,11 +277,11 @@ def _train(
         try:
             runpy.run_path(str(ROOT / "tools/train.py"), run_name="__main__")
         finally:
-            print(f"threads at the end: {_threads()}")
+            print(f"threads at the end: {thread_names()}")
 
 
-def _threads() -> list[str]:
-    """The names of this process's threads, those that Python knows nothing of included; Linux."""
+def thread_names() -> list[str]:
+    """The names of this process's threads, those that Python knows nothing of included; none but on Linux."""
     return sorted(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))
 
 

@@ -221,21 +221,22 @@ def test_all_ranks_stop_after_the_same_iteration_when_one_gets_the_signal(traine
     assert differences(expected, final_state(trainer.folder / "two")) == []
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads the names of threads from /proc")
 @pytest.mark.parametrize(
     ("event", "code"), [("none", 0), ("iteration 0", PREEMPTED), ("validation", PREEMPTED)]
 )
 def test_no_thread_of_the_process_group_outlives_a_run_and_aborts_its_process(trainer, event, code):
     # A rank validates one image: group norm needs a coarsest level of more than one place.
     validation = VALIDATION.format(data=f"{trainer.folder}/digits/").replace("(64, 64)", "(256, 256)")
-    config = write_config(trainer.folder / "threads.py", more=validation)
+    more = validation + "custom_hooks += [dict(type='ThreadsHook')]"
+    config = write_config(trainer.folder / "threads.py", more=more)
     moments = [Moment(event=event, signal=signal.SIGTERM) for _ in range(2)]
     assert trainer.run_two(config, "threads", moments=moments) == [code] * 2, trainer.output
     for rank in range(2):
         output = (trainer.folder / f"threads.{rank}.txt").read_text()
-        threads = output.split("threads at the end: ")[1]
-        assert "python" in threads
-        assert "gloo" not in threads
+        during, after = output.split("threads in the run: ")[1].split("threads at the end: ")
+        if "gloo" not in during.splitlines()[0]:
+            pytest.skip("here threads of Gloo have no names")
+        assert "gloo" not in after
 
 
 @pytest.fixture(scope="module")

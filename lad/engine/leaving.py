@@ -7,7 +7,12 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import distributed
+
+if distributed.is_available():
+    # A function of this module keeps the process group of the time of its first import as a default argument, for ever.
+    import torch.distributed.nn
 
 
 class Preempted(SystemExit):
@@ -32,7 +37,7 @@ def leaving_process_group() -> Iterator[None]:
     waits for these threads, provided that nothing holds the group any more. So whatever does, a runner with its model
     above all, must have gone out of scope at the end of the block.
 
-    After an error nobody leaves: the other ranks may be waiting in a collective, and leaving might wait for them.
+    After an error nobody leaves: collectives may be under way, and leaving might wait for the other ranks.
     """
     try:
         yield
@@ -46,7 +51,12 @@ def leaving_process_group() -> Iterator[None]:
 def _leave(together: bool) -> None:
     if not (distributed.is_available() and distributed.is_initialized()):
         return
-    # NCCL waits for the other ranks, Gloo for none.
-    if together or distributed.get_backend() == distributed.Backend.GLOO:
-        gc.collect()
-        distributed.destroy_process_group()
+    backend = distributed.get_backend()
+    # NCCL waits for the other ranks or, in some versions of torch, cuts them off. Gloo does neither, as long as no
+    # collective of this rank is under way.
+    if not together and backend != distributed.Backend.GLOO:
+        return
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    gc.collect()
+    distributed.destroy_process_group()

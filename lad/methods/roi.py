@@ -96,7 +96,7 @@ class RoIDistillation(DistillationMethod):
         Args:
             head: The student's.
             outputs: What the student said.
-            teacher_scores: (n, channels) the teacher's logits.
+            teacher_scores: (n, channels) the teacher's logits; several teachers' softmax has log-probabilities.
             teacher_boxes: (n, 4) or (n, 4 C) the teacher's deltas.
         """
 
@@ -177,7 +177,9 @@ class RoIDistillation(DistillationMethod):
             number = outputs.number
             head = stages_of(student)[number]
             stage = self.teacher_stage[number]
-            scores, boxes = step.teacher.ask(score_rois, self.teacher_features, stage, outputs.rois)
+            scores, boxes = step.teacher.ask(
+                score_rois, self.teacher_features, stage, outputs.rois, step.teacher.is_ensemble
+            )
             losses = self.compare(head, outputs, scores, boxes)
             weight = student.roi_head.stage_loss_weights[number] if is_cascade else 1.0
             prefix = f"s{number}." if is_cascade else ""

@@ -16,18 +16,26 @@ WORKS_WITH = "StandardRoIHead, DoubleHeadRoIHead and CascadeRoIHead with the los
 
 
 def score_rois(
-    model: nn.Module, outputs: Outputs, features: str, stage: int, rois: Tensor
+    model: nn.Module, outputs: Outputs, features: str, stage: int, rois: Tensor, normalised: bool = False
 ) -> tuple[Tensor, Tensor]:
     """What a detector's RoI head says of boxes, on features that were captured: class logits and deltas.
 
-    The logits of a softmax are log-probabilities: the softmax of both is the same, and those of several teachers have
-    one scale.
+    Args:
+        model: The detector.
+        outputs: What its modules put out.
+        features: The name of the module whose output the RoI head looks at.
+        stage: Of a cascade.
+        rois: (n, 5), the image's number and a box in pixels.
+        normalised: Return the logits of a softmax as log-probabilities, which are on one scale for all detectors.
     """
     # mmcv's compiled RoIAlign reads memory as (N, C, H, W) whatever the strides say (mmcv issue 2203), and a teacher
     # may run in another layout.
     levels = tuple(level.contiguous() for level in outputs[features])
     scores, deltas = forward_stage(model.roi_head, stage, levels, rois)
-    return scores if is_sigmoid(stages_of(model)[stage]) else scores.log_softmax(dim=-1), deltas
+    if normalised and not is_sigmoid(stages_of(model)[stage]):
+        # In half precision the logarithms of small probabilities would lose more than the logits have.
+        scores = scores.float().log_softmax(dim=-1)
+    return scores, deltas
 
 
 def forward_stage(
