@@ -158,7 +158,8 @@ def test_the_projects_suites_name_configs_that_are_there(path):
 def test_the_blood_cell_suite_is_the_papers_comparison():
     suite = load_suite(ROOT / "configs/benchmarks/bccd.yaml")
     assert len(suite.networks) == 22
-    once = {"big-2x", "kd-2x", "lad-uniform-2x"}
+    looked_at = ("big-2x", "kd-2x", "small-uniform-2x", "kd-gamma0", "kd-gamma2")
+    once = {*looked_at, *(f"lad-uniform-{name}" for name in ("2x", "both-2x", "topk5", "topk15"))}
     assert {entry.seeds for name, entry in suite.entries.items() if name not in once} == {(0, 1, 2)}
     # MMDetection's LAD averages the box loss as this one does: the two differ in nothing but the code.
     assert suite.networks["mmdet-lad"].baseline == "lad-uniform"
