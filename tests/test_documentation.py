@@ -147,7 +147,7 @@ RULES = [
     Rule(r"benchmarks/faster_rcnn.py", "--batch-size 2 --size 64 64 --repeats 1", slow=True),
     Rule(r"benchmarks/evaluation.py", "--images 20 --detections 5 --classes 3 --repeats 1", slow=True),
     Rule(r"benchmarks/inference.py", "--repeats 1", slow=True),
-    Rule(r"benchmarks/seams.py", "--repeats 1 --only tood", slow=True),
+    Rule(r"benchmarks/seams.py", "--repeats 1 --only tood"),
 ]  # fmt: skip
 
 #: What is not run here, why, and what is checked instead (a function below).

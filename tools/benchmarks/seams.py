@@ -65,12 +65,13 @@ def make_batch(images: int, objects: int, num_classes: int) -> tuple[torch.Tenso
 def bench(path: str, repeats: int, folder: Path) -> None:
     """One config: a LAD step in both modes against a plain step plus the teacher's forward."""
     model = load_config(str(ROOT / path)).model
-    spec = {key: value for key, value in model.teacher.items() if key != "checkpoint"}
+    options = dict(speed=model.teacher.get("speed"), checkpoint=str(folder / "teacher.pth"))
+    spec = {key: value for key, value in model.teacher.items() if key not in options}
     teacher = without_pretraining(detector_config(spec, "teacher"))
-    torch.save(dict(state_dict=MODELS.build(copy.deepcopy(teacher)).state_dict()), folder / "teacher.pth")
+    torch.save(dict(state_dict=MODELS.build(copy.deepcopy(teacher)).state_dict()), options["checkpoint"])
     steps = {}
     for mode in ("hard", "soft"):
-        model.teacher = dict(copy.deepcopy(teacher), checkpoint=str(folder / "teacher.pth"))
+        model.teacher = dict(copy.deepcopy(teacher), **options)
         model.methods = [dict(type="LabelAssignmentDistillation", mode=mode)]
         steps[mode] = MODELS.build(copy.deepcopy(model)).train()
     detector = steps["hard"]
