@@ -230,8 +230,10 @@ class SuiteRunner:
 
     def _outdated(self, run: Run, recorded: Mapping[Key, Record]) -> str | None:
         """Why a record of a run is not what would be recorded now; None where it is, or where there is none."""
+        if not run.is_trained():
+            return None
         for network in run.entry.networks:
-            record = self._result(run, network, recorded) if run.is_trained() else None
+            record = self._result(run, network, recorded)
             if record is None:
                 continue
             if record.format != FORMAT:
