@@ -5,7 +5,7 @@ from lad import compat
 
 compat.apply()
 
-from lad import datasets, detectors, engine, evaluation, heads, hooks, methods, optim
+from lad import analysis, datasets, detectors, engine, evaluation, heads, methods
 
 __version__ = "0.1.0"
-__all__ = ["compat", "datasets", "detectors", "engine", "evaluation", "heads", "hooks", "methods", "optim"]
+__all__ = ["analysis", "compat", "datasets", "detectors", "engine", "evaluation", "heads", "methods"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lad.config import detector_config
+from lad.base.config import detector_config
 
 from mmengine.config import ConfigDict
 

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from lad.checkpoint import load_safely
+from lad.compat.safe_loading import load_safely
 from lad.datasets import DigitsParameters, make_digits
-from lad.hooks import PreemptionHook
+from lad.engine.hooks import PreemptionHook
 
 import numpy as np
 import torch
@@ -294,7 +294,7 @@ def free_port() -> int:
 def import_server() -> multiprocessing.context.BaseContext:
     """Starts processes that find everything imported; one server for all tests of a worker."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fault_runs", "lad.checks", "lad.cli", "mmdet.apis"])
+    context.set_forkserver_preload(["fault_runs", "lad.cli.checks", "lad.cli.arguments", "mmdet.apis"])
     return context
 
 

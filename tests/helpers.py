@@ -9,7 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 import lad  # noqa: F401  -- registers and patches before anything imports MMDetection
-from lad.config import detector_config
+from lad.base.config import detector_config
 
 import torch
 from mmdet.registry import MODELS

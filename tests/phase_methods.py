@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from lad.base.phases import Pretraining
 from lad.methods import DistillationMethod
-from lad.phases import Pretraining
 
 from mmdet.registry import MODELS
 from torch import nn

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from types import SimpleNamespace
 
-from lad.assignment.replay import replaced
-from lad.config import detector_config
+from lad.base.config import detector_config
+from lad.base.replace import replaced
 
 import torch
 from helpers import build, save_checkpoint

@@ -1,53 +1,49 @@
-"""One direction of imports: nothing lower knows anything above it."""
+"""One direction of imports, a small top level, no drawing code in a training."""
 
 import ast
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from helpers import ROOT
 
-# From the bottom up; a package may import itself and what stands before it.
-LAYERS = [
-    ["errors"],
-    [
-        "checkpoint",
-        "config",
-        "capture",
-        "mmcv_ops",
-        "optim",
-        "teacher_cache",
-        "teacher_speed",
-        "shapes",
-        "losses",
-        "connectors",
-        "phases",
-        "inheritance",
-        "modes",
-    ],
-    ["compat"],
-    ["assignment", "heads", "datasets", "evaluation", "visualization"],
-    ["teacher", "ensemble", "teachers"],
-    ["methods"],
-    ["detectors"],
-    ["engine"],
-    ["hooks"],
-    ["checks", "wiring"],
-    ["profiling"],
-    ["cli"],
-    ["benchmark"],
+#: From the bottom up: a package imports itself and what stands before it. No two stand side by side.
+ORDER = [
+    "errors",
+    "base",
+    "mmcv_ops",
+    "compat",
+    "losses",
+    "assignment",
+    "heads",
+    "datasets",
+    "evaluation",
+    "networks",
+    "exchange",
+    "methods",
+    "detectors",
+    "engine",
+    "cli",
+    "analysis",
 ]
-RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+RANK = {name: rank for rank, name in enumerate(ORDER)}
+#: Packages that draw, which a training must not load.
+DRAWING = {"matplotlib", "seaborn"}
 
 
-def imported(path):
+def imported(path: Path) -> set[str]:
     """The parts of lad that a file imports, wherever in the file."""
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        names = []
+        if isinstance(node, ast.ImportFrom) and node.level:
+            raise AssertionError(f"{path}: relative imports hide where they lead")
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "lad":
             parts = node.module.split(".")
-            names = parts[1:2] or [alias.name for alias in node.names]
+            names.update(parts[1:2] or [alias.name for alias in node.names])
         elif isinstance(node, ast.Import):
-            names = [alias.name.split(".")[1] for alias in node.names if alias.name.startswith("lad.")]
-        yield from names
+            names.update(alias.name.split(".")[1] for alias in node.names if alias.name.startswith("lad."))
+    return names
 
 
 FILES = sorted(path for path in (ROOT / "lad").rglob("*.py") if path != ROOT / "lad/__init__.py")
@@ -56,9 +52,36 @@ FILES = sorted(path for path in (ROOT / "lad").rglob("*.py") if path != ROOT / "
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_file_imports_nothing_from_above(path):
     own = path.relative_to(ROOT / "lad").parts[0].removesuffix(".py")
-    assert own in RANK, f"give {own} a layer"
-    above = {name for name in imported(path) if RANK[name] > RANK[own]}
+    assert own in RANK, f"give {own} a place in ORDER"
+    above = {name for name in imported(path) if name != own and RANK[name] >= RANK[own]}
     assert not above
+
+
+def test_order_names_every_package_once():
+    packages = {path.parent.name for path in (ROOT / "lad").glob("*/__init__.py")}
+    modules = {path.stem for path in (ROOT / "lad").glob("*.py")} - {"__init__"}
+    assert sorted(ORDER) == sorted(packages | modules)
+
+
+def test_top_level_of_the_package_holds_packages_and_at_most_five_files():
+    assert len([path for path in (ROOT / "lad").iterdir() if path.is_file()]) <= 5
+
+
+def test_package_imports_nothing_of_the_tools():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert (node.module or "").split(".")[0] not in ("suites", "tools"), path
+
+
+def test_importing_lad_loads_no_drawing_code():
+    """In a process of its own: tests load pictures."""
+    code = "import sys, lad; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert "lad.detectors" in loaded
+    assert not DRAWING & {name.split(".")[0] for name in loaded}
+    assert not [name for name in loaded if name.startswith("lad.analysis.pictures")]
 
 
 def test_nothing_but_compat_changes_another_package():
@@ -86,4 +109,4 @@ def test_nothing_but_compat_changes_another_package():
                     ):
                         patching.add(str(path.relative_to(ROOT)))
     # The stand-in puts itself where mmcv looks for its extension.
-    assert patching == {"lad/compat.py", "lad/mmcv_ops/extension.py"}
+    assert patching == {"lad/compat/patches.py", "lad/mmcv_ops/extension.py"}

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
 
-from lad.benchmark.suite import load_suite
-from lad.config import load_config
+from lad.base.config import load_config
 from lad.detectors import DistillationDetector
+from suites.suite import load_suite
 
 import pytest
 from documentation.pages import (

@@ -6,7 +6,7 @@ import copy
 from functools import cache
 from pathlib import Path
 
-from lad.config import detector_config
+from lad.base.config import detector_config
 
 import numpy as np
 import torch

@@ -11,12 +11,12 @@ import signal
 import sys
 from pathlib import Path
 
-from lad.benchmark.records import read_records
-from lad.benchmark.report import write_report
-from lad.benchmark.results import summarise
-from lad.benchmark.schedule import RECORDS, Options, SuiteRunner, changed_since
-from lad.benchmark.suite import Suite, load_suite
-from lad.cli import one_line_errors
+from lad.cli.messages import one_line_errors
+from suites.records import read_records
+from suites.report import write_report
+from suites.results import summarise
+from suites.schedule import RECORDS, Options, SuiteRunner, changed_since
+from suites.suite import Suite, load_suite
 
 WORK_DIR = Path("work_dirs/benchmark")
 SUITES = Path(__file__).resolve().parents[1] / "configs" / "benchmarks"

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lad.checks import CocoData, coco_data, datasets_of
-from lad.cli import one_line_errors
-from lad.config import load_config
+from lad.base.config import load_config
+from lad.cli.checks import CocoData, coco_data, datasets_of
+from lad.cli.messages import one_line_errors
 from lad.datasets.checking import Problem, check_coco, image_problems, read_coco, summary
 from lad.errors import ConfigError
 

@@ -13,9 +13,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lad.cli import one_line_errors, student_only
+from lad.analysis.pictures.detections import Detections, draw_comparison
+from lad.cli.messages import one_line_errors
 from lad.datasets import DIGIT_CLASSES
-from lad.visualization.detections import Detections, draw_comparison
+from lad.engine.plain_config import student_only
 
 import torch
 from mmdet.evaluation import DumpDetResults

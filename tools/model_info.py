@@ -14,8 +14,9 @@ import logging
 import warnings
 from pathlib import Path
 
-from lad.cli import one_line_errors, read_config
-from lad.profiling import profile_config
+from lad.analysis.profiling import profile_config
+from lad.cli.arguments import read_config
+from lad.cli.messages import one_line_errors
 
 import torch
 from mmengine.config import DictAction

@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lad.cli import add_arguments, one_line_errors, read_config, student_only
+from lad.cli.arguments import add_arguments, read_config
+from lad.cli.messages import one_line_errors
 from lad.engine.leaving import leaving_process_group
+from lad.engine.plain_config import student_only
 from lad.errors import CheckpointError, ConfigError
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook

@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lad.checks import check_training
-from lad.cli import (
+from lad.analysis.dry_run import describe_config
+from lad.cli.arguments import (
     add_arguments,
     learning_rate_mismatch,
     log_to_tensorboard,
-    one_line_errors,
-    plain_configs,
     prepare_training,
     read_config,
 )
+from lad.cli.checks import check_training
+from lad.cli.messages import one_line_errors
 from lad.engine import standalone
 from lad.engine.leaving import leaving_process_group
-from lad.wiring import describe_config
+from lad.engine.plain_config import plain_configs
 
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lad.checks import check_dataset_files, datasets_of
-from lad.cli import one_line_errors
-from lad.config import detector_config, load_config
-from lad.detectors.assignments import assignment_pictures, check_drawable
+from lad.analysis.pictures.assignment_drawing import save_assignment
+from lad.analysis.pictures.assignments import assignment_pictures, check_drawable
+from lad.base.config import detector_config, load_config
+from lad.cli.checks import check_dataset_files, datasets_of
+from lad.cli.messages import one_line_errors
 from lad.errors import CheckpointError, ConfigError, nearest
-from lad.teacher import load_verified, without_pretraining
-from lad.visualization.assignments import save_assignment
+from lad.networks.building import without_pretraining
+from lad.networks.checkpoint import load_verified
 
 from mmdet.registry import DATASETS, MODELS
 from mmdet.utils import register_all_modules

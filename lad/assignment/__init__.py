@@ -1,1 +1,1 @@
-"""Label assignment as pure functions of tensors, and where heads do it."""
+"""Label assignment as pure functions of tensors."""

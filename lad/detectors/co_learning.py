@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lad.assignment.co_learning import find_co_learning
-from lad.assignment.switching import RoleSwitch
-from lad.config import detector_config
+from lad.base.config import detector_config
 from lad.errors import ConfigError, listed, nearest
-from lad.teacher import Renormalisation
+from lad.exchange.co_learning import find_co_learning
+from lad.exchange.switching import RoleSwitch
+from lad.networks.preprocessing import Renormalisation
 
 from mmcv.ops import batched_nms
 from mmdet.models.detectors import BaseDetector
@@ -36,7 +36,7 @@ class CoLearningDetector(BaseDetector):
 
     Args:
         networks: Detectors by name, each a config path, a dict with ``config`` and overrides, or a model dict.
-        switch: Config of a :class:`lad.assignment.switching.Switch`.
+        switch: Config of a :class:`lad.exchange.switching.Switch`.
         predict_with: The name of the network that predicts, or ``'ensemble'`` for all; by default the first.
         data_preprocessor: Replaces the first network's. Networks that are normalised otherwise are fed what their
             own config says.

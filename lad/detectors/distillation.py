@@ -9,18 +9,19 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from lad.capture import INPUT, Outputs, capture, find_module, root_of
-from lad.config import detector_config
+from lad.base.capture import INPUT, Outputs, capture, find_module, root_of
+from lad.base.config import detector_config
+from lad.base.phases import Phase
 from lad.detectors.pretraining import find_pretraining, phase_of, pretrained
-from lad.ensemble import TeacherEnsemble
 from lad.errors import ConfigError, UnsupportedError, nearest
-from lad.inheritance import Inheritance, find_inheritance, inherit, wanted_modules
 from lad.losses import FeatureLoss, HintLoss
 from lad.methods.base import DistillationMethod, Step
-from lad.phases import Phase
-from lad.teacher import DENSE_HEADS, FrozenTeacher, run_dense
-from lad.teacher_cache import take_fingerprints
-from lad.teachers import Listening, build_teachers, choose, hear, look
+from lad.networks.cache import take_fingerprints
+from lad.networks.ensemble import TeacherEnsemble
+from lad.networks.forward import DENSE_HEADS, run_dense
+from lad.networks.frozen import FrozenTeacher
+from lad.networks.initialisation import Inheritance, find_inheritance, inherit, wanted_modules
+from lad.networks.routes import Listening, build_teachers, choose, hear, look
 
 import torch
 from mmdet.models.detectors import BaseDetector, DetectionTransformer
@@ -42,15 +43,17 @@ class DistillationDetector(BaseDetector):
     of the methods under ``distillation.``), its attributes (``backbone``, ``bbox_head``, ...) and its
     predictions are the student's. The teacher is seen by nothing but the teacher code.
 
-    Methods that declare a pretraining train alone before the task begins; :class:`lad.hooks.PhaseHook` says when.
+    Methods that declare a pretraining train alone before the task begins;
+    :class:`lad.engine.hooks.PhaseHook` says when.
 
     Args:
         student: A config path, or a dict with ``config`` and overrides, or a model dict.
         teacher: Likewise, with the required key ``checkpoint`` (path or URL).
         methods: Configs of distillation methods. A method's ``name`` (default: its type) is its key under
             ``distillation.``. Where there are several teachers, its ``taught_by`` says which it listens to;
-            ``taught_by=['a', 'b']`` with ``ensemble='average'`` or ``'attention'`` (:func:`lad.ensemble.combine`)
-            lets several teach as one. Its losses then begin with their names, ``a.loss_hint``.
+            ``taught_by=['a', 'b']`` with ``ensemble='average'`` or ``'attention'``
+            (:func:`lad.networks.ensemble.combine`) lets several teach as one.
+            Its losses then begin with their names, ``a.loss_hint``.
         student_loss: Whether the student learns its own loss too. False: from the teacher alone, by the methods'
             losses; labels are then needed only where a method asks for them.
         data_preprocessor: Replaces the student's.
@@ -212,7 +215,7 @@ class DistillationDetector(BaseDetector):
         return self._listening[name].label if len(self.teachers) > 1 else ""
 
     def enter_phase(self, iteration: int, epoch: int) -> bool:
-        """Say which iteration (of which epoch; both from 0) comes next; :class:`lad.hooks.PhaseHook` does.
+        """Say which iteration (of which epoch; both from 0) comes next; :class:`lad.engine.hooks.PhaseHook` does.
 
         Returns:
             Whether another phase begins with it.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lad.capture import find_module, root_of
+from lad.base.capture import find_module, root_of
+from lad.base.phases import Phase, Pretraining, within
 from lad.errors import ConfigError, UnsupportedError
 from lad.methods.base import DistillationMethod
-from lad.phases import Phase, Pretraining, within
-from lad.teacher import DENSE_HEADS, HEADS
+from lad.networks.forward import DENSE_HEADS, HEADS
 
 from torch import nn
 

@@ -1,5 +1,6 @@
 """What a run needs to survive: loops that find their place again, and files written whole or not at all."""
 
+from lad.engine import hooks, optim
 from lad.engine.batch_sampler import ResumableBatchSampler
 from lad.engine.checkpoints import AtomicLocalBackend
 from lad.engine.defaults import survive_interruption
@@ -11,6 +12,8 @@ __all__ = [
     "ResumableBatchSampler",
     "ResumableEpochBasedTrainLoop",
     "ResumableIterBasedTrainLoop",
+    "hooks",
+    "optim",
     "standalone",
     "survive_interruption",
 ]

@@ -7,7 +7,7 @@ import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lad.checkpoint import load_safely
+from lad.compat.safe_loading import load_safely
 from lad.errors import CheckpointError, listed
 
 import mmengine.fileio

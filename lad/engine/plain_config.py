@@ -7,9 +7,10 @@ import inspect
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from lad.config import kind_of
+from lad.base.config import detector_config, kind_of
 from lad.datasets import DigitsDataset
 from lad.engine.defaults import HOOKS, LOOPS
+from lad.errors import ConfigError
 
 import mmdet.registry
 from mmengine.config import Config
@@ -98,3 +99,59 @@ def _is_own(node: dict) -> bool:
         if isinstance(registry, Registry):
             known += [part.module_dict.get(name) for part in (registry, registry.parent) if part is not None]
     return any(getattr(value, "__module__", "").split(".")[0] == "lad" for value in known)
+
+
+CO_LEARNING_HOOKS = ("RoleSwitchHook", "SaveNetworksHook")
+
+
+def student_only(cfg: Config) -> Config:
+    """The same config with a distillation's student as its plain model; others are returned as they are.
+
+    What a distillation leaves behind is a plain checkpoint of the student: testing it needs no teacher.
+    """
+    if kind_of(cfg.model) != "DistillationDetector":
+        return cfg
+    return plain_configs(cfg)["student"]
+
+
+def plain_configs(cfg: Config) -> dict[str, Config]:
+    """The plain configs of the detectors that a training leaves behind, by name; none if it is itself plain.
+
+    For whoever gets a checkpoint: ``mmdet.apis.init_detector(student.py, checkpoint)``. They are this package's own way
+    to test them; :func:`lad.engine.standalone` makes them MMDetection's.
+    """
+    kind = kind_of(cfg.model)
+    if kind == "DistillationDetector":
+        detectors = dict(student=detector_config(_part(cfg, "student"), "student"))
+    elif kind == "CoLearningDetector":
+        networks = _part(cfg, "networks")
+        detectors = {name: detector_config(spec, f"network {name}") for name, spec in networks.items()}
+    else:
+        return {}
+    configs = {}
+    for name, detector in detectors.items():
+        plain = Config(cfg._cfg_dict.to_dict(), filename=cfg.filename)
+        plain.model = detector
+        # A run of its own, not the distillation's next part.
+        plain.resume, plain.load_from = False, None
+        for hook in ("teacher_check", "phases"):
+            (plain.get("default_hooks") or {}).pop(hook, None)
+        # Hooks of the distillation itself have nothing to do in the plain config.
+        plain.custom_hooks = [
+            hook for hook in cfg.get("custom_hooks") or [] if kind_of(hook) not in CO_LEARNING_HOOKS
+        ]
+        if kind == "DistillationDetector" and cfg.model.get("data_preprocessor") is not None:
+            plain.model.data_preprocessor = cfg.model.data_preprocessor
+        configs[name] = plain
+    return configs
+
+
+def _part(cfg: Config, name: str) -> Any:
+    """What a distillation's model cannot do without.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if cfg.model.get(name) is None:
+        raise ConfigError(f"model: {kind_of(cfg.model)} needs {name}.")
+    return cfg.model[name]

@@ -19,11 +19,7 @@ from lad.losses.probability_focal import ProbabilityFocalLoss, probability_focal
 from lad.losses.quality_kd import QualityKDLoss, quality_kd_loss
 from lad.losses.relational import RKDLoss, relational_loss
 from lad.losses.similarity import SimilarityPreservingLoss, similarity_preserving_loss
-from lad.losses.soft_cross_entropy import (
-    SoftCrossEntropyLoss,
-    binary_soft_cross_entropy,
-    soft_cross_entropy,
-)
+from lad.losses.soft_cross_entropy import SoftCrossEntropyLoss, binary_soft_cross_entropy, soft_cross_entropy
 
 __all__ = [
     "ABLoss",

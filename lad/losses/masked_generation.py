@@ -13,7 +13,7 @@ def generation_loss(generated: Tensor, teacher: Tensor) -> Tensor:
     """sum_c,h,w (T - G)^2 of each image, in float32.
 
     Yang et al., "Masked Generative Distillation", ECCV 2022, arXiv 2205.01529, Sec. 3.2. G is what the generation block
-    makes of the student's map with positions left out: :class:`lad.connectors.MaskedGenerationConnector`.
+    makes of the student's map with positions left out: :class:`lad.networks.connectors.MaskedGenerationConnector`.
 
     Args:
         generated: (N, C, H, W), any float dtype.

@@ -1,21 +1,21 @@
 """Distillation methods, one a file."""
 
-from lad.methods.activation_boundaries import ActivationBoundaryDistillation
+from lad.methods.assignment.label_assignment import LabelAssignmentDistillation
 from lad.methods.base import DistillationMethod, Step
-from lad.methods.cross_head import CrossHeadDistillation
-from lad.methods.dense_logits import DenseLogitDistillation
-from lad.methods.factor_transfer import FactorTransferDistillation
-from lad.methods.feature import FeatureDistillation
-from lad.methods.hint import HintDistillation
-from lad.methods.label_assignment import LabelAssignmentDistillation
-from lad.methods.localisation import LocalisationDistillation
-from lad.methods.overhaul import OverhaulDistillation
-from lad.methods.rcnn import RCNNDistillation
-from lad.methods.relational import RelationalDistillation
-from lad.methods.roi_logits import RoILogitDistillation
-from lad.methods.rpn import RPNDistillation
-from lad.methods.similarity import SimilarityPreservingDistillation
-from lad.methods.soft_label import SoftLabelDistillation
+from lad.methods.feature.activation_boundaries import ActivationBoundaryDistillation
+from lad.methods.feature.base import FeatureDistillation
+from lad.methods.feature.factor_transfer import FactorTransferDistillation
+from lad.methods.feature.hint import HintDistillation
+from lad.methods.feature.overhaul import OverhaulDistillation
+from lad.methods.feature.relational import RelationalDistillation
+from lad.methods.feature.similarity import SimilarityPreservingDistillation
+from lad.methods.response.cross_head import CrossHeadDistillation
+from lad.methods.response.dense_logits import DenseLogitDistillation
+from lad.methods.response.localisation import LocalisationDistillation
+from lad.methods.response.soft_label import SoftLabelDistillation
+from lad.methods.roi.logits import RoILogitDistillation
+from lad.methods.roi.rcnn import RCNNDistillation
+from lad.methods.roi.rpn import RPNDistillation
 
 __all__ = [
     "ActivationBoundaryDistillation",

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
-from lad.capture import Outputs
-from lad.phases import Pretraining
-from lad.teacher import FrozenTeacher, TeacherView
+from lad.base.capture import Outputs
+from lad.base.phases import Pretraining
+from lad.networks.frozen import FrozenTeacher, TeacherView
 
 from mmdet.structures import SampleList
 from mmengine.model import BaseModule
@@ -60,12 +60,12 @@ class DistillationMethod(BaseModule):
 
     A method names the modules it listens to, may steer the student's own loss, and returns named losses. It is a
     module so that it can own adapters (connectors): their weights are trained with the student and saved under
-    ``distillation.``. It may declare a pretraining: see :class:`lad.phases.Pretraining`.
+    ``distillation.``. It may declare a pretraining: see :class:`lad.base.phases.Pretraining`.
     """
 
     teacher_modules: tuple[str, ...] = ()
     student_modules: tuple[str, ...] = ()
-    #: Whether training images are to carry their fingerprint (see :mod:`lad.teacher_cache`).
+    #: Whether training images are to carry their fingerprint (see :mod:`lad.networks.cache`).
     needs_fingerprints: bool = False
     #: Whether classes of student and teacher must correspond.
     compares_classes: bool = True

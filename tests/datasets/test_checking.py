@@ -7,7 +7,7 @@ import re
 import runpy
 import sys
 
-from lad.checks import bad_data_policy, check_annotations, coco_data
+from lad.cli.checks import bad_data_policy, check_annotations, coco_data
 from lad.datasets import LoadCheckedImageFromFile
 from lad.datasets.bad_images import check_image_loading
 from lad.datasets.checking import check_coco, check_image, image_problems, leaves_folder, read_coco
@@ -286,7 +286,7 @@ def training(folder, **more):
 
 def test_training_counts_bad_annotations_or_stops_as_configured(bad_data, caplog, monkeypatch):
     monkeypatch.setattr(
-        "lad.checks.print_log", lambda message, logger, level: logging.getLogger("x").log(level, message)
+        "lad.cli.checks.print_log", lambda message, logger, level: logging.getLogger("x").log(level, message)
     )
     with caplog.at_level(logging.WARNING):
         check_annotations(training(bad_data))

@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from urllib.parse import urlparse
 
-from lad.cli import plain_configs
-from lad.config import detector_config, load_config
+from lad.base.config import detector_config, load_config
 from lad.datasets import DigitsParameters, make_digits
 from lad.engine import standalone
-from lad.teacher import without_pretraining
+from lad.engine.plain_config import plain_configs
+from lad.networks.building import without_pretraining
 
 import cv2
 import numpy as np

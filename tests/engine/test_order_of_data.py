@@ -3,7 +3,7 @@
 import random
 from types import SimpleNamespace
 
-from lad.config import load_config
+from lad.base.config import load_config
 from lad.engine import ResumableBatchSampler, survive_interruption
 from lad.engine.defaults import resume_request
 from lad.engine.loops import ResumableEpochBasedTrainLoop, ResumableIterBasedTrainLoop

@@ -1,10 +1,10 @@
 """What a student's config says to those who have MMDetection alone."""
 
-from lad.cli import plain_configs
-from lad.config import load_config
+from lad.base.config import load_config
 from lad.datasets import DIGIT_CLASSES
 from lad.datasets.bad_images import check_image_loading
 from lad.engine import standalone, survive_interruption
+from lad.engine.plain_config import plain_configs
 
 import pytest
 from helpers import ROOT
@@ -27,7 +27,7 @@ def test_nothing_of_this_package_is_left_where_nothing_of_it_is_needed():
     before, after = trained(
         "feature/fgd_retinanet-r50_x101_fpn_2x_coco.py",
         custom_hooks=[dict(type="EMAHook"), dict(type="AssignmentVisualizationHook")],
-        custom_imports=dict(imports=["lad", "lad.hooks", "json"], allow_failed_imports=False),
+        custom_imports=dict(imports=["lad", "lad.engine.hooks", "json"], allow_failed_imports=False),
     )
     assert after.custom_imports == dict(imports=["json"], allow_failed_imports=False)
     assert after.custom_hooks == [dict(type="EMAHook")]

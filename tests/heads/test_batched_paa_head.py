@@ -3,9 +3,9 @@
 import copy
 
 from lad.assignment import candidates
-from lad.assignment.paa_memory import RECORD, RememberingScorer
-from lad.assignment.replay import replaced
+from lad.base.replace import replaced
 from lad.errors import ConfigError
+from lad.exchange.paa_memory import RECORD, RememberingScorer
 from lad.heads.batched_paa_head import PAAPredictions, PAAScorer
 
 import numpy as np

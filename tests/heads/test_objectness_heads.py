@@ -4,7 +4,7 @@ import copy
 import math
 
 from lad.assignment import candidates
-from lad.assignment.replay import replaced
+from lad.base.replace import replaced
 from lad.errors import ConfigError
 from lad.losses import focal_kl_loss
 

@@ -2,12 +2,7 @@
 
 import math
 
-from lad.losses import (
-    KDLoss,
-    binary_kl_divergence,
-    kl_divergence,
-    soft_cross_entropy,
-)
+from lad.losses import KDLoss, binary_kl_divergence, kl_divergence, soft_cross_entropy
 
 import pytest
 import torch

@@ -1,8 +1,8 @@
 """Maps generated from a part of the student's."""
 
-from lad.connectors import MaskedGenerationConnector, tokens_to_map
 from lad.errors import ConfigError, UnsupportedError
 from lad.losses import MGDLoss, generation_loss
+from lad.networks.connectors import MaskedGenerationConnector, tokens_to_map
 
 import pytest
 import torch

@@ -2,11 +2,11 @@
 
 from types import SimpleNamespace
 
-from lad.assignment.labels import reading_labels
 from lad.errors import ConfigError, UnsupportedError
+from lad.exchange.labels import reading_labels
 from lad.methods import CrossHeadDistillation, Step
-from lad.methods.cross_head import align_statistics, before_activation
-from lad.methods.dense import SCALE_FREE, boxes_about_origin
+from lad.methods.response.cross_head import align_statistics, before_activation
+from lad.methods.response.dense import SCALE_FREE, boxes_about_origin
 
 import pytest
 import torch

@@ -2,11 +2,11 @@
 
 from types import SimpleNamespace
 
-from lad.assignment.labels import reading_labels
 from lad.errors import ConfigError, UnsupportedError
+from lad.exchange.labels import reading_labels
 from lad.losses import DKDLoss, KDLoss
 from lad.methods import DenseLogitDistillation, Step
-from lad.methods.dense import class_logits, product_logit
+from lad.methods.response.dense import class_logits, product_logit
 
 import pytest
 import torch

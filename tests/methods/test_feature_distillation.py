@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from lad.errors import ConfigError, UnsupportedError
 from lad.losses import CWDLoss
 from lad.losses.focal_global import Objects, focal_terms, object_masks
-from lad.methods.feature import objects_of
+from lad.methods.feature.base import objects_of
 
 import pytest
 import torch
@@ -294,7 +294,9 @@ def test_later_maps_of_a_backbone_that_is_frozen_in_part_are_compared_until_they
 
 def test_objects_of_a_step_are_gathered_once_for_all_levels(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("lad.methods.feature.objects_of", lambda step: seen.append(step) or objects_of(step))
+    monkeypatch.setattr(
+        "lad.methods.feature.base.objects_of", lambda step: seen.append(step) or objects_of(step)
+    )
     model = taught(
         tmp_path, [feature("FGDLoss"), feature("CWDLoss", name="cwd")], small(RETINA), small(RETINA)
     )
@@ -338,7 +340,7 @@ def test_what_cannot_work_is_refused_when_built(tmp_path, settings, error, messa
 def test_levels_of_other_strides_are_compared_and_named(tmp_path, monkeypatch):
     """An FPN for a Faster R-CNN begins at stride 4, one for a RetinaNet at 8: in their order none agree."""
     said = []
-    monkeypatch.setattr("lad.methods.feature.print_log", lambda message, **_: said.append(message))
+    monkeypatch.setattr("lad.methods.feature.base.print_log", lambda message, **_: said.append(message))
     taught(tmp_path, feature(), small(RETINA), two_stage())
     assert "neck[0] (8) with neck[0] (4), neck[1] (16) with neck[1] (8)" in said.pop()
     taught(tmp_path, feature(student="neck[0]", teacher="neck[1]"), small(RETINA), two_stage())

@@ -3,9 +3,9 @@
 import copy
 from types import SimpleNamespace
 
-from lad.assignment.labels import reading_labels
 from lad.assignment.valuable_region import valuable_region
 from lad.errors import UnsupportedError
+from lad.exchange.labels import reading_labels
 from lad.methods import LocalisationDistillation, Step
 
 import pytest

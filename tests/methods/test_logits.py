@@ -1,7 +1,7 @@
 """Which losses the methods on class logits take."""
 
 from lad.errors import ConfigError, UnsupportedError
-from lad.methods.logits import build_logit_loss, logit_loss
+from lad.methods.response.logits import build_logit_loss, logit_loss
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
 """Distillation before the activation: activation boundaries and the overhaul."""
 
-from lad.capture import capture
+from lad.base.capture import capture
 from lad.errors import ConfigError, UnsupportedError
 from lad.losses import activation_boundary_loss, negative_expectation, partial_l2_loss
 

@@ -5,11 +5,11 @@ import inspect
 import math
 from unittest import mock
 
-from lad.checks import _check_teacher_classes
+from lad.cli.checks import _check_teacher_classes
 from lad.errors import ConfigError, UnsupportedError
-from lad.methods.rcnn import RCNNDistillation
-from lad.methods.roi import RoITargets, StageOutputs
-from lad.methods.two_stage import ClassMapping, TwoStageDistillation
+from lad.methods.roi.base import RoITargets, StageOutputs
+from lad.methods.roi.rcnn import RCNNDistillation
+from lad.methods.roi.two_stage import ClassMapping, TwoStageDistillation
 
 import pytest
 import torch

@@ -2,7 +2,7 @@
 
 from lad.errors import ConfigError, UnsupportedError
 from lad.losses import Objects, relational_loss
-from lad.methods.relational import ObjectPooling, evenly
+from lad.methods.feature.relational import ObjectPooling, evenly
 
 import pytest
 import torch

@@ -5,7 +5,7 @@ import math
 from unittest import mock
 
 from lad.errors import ConfigError, UnsupportedError
-from lad.methods.rpn import RPNDistillation, RPNPredictions, RPNTargets, sample_by_teacher
+from lad.methods.roi.rpn import RPNDistillation, RPNPredictions, RPNTargets, sample_by_teacher
 
 import pytest
 import torch

@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lad.cli import one_line_errors
+from lad.analysis.pictures.curves import FORMATS, draw_curves
+from lad.analysis.pictures.scalars import choose_keys, read_runs
+from lad.cli.messages import one_line_errors
 from lad.errors import ConfigError, DataError
-from lad.visualization.curves import FORMATS, draw_curves
-from lad.visualization.scalars import choose_keys, read_runs
 
 
 def parse_args() -> argparse.Namespace:

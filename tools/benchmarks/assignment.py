@@ -20,7 +20,7 @@ from pathlib import Path
 from lad.assignment.paa import reassign
 from lad.assignment.priors import prior_grid
 from lad.assignment.score_voting import vote_boxes
-from lad.config import detector_config
+from lad.base.config import detector_config
 
 import torch
 from mmdet.registry import MODELS

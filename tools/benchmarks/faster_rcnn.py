@@ -16,9 +16,9 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from lad.config import detector_config, load_config
-from lad.methods.roi_heads import forward_stage, stages_of
-from lad.teacher import without_pretraining
+from lad.base.config import detector_config, load_config
+from lad.methods.roi.heads import forward_stage, stages_of
+from lad.networks.building import without_pretraining
 
 import torch
 from mmdet.registry import MODELS

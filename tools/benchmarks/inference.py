@@ -20,8 +20,9 @@ import warnings
 from itertools import islice
 from pathlib import Path
 
-from lad.config import detector_config
-from lad.teacher import load_verified, without_pretraining
+from lad.base.config import detector_config
+from lad.networks.building import without_pretraining
+from lad.networks.checkpoint import load_verified
 
 import mmcv
 import torch

@@ -19,8 +19,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from lad.config import detector_config, load_config
-from lad.teacher import without_pretraining
+from lad.base.config import detector_config, load_config
+from lad.networks.building import without_pretraining
 
 import torch
 from mmdet.registry import MODELS

@@ -14,10 +14,11 @@ import warnings
 
 from lad.assignment.candidates import PAACandidates
 from lad.assignment.paa import PAAReassignment
-from lad.assignment.paa_memory import to_own
-from lad.assignment.replay import replaced
-from lad.config import load_config
-from lad.teacher import FrozenTeacher, build_teacher
+from lad.base.config import load_config
+from lad.base.replace import replaced
+from lad.exchange.paa_memory import to_own
+from lad.networks.building import build_teacher
+from lad.networks.frozen import FrozenTeacher
 
 import numpy as np
 import torch

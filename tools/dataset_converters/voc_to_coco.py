@@ -8,7 +8,7 @@ import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from lad.cli import one_line_errors
+from lad.cli.messages import one_line_errors
 from lad.errors import ConfigError
 
 

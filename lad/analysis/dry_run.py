@@ -1,0 +1,294 @@
+"""What a distillation config amounts to: who is compared with whom, through what, and which losses come of it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, redirect_stdout
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from lad.base.capture import Outputs, levels_of, split_level
+from lad.base.config import detector_config, kind_of
+from lad.base.replace import replaced
+from lad.detectors import CoLearningDetector, DistillationDetector
+from lad.detectors.co_learning import ENSEMBLE
+from lad.errors import ConfigError
+from lad.methods import DistillationMethod
+from lad.networks.building import without_pretraining
+from lad.networks.dry_run import dry_run
+from lad.networks.shapes import SIDE, check_shapes
+
+import numpy as np
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample, SampleList
+from mmdet.structures.mask import BitmapMasks
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+#: Stands where there is nothing to say.
+NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class WiringRow:
+    """One comparison of one method; what does not apply is '-'.
+
+    Attributes:
+        method: The method's name.
+        taught_by: Its teacher's name, where there are several.
+        student, student_shape: The student's module and the shape of what it puts out for two images of zeros.
+        teacher, teacher_shape: Likewise the teacher's.
+        connector: What stands between them.
+    """
+
+    method: str
+    taught_by: str
+    student: str
+    student_shape: str
+    teacher: str
+    teacher_shape: str
+    connector: str
+
+
+@dataclass(frozen=True)
+class LossRow:
+    """One loss term.
+
+    Attributes:
+        phase: 'pretraining' or 'task'.
+        name: As in the log.
+        source: The method's name, or 'student'.
+        weight: As the config says, where it does.
+        value: On two images of noise, with weights as they are now.
+    """
+
+    phase: str
+    name: str
+    source: str
+    weight: str
+    value: str
+
+
+def wiring_of(model: DistillationDetector) -> list[WiringRow]:
+    """Every comparison that the methods make, in the order of the config."""
+    rows = []
+    for name, method in model.distillation.items():
+        links = method.links()
+        teacher = model.teacher_of(name)
+        own = _outputs(model.student, [link.student for link in links])
+        taught = _outputs(teacher.model, [link.teacher for link in links])
+        for link in links:
+            rows.append(
+                WiringRow(
+                    name,
+                    model.taught_by(name) or NOTHING,
+                    link.student or NOTHING,
+                    _shape(own, link.student),
+                    link.teacher or NOTHING,
+                    _shape(taught, link.teacher),
+                    link.connector or NOTHING,
+                )
+            )
+        if not links:
+            rows.append(WiringRow(name, model.taught_by(name) or NOTHING, *[NOTHING] * 5))
+    return rows
+
+
+def _outputs(model: nn.Module, names: Iterable[str | None]) -> Outputs:
+    return dry_run(model, dict.fromkeys(split_level(name)[0] for name in names if name is not None))
+
+
+def _shape(outputs: Outputs, name: str | None) -> str:
+    """'2x64x16x16', or those of the first and the last of several maps; '-' for what a dry run does not reach."""
+    if name is None:
+        return NOTHING
+    module, level = split_level(name)
+    calls = outputs.calls(module)
+    shapes = ["x".join(map(str, tensor.shape)) for tensor in levels_of(calls, level)] if calls else []
+    if len(shapes) > 2:
+        return f"{shapes[0]} .. {shapes[-1]} ({len(shapes)})"
+    return ", ".join(shapes) or NOTHING
+
+
+def losses_of(model: DistillationDetector) -> list[LossRow]:
+    """Every loss term of each phase, with its value on two images of noise.
+
+    The model trains one step's forward pass for each phase: throw it away afterwards.
+    """
+    if model.pretraining is None:
+        return _losses_of_phase(model, "task")
+    rows = []
+    for phase, place in (("pretraining", 0), ("task", 2**62)):
+        model.enter_phase(place, place)
+        rows += _losses_of_phase(model, phase)
+    return rows
+
+
+def _losses_of_phase(model: DistillationDetector, phase: str) -> list[LossRow]:
+    sources: dict[str, tuple[str, Any]] = {}
+    hook = "pretraining_losses" if phase == "pretraining" else "losses"
+    with ExitStack() as stack, torch.random.fork_rng(devices=[]):
+        for name, method in model.distillation.items():
+            noted = _noting(getattr(method, hook), method, name, model.taught_by(name), sources)
+            stack.enter_context(replaced(method, hook, noted))
+        torch.manual_seed(0)
+        losses = model.train().loss(*noise(model.student))
+    rows = []
+    for name, value in losses.items():
+        if "loss" not in name:
+            continue
+        source, weight = sources.get(name, ("student", None))
+        value = sum(value) if isinstance(value, (list, tuple)) else value
+        rows.append(
+            LossRow(
+                phase,
+                name,
+                source,
+                NOTHING if weight is None else f"{weight:g}",
+                f"{float(value.detach().mean()):.4g}",
+            )
+        )
+    return rows
+
+
+def _noting(
+    own: Callable[[Any], dict],
+    method: DistillationMethod,
+    name: str,
+    taught_by: str,
+    sources: dict[str, tuple[str, Any]],
+) -> Callable[[Any], dict]:
+    """A method's losses, whose names are written down with the method's and the weight."""
+
+    def noted(step: Any) -> dict:
+        terms, weights = own(step), method.loss_weights()
+        for term in terms:
+            sources[f"{taught_by}.{term}" if taught_by else term] = (name, weights.get(term))
+        return terms
+
+    return noted
+
+
+def noise(student: nn.Module) -> tuple[Tensor, SampleList]:
+    """Two images of noise with an object of the first class in the middle of each."""
+    device = next(student.parameters()).device
+    images = torch.randn(2, 3, SIDE, SIDE, device=device)
+    samples = []
+    for number in range(len(images)):
+        shape = (SIDE, SIDE)
+        sample = DetDataSample(
+            metainfo=dict(
+                img_id=number,
+                img_shape=shape,
+                ori_shape=shape,
+                pad_shape=shape,
+                batch_input_shape=shape,
+                scale_factor=(1.0, 1.0),
+            )
+        )
+        box = torch.tensor([[SIDE / 4, SIDE / 4, 3 * SIDE / 4, 3 * SIDE / 4]], device=device)
+        sample.gt_instances = InstanceData(bboxes=box, labels=torch.zeros(1, dtype=torch.long, device=device))
+        sample.ignored_instances = InstanceData(
+            bboxes=box[:0], labels=torch.zeros(0, dtype=torch.long, device=device)
+        )
+        if getattr(student, "with_mask", False):
+            sample.gt_instances.masks = BitmapMasks(np.ones((1, SIDE, SIDE), np.uint8), SIDE, SIDE)
+        samples.append(sample)
+    return images, samples
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell; columns in which nobody says anything are left out."""
+    rows = [list(row) for row in rows]
+    kept = [i for i in range(len(header)) if any(row[i] != NOTHING for row in rows)]
+    lines = [[header[i] for i in kept], *([row[i] for i in kept] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(kept))]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def describe_co_learning(model: CoLearningDetector) -> str:
+    """The networks that learn together, and how it is decided who teaches, as text."""
+    predicting = model.networks if model.predict_with == ENSEMBLE else [model.predict_with]
+    rows = [
+        [
+            name,
+            type(network).__name__,
+            type(network.bbox_head).__name__,
+            f"{sum(p.numel() for p in network.parameters()):,}",
+            "yes" if name in predicting else NOTHING,
+        ]
+        for name, network in model.networks.items()
+    ]
+    switch = f"{type(model.switch).__name__} says who teaches, per {model.switch.per}."
+    return "\n\n".join([table(["network", "detector", "head", "parameters", "predicts"], rows), switch])
+
+
+def describe(model: nn.Module) -> str:
+    """The wiring of a detector as text."""
+    if isinstance(model, CoLearningDetector):
+        return describe_co_learning(model)
+    if not isinstance(model, DistillationDetector):
+        return f"{type(model).__name__}: nothing is distilled."
+    head = ["method", "taught by", "student", "shape", "teacher", "shape", "connector"]
+    parts = [
+        f"student {type(model.student).__name__}, "
+        + ", ".join(f"{name} {type(teacher.model).__name__}" for name, teacher in model.teachers.items()),
+        table(head, map(astuple, wiring_of(model))),
+    ]
+    for name, method in model.distillation.items():
+        own = method.pretraining
+        if own is not None:
+            learning = [
+                *(f"student.{module}" for module in own.student),
+                *(f"{name}.{each}" for each in own.adapters),
+            ]
+            parts.append(f"pretraining of {name}: {own.length}; {', '.join(learning)} learn.")
+    if model.inheritance is not None:
+        parts.append(f"initialise_from_teacher: {model.inheritance}")
+    try:
+        losses = losses_of(model)
+    except Exception as error:
+        # Any method and any detector may come here; the wiring is known all the same.
+        reason = " ".join(str(error).split())[:300]
+        parts.append(
+            f"The losses of two images of noise could not be computed: {type(error).__name__}: {reason}"
+        )
+    else:
+        header = ["phase", "loss", "of", "weight", "on noise"]
+        if model.pretraining is None:
+            losses = [LossRow(NOTHING, *astuple(row)[1:]) for row in losses]
+        parts.append(table(header, map(astuple, losses)))
+    return "\n\n".join(parts)
+
+
+def describe_config(cfg: Config) -> str:
+    """The wiring of a training config's model, which is built for it; nothing is written and no data is looked at.
+
+    A pretrained backbone of the student's is not fetched: its weights are random here. The teacher's checkpoint is
+    read, as its check is a part of the wiring.
+
+    Raises:
+        ConfigError, CheckpointError, UnsupportedError: what a training would be refused for.
+    """
+    if not isinstance(cfg.get("model"), dict):
+        raise ConfigError("the config has no 'model': it describes no training.")
+    init_default_scope(cfg.get("default_scope", "mmdet"))
+    # MMEngine lists every weight's initialisation where there is no log file.
+    MMLogger.get_current_instance().setLevel(logging.WARNING)
+    model = cfg.model.to_dict()
+    if kind_of(model) == "DistillationDetector" and "student" in model:
+        model["student"] = without_pretraining(detector_config(model["student"], "student"))
+    # What is said on the way is no part of the answer.
+    with redirect_stdout(sys.stderr):
+        detector = MODELS.build(model)
+        check_shapes(detector)
+        if isinstance(detector, DistillationDetector):
+            detector.init_weights()
+        return describe(detector)

@@ -1,0 +1,75 @@
+"""Building a config's detector where neither its checkpoints nor the network are at hand."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from pathlib import Path
+
+from lad.base.config import detector_config
+from lad.networks.building import without_pretraining
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+from torch import nn
+
+RANDOM = "random weights"
+
+
+def build_offline(model: dict, random_teacher: bool = False) -> tuple[nn.Module, dict[str, str]]:
+    """Build a detector without downloading anything.
+
+    Pretrained backbones stay random. A teacher's checkpoint is loaded, and verified, where it is a local file that is
+    there; other teachers get random weights: what they compute costs the same. Teachers are never remembered (``cache``
+    is left out).
+
+    Args:
+        model: The ``model`` of a config: a plain detector, a DistillationDetector or a CoLearningDetector.
+        random_teacher: Give teachers random weights in any case.
+
+    Returns:
+        The detector, initialised, and where the weights of each teacher come from, by its name.
+
+    Raises:
+        ConfigError, CheckpointError, UnsupportedError: what cannot be built is refused as in training.
+    """
+    model = ConfigDict(copy.deepcopy(dict(model)))
+    origins: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        if model.get("student") is not None:
+            model.student = _offline(model.student, "student")
+            for method in model.get("methods", ()):
+                method.pop("cache", None)
+            teachers = model.get("teachers") or dict(teacher=model.get("teacher"))
+            for name, spec in teachers.items():
+                # What is not there, or is no dict, is the detector's to refuse.
+                if not isinstance(spec, dict) or not spec.get("checkpoint"):
+                    continue
+                origins[name] = spec["checkpoint"]
+                if random_teacher or not Path(spec["checkpoint"]).is_file():
+                    origins[name] = RANDOM
+                    teachers[name] = _with_random_weights(spec, Path(folder) / f"{name}.pth")
+            if model.get("teachers") is None:
+                model.teacher = teachers["teacher"]
+        elif model.get("networks") is not None:
+            model.networks = {
+                name: _offline(spec, f"network {name}") for name, spec in model.networks.items()
+            }
+        detector = MODELS.build(without_pretraining(model))
+    detector.init_weights()
+    return detector, origins
+
+
+def _offline(spec: str | dict, role: str) -> ConfigDict:
+    return without_pretraining(detector_config(spec, role))
+
+
+def _with_random_weights(spec: dict, path: Path) -> dict:
+    """The teacher's config with a checkpoint of random weights, which is written to ``path``."""
+    own = {key: spec[key] for key in ("checkpoint", "speed") if key in spec}
+    config = _offline({key: value for key, value in spec.items() if key not in own}, "teacher")
+    network = MODELS.build(copy.deepcopy(config))  # MMDetection writes into a DETR's config
+    network.init_weights()
+    torch.save(dict(state_dict=network.state_dict()), path)
+    return ConfigDict(config, **dict(own, checkpoint=str(path)))

@@ -1,0 +1,147 @@
+"""Which part of a training step a call belongs to."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from lad.analysis.profiling.stopwatch import Stopwatch
+from lad.base.replace import replaced
+from lad.detectors import CoLearningDetector, DistillationDetector
+from lad.heads import BatchedPAAHead
+from lad.methods.base import DistillationMethod
+
+from mmdet.models.task_modules import BaseAssigner, BaseSampler
+from torch import nn
+
+PREPROCESSING = "data preprocessing"
+PROPOSALS = "proposals"
+ASSIGNMENT = "assignment"
+OTHER = "other"
+BACKWARD = "backward"
+OPTIMIZER = "optimizer"
+
+# Where MMDetection's heads decide who is positive and what it is to predict.
+_DECISIONS = ("get_targets", "_get_targets_single", "paa_reassign", "get_pos_loss", "get_label_assignment")
+
+#: An object, the name of one of its methods, and the part that a call of it is.
+Call = tuple[Any, str, str]
+
+
+@contextmanager
+def watched(detector: nn.Module, watch: Stopwatch) -> Iterator[None]:
+    """Charge the detector's calls to parts of the training step while the block runs.
+
+    Forward passes are those of modules that have weights; loss modules have none. What a head computes to decide who is
+    positive is assignment, the teacher's pass for it is the teacher's. What is left of a loss are the losses. Only
+    instances are touched, and they are as before on leaving the block.
+    """
+    with ExitStack() as stack:
+        for network, name in networks_of(detector).items():
+            forward = f"{name} forward".strip()
+            for module in network.modules():
+                if module is not network and any(True for _ in module.parameters()):
+                    before = module.register_forward_pre_hook(lambda *_, part=forward: watch.enter(part))
+                    after = module.register_forward_hook(lambda *_: watch.leave())
+                    stack.callback(before.remove)
+                    stack.callback(after.remove)
+        for owner, name, part in _calls(detector):
+            if name == "look":
+                timed = _asking(getattr(owner, name), part, watch)
+            else:
+                timed = _timed(getattr(owner, name), part, watch)
+            stack.enter_context(replaced(owner, name, timed))
+        yield
+
+
+def networks_of(detector: nn.Module) -> dict[nn.Module, str]:
+    """The networks that are trained, and what to call each: 'student', the names of a co-learning's, or nothing."""
+    if isinstance(detector, DistillationDetector):
+        return {detector.student: "student"}
+    if isinstance(detector, CoLearningDetector):
+        return {network: name for name, network in detector.networks.items()}
+    return {detector: ""}
+
+
+def part_order(detector: nn.Module) -> list[str]:
+    """All parts in the order in which a reader expects them."""
+    names = list(networks_of(detector).values())
+    teachers, methods = [], []
+    if isinstance(detector, DistillationDetector):
+        teachers = [_teacher_part(detector, name) for name in detector.teachers]
+        methods = [_method_part(name) for name in detector.distillation]
+    forwards = [f"{name} forward".strip() for name in names]
+    losses = [f"{name} losses".strip() for name in names]
+    return [
+        PREPROCESSING, *teachers, *forwards, PROPOSALS, ASSIGNMENT, *losses, *methods, OTHER, BACKWARD, OPTIMIZER,
+    ]  # fmt: skip
+
+
+def _teacher_part(detector: DistillationDetector, name: str) -> str:
+    return f"teacher {name}" if len(detector.teachers) > 1 else "teacher"
+
+
+def _method_part(name: str) -> str:
+    return f"loss of {name}"
+
+
+def _calls(detector: nn.Module) -> Iterator[Call]:
+    for network, name in networks_of(detector).items():
+        losses = f"{name} losses".strip()
+        yield network, "loss", losses
+        for module in network.modules():
+            yield from _calls_of_module(module, losses)
+    if isinstance(detector, DistillationDetector):
+        for name, teacher in detector.teachers.items():
+            yield teacher, "run", _teacher_part(detector, name)
+            yield teacher, "look", _teacher_part(detector, name)
+        for name, method in detector.distillation.items():
+            if type(method).losses is not DistillationMethod.losses:
+                yield method, "losses", _method_part(name)
+    if isinstance(detector, CoLearningDetector):
+        yield detector.co_learning, "losses", ASSIGNMENT
+
+
+def _calls_of_module(module: nn.Module, losses: str) -> Iterator[Call]:
+    kind = type(module)
+    is_batched = isinstance(module, BatchedPAAHead)
+    if hasattr(kind, "loss_by_feat"):
+        # All that it does besides these losses is to decide.
+        yield module, "loss_by_feat", ASSIGNMENT if is_batched else losses
+    if is_batched:
+        yield module, "assigned_losses", losses
+        yield module, "_background_losses", losses
+    if hasattr(kind, "predict_by_feat"):
+        yield module, "predict_by_feat", PROPOSALS
+    for name in _DECISIONS:
+        if hasattr(kind, name):
+            yield module, name, ASSIGNMENT
+    for value in vars(module).values():
+        for part in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(part, BaseAssigner):
+                yield part, "assign", ASSIGNMENT
+            elif isinstance(part, BaseSampler):
+                yield part, "sample", ASSIGNMENT
+
+
+def _timed(function: Callable[..., Any], part: str, watch: Stopwatch) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with watch.part(part):
+            return function(*args, **kwargs)
+
+    return run
+
+
+def _asking(look: Callable[..., Any], part: str, watch: Stopwatch) -> Callable[..., Any]:
+    """A teacher's ``look`` whose views charge what they are asked to the teacher."""
+
+    @functools.wraps(look)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        view = look(*args, **kwargs)
+        view.ask = _timed(view.ask, part, watch)
+        return view
+
+    return run

@@ -1,0 +1,1 @@
+"""Utilities without knowledge of networks: configs, captured outputs, modes, replaced attributes, phases."""

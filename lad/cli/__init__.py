@@ -1,0 +1,1 @@
+"""Command-line interface: arguments, checks before training, one-line errors."""

@@ -1,0 +1,126 @@
+"""What today's PyTorch needs from MMEngine 0.10 and MMCV 2.1: every patch of the project, with its reason.
+
+Nothing else in the project changes a package that it does not own. Each patch is idempotent and keeps the
+behaviour of the package where the package works.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+from lad import mmcv_ops
+from lad.compat.safe_loading import load_safely, load_url_safely
+
+import mmengine.dist.utils as dist_utils
+import mmengine.runner.checkpoint as checkpoint_module
+import torch
+from mmengine.device import get_device
+from mmengine.model import MMDistributedDataParallel
+
+
+def _once(patch: Callable[[], None]) -> Callable[[], None]:
+    done = False
+
+    @functools.wraps(patch)
+    def run() -> None:
+        nonlocal done
+        if not done:
+            patch()
+            done = True
+
+    return run
+
+
+@_once
+def load_checkpoints_safely() -> None:
+    """MMEngine calls ``torch.load`` bare: unsafe before torch 2.6, and unable to read its own files since.
+
+    Its loader for URLs asks ``torch.hub`` with ``weights_only=False`` on every version. All of its loaders
+    look ``torch`` and ``load_url`` up in their module, so these two names are replaced there and nowhere else.
+    """
+    safe_torch = types.ModuleType("torch")
+    safe_torch.__getattr__ = lambda name: getattr(torch, name)
+    safe_torch.load = load_safely
+    checkpoint_module.torch = safe_torch
+    checkpoint_module.load_url = load_url_safely
+
+
+@_once
+def start_processes_without_gpu() -> None:
+    """MMEngine's launchers call ``torch.cuda.set_device`` also for gloo on a machine without any GPU."""
+
+    def without_gpu(initialise: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(initialise)
+        def run(backend: str, **kwargs: Any) -> None:
+            if get_device() != "cpu":
+                return initialise(backend, **kwargs)
+            with mock.patch.object(torch.cuda, "set_device"):
+                return initialise("gloo", **kwargs)
+
+        return run
+
+    dist_utils._init_dist_pytorch = without_gpu(dist_utils._init_dist_pytorch)
+    dist_utils._init_dist_slurm = without_gpu(dist_utils._init_dist_slurm)
+
+
+@_once
+def wrap_cpu_models_for_ddp() -> None:
+    """MMEngine hands ``device_ids`` to DDP always; torch refuses them for a module on the CPU."""
+    initialise = MMDistributedDataParallel.__init__
+
+    @functools.wraps(initialise)
+    def run(self: MMDistributedDataParallel, module: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
+        if all(parameter.device.type == "cpu" for parameter in module.parameters()):
+            kwargs.pop("device_ids", None)
+        initialise(self, module, *args, **kwargs)
+
+    MMDistributedDataParallel.__init__ = run
+
+
+@contextmanager
+def coco_evaluation_by(evaluator: type) -> Iterator[None]:
+    """Let MMDetection's ``CocoMetric`` evaluate with another class than pycocotools' while the block runs.
+
+    It looks ``COCOeval`` up in its module, in the middle of a method of 180 lines, and offers no other place to say so.
+    """
+    # MMDetection imports mmcv's kernels, which `apply` provides.
+    from mmdet.evaluation.metrics import coco_metric
+
+    with mock.patch.object(coco_metric, "COCOeval", evaluator):
+        yield
+
+
+@_once
+def load_drawing_code_late() -> None:
+    """MMDetection's utilities import matplotlib's pyplot for one function that draws tracks; a training needs it never.
+
+    The module stays out until that function is called. Nothing is changed where it is loaded already.
+    """
+    name = "mmdet.utils.mot_error_visualize"
+    if name in sys.modules:
+        return
+
+    def imshow_mot_errors(*args: Any, **kwargs: Any) -> Any:
+        if sys.modules.get(name) is late:
+            del sys.modules[name]
+        return importlib.import_module(name).imshow_mot_errors(*args, **kwargs)
+
+    late = types.ModuleType(name)
+    late.imshow_mot_errors = imshow_mot_errors
+    sys.modules[name] = late
+
+
+def apply() -> None:
+    """Apply every patch; importing :mod:`lad` does it."""
+    mmcv_ops.install()
+    load_drawing_code_late()
+    load_checkpoints_safely()
+    start_processes_without_gpu()
+    wrap_cpu_models_for_ddp()

@@ -1,0 +1,17 @@
+"""Hooks of MMEngine's runner."""
+
+from lad.engine.hooks.checkpoint import AtomicCheckpointHook
+from lad.engine.hooks.numerical_faults import NumericalFaultHook
+from lad.engine.hooks.phases import PhaseHook
+from lad.engine.hooks.preemption import PreemptionHook
+from lad.engine.hooks.save_networks import SaveNetworksHook
+from lad.engine.hooks.teacher_check import TeacherCheckHook
+
+__all__ = [
+    "AtomicCheckpointHook",
+    "NumericalFaultHook",
+    "PhaseHook",
+    "PreemptionHook",
+    "SaveNetworksHook",
+    "TeacherCheckHook",
+]

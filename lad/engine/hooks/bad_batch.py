@@ -1,0 +1,117 @@
+"""A training batch as plain data, to be looked at after the run that it ended."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lad.engine.checkpoints import write_whole
+from lad.errors import listed
+
+import numpy as np
+import torch
+from mmdet.structures.bbox import BaseBoxes
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+
+
+def plain(value: Any) -> Any:
+    """The same in tensors, numbers, text, dicts, lists and tuples alone, on the CPU.
+
+    Data elements become dicts of their fields, with their metadata under ``metainfo``; what is of no such kind
+    becomes its ``repr``.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, BaseBoxes):
+        return plain(value.tensor)
+    if isinstance(value, BaseDataElement):
+        return dict(
+            metainfo=plain(dict(value.metainfo_items())),
+            **{name: plain(field) for name, field in value.items()},
+        )
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return (
+            type(value)(map(plain, value))
+            if type(value) in (list, tuple)
+            else [plain(item) for item in value]
+        )
+    if isinstance(value, (np.ndarray, np.generic)):
+        return torch.from_numpy(value.copy()) if value.ndim and value.dtype.kind in "biuf" else value.tolist()
+    return value if value is None or isinstance(value, (bool, int, float, str)) else repr(value)
+
+
+def write_batch(path: Path, batch: Any, **more: Any) -> None:
+    """Write a batch so that :func:`lad.compat.safe_loading.load_safely` reads it.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    content = io.BytesIO()
+    record = batch if isinstance(batch, Mapping) else dict(batch=batch)
+    torch.save(plain({**more, **record}), content)
+    write_whole(path, content.getvalue())
+
+
+def samples_of(batch: Any) -> Iterator[BaseDataElement]:
+    """The data samples of a batch, whatever it is nested in."""
+    if isinstance(batch, BaseDataElement):
+        yield batch
+    elif isinstance(batch, (Mapping, list, tuple)):
+        for item in batch.values() if isinstance(batch, Mapping) else batch:
+            yield from samples_of(item)
+
+
+def name_images(batch: Any, limit: int = 8) -> str:
+    """'image 7 (a.jpg), image 9 (b.jpg)' for the samples of a batch."""
+    return listed([_name(sample) for sample in samples_of(batch)], limit)
+
+
+def _name(sample: BaseDataElement) -> str:
+    return f"image {sample.get('img_id', '?')} ({sample.get('img_path', 'no path')})"
+
+
+def bad_terms(losses: Mapping[str, Any]) -> dict[str, float]:
+    """The loss terms that are not finite, by name (``loss_cls[2]`` in a list of levels), and their value."""
+    values = {}
+    for name, value in losses.items():
+        if "loss" not in name:
+            continue
+        if isinstance(value, Tensor):
+            values[name] = value
+        elif len(value) == 1:
+            values[name] = value[0]
+        else:
+            values.update({f"{name}[{level}]": item for level, item in enumerate(value)})
+    means = {name: float(value.detach().float().mean()) for name, value in values.items()}
+    return {name: mean for name, mean in means.items() if not np.isfinite(mean)}
+
+
+def broken_weights(model: nn.Module) -> list[str]:
+    """Names of the parameters that hold a NaN or an infinity."""
+    return [name for name, weight in model.named_parameters() if not bool(weight.isfinite().all())]
+
+
+def bad_input(batch: Any) -> str:
+    """Which images or boxes of a batch no finite loss can come from; empty where there are none."""
+    if isinstance(batch, Mapping):
+        # The data preprocessor has not seen them: one tensor an image.
+        for image, sample in zip(batch.get("inputs", ()), samples_of(batch), strict=False):
+            if isinstance(image, Tensor) and not bool(image.isfinite().all()):
+                return f"the pixels of {_name(sample)} are not finite: look at the pipeline"
+    for sample in samples_of(batch):
+        boxes = getattr(sample.get("gt_instances"), "bboxes", None)
+        boxes = boxes.tensor if isinstance(boxes, BaseBoxes) else boxes
+        if not isinstance(boxes, Tensor) or boxes.shape[-1:] != (4,):
+            continue
+        if not bool(boxes.isfinite().all()):
+            return f"boxes of {_name(sample)} are not finite: see tools/check_dataset.py"
+        if bool((boxes[:, 2:] <= boxes[:, :2]).any()):
+            return (
+                f"boxes of {_name(sample)} have no area: see tools/check_dataset.py, or look at the pipeline"
+            )
+    return ""

@@ -1,0 +1,236 @@
+"""Losses that are no numbers end the run, or their step, before a weight has changed."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from lad.base.replace import replaced
+from lad.engine.hooks.bad_batch import bad_input, bad_terms, broken_weights, name_images, write_batch
+from lad.engine.model import detector_of
+from lad.errors import ConfigError, NumericalError, listed
+
+import torch
+from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor
+
+BAD_BATCH = "bad_batch.pth"
+#: Where the message hub, and so the checkpoint, keeps how many steps were left out.
+SKIPPED_STEPS = "skipped_steps"
+POLICIES = ("stop", "skip")
+
+
+class DeviceAnswer:
+    """A yes or no that is on its way from the device.
+
+    On a GPU the copy begins at once and :meth:`is_yes` waits for the work that was queued before it alone: asked
+    after the backward pass was queued, it costs nothing, since the forward pass is long done by then.
+
+    Args:
+        answer: A boolean scalar.
+    """
+
+    def __init__(self, answer: Tensor) -> None:
+        self._event = None
+        if answer.is_cuda:
+            # The copy goes to pinned memory.
+            self._answer = answer.to("cpu", non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._answer = answer
+
+    def is_yes(self) -> bool:
+        """Wait for the answer."""
+        if self._event is not None:
+            self._event.synchronize()
+        return bool(self._answer)
+
+
+def not_finite(loss: Tensor) -> Tensor:
+    """Whether the loss of any rank is NaN or infinite, as a boolean scalar that all ranks share; waits for nothing.
+
+    A term that is not finite makes the sum so too, so one number is enough.
+    """
+    bad = ~loss.detach().isfinite().all()
+    if get_world_size() > 1:
+        bad = bad.to(torch.int32)
+        all_reduce(bad, op="max")
+        bad = bad.bool()
+    return bad
+
+
+@HOOKS.register_module()
+class NumericalFaultHook(Hook):
+    """Stops at the step whose loss is NaN or infinite, or leaves that step out.
+
+    The loss is looked at where no weight has changed yet: between the backward pass and the optimizer's step
+    (``OptimWrapper.should_update``). Infinite gradients are not looked at: mixed precision makes them on purpose, and
+    its scaler leaves such steps out itself. The batch (images as the pipeline left them, boxes and metadata, losses) is
+    written to ``bad_batch.pth`` in the work_dir, for :func:`lad.compat.safe_loading.load_safely`; with several
+    processes each whose own loss is bad writes one, all but the first as ``bad_batch_rank1.pth`` and so
+    on. All decide alike.
+
+    A ``FloatingPointError`` raised on the way to the loss (label assignment refuses NaN) is treated likewise, except
+    that several processes always stop: the others are waiting somewhere else.
+
+    Args:
+        policy: ``'stop'``, or ``'skip'``: the step is left out, together with the gradients accumulated so far
+            (``accumulative_counts``); buffers (running statistics of batch norm) are as before the step, and
+            its losses are in no average. Skipping ends where the weights themselves are not finite.
+        max_skips: How many steps may be left out in the whole run, resumed parts included; one more stops it.
+        interval: Look every n-th iteration alone. Between them a NaN reaches the weights; it stays there, so that
+            the next look finds it.
+
+    Raises:
+        ConfigError: an unknown policy, or a number below 1.
+        NumericalError: while training.
+    """
+
+    def __init__(self, policy: str = "stop", max_skips: int = 10, interval: int = 1) -> None:
+        if policy not in POLICIES:
+            raise ConfigError(f"NumericalFaultHook: policy must be 'stop' or 'skip', got {policy!r}.")
+        if max_skips < 1 or interval < 1:
+            raise ConfigError(
+                f"NumericalFaultHook: max_skips and interval must be at least 1, got {max_skips} and {interval}."
+            )
+        self.policy = policy
+        self.max_skips = max_skips
+        self.interval = interval
+        self._places = ExitStack()
+        self._batch: Any = None
+        self._losses: dict[str, Any] = {}
+        self._total: Tensor | None = None
+        self._question: DeviceAnswer | None = None
+        self._skipped = False
+        self._buffers: list[Tensor] = []
+        self._saved_buffers: list[Tensor] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Take the places from which losses can be seen."""
+        model = detector_of(runner)
+        if not isinstance(runner.optim_wrapper, OptimWrapper):
+            runner.logger.warning(
+                f"NumericalFaultHook: losses are not looked at with {type(runner.optim_wrapper).__name__}."
+            )
+            return
+        if self.policy == "skip":
+            self._buffers = list(model.buffers())
+            self._saved_buffers = [buffer.clone() for buffer in self._buffers]
+        train_step, parse_losses = runner.model.train_step, model.parse_losses
+        should_update = runner.optim_wrapper.should_update
+
+        def watched_step(data: Any, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
+            self._begin(data)
+            try:
+                outputs = train_step(data, optim_wrapper)
+            except NumericalError:
+                raise
+            except FloatingPointError as error:
+                # No backward pass counted this iteration; the accumulation must stay in phase with it.
+                optim_wrapper._inner_count += 1
+                self._handle(runner, model, str(error), together=False)
+            return {} if self._end() else outputs
+
+        def watched_losses(losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+            total, logged = parse_losses(losses)
+            if isinstance(total, Tensor) and (runner.iter + 1) % self.interval == 0:
+                self._losses, self._total = losses, total.detach()
+                self._question = DeviceAnswer(not_finite(total))
+            return total, logged
+
+        def watched_update() -> bool:
+            # Every rank has the same answer.
+            if self._question is not None and self._question.is_yes():
+                self._handle(runner, model)
+                return False
+            return should_update()
+
+        self._places.enter_context(replaced(runner.model, "train_step", watched_step))
+        self._places.enter_context(replaced(model, "parse_losses", watched_losses))
+        self._places.enter_context(replaced(runner.optim_wrapper, "should_update", watched_update))
+
+    def after_train(self, runner: Runner) -> None:
+        """Leave them as they were."""
+        self._places.close()
+        skipped = self._skipped_steps(runner)
+        if skipped:
+            runner.logger.warning(f"{skipped} steps were left out: their losses were not finite.")
+
+    def _begin(self, batch: Any) -> None:
+        self._batch = batch
+        _copy(self._buffers, self._saved_buffers)
+
+    def _end(self) -> bool:
+        """Forget the step; whether it was left out."""
+        skipped, self._skipped = self._skipped, False
+        self._batch, self._losses, self._total, self._question = None, {}, None, None
+        return skipped
+
+    def _handle(
+        self, runner: Runner, model: torch.nn.Module, reason: str = "", together: bool = True
+    ) -> None:
+        """Record the batch; raise, or undo the step.
+
+        Args:
+            reason: What was said where the loss was not reached.
+            together: Whether all ranks are here.
+        """
+        terms = bad_terms(self._losses)
+        if not terms and self._total is not None and not bool(self._total.isfinite().all()):
+            terms = {"the sum of the losses": float(self._total)}
+        own = self._record(runner, terms, reason) if terms or reason else ""
+        messages = all_gather_object(own) if together and get_world_size() > 1 else [own]
+        message = "; ".join(dict.fromkeys(filter(None, messages)))
+        broken = broken_weights(model)
+        if broken:
+            cause = (
+                f"the weights were not finite before this step ({listed(broken, 2)}): an earlier gradient was not; "
+                "resume from a checkpoint with a lower learning rate, or clip gradients (optim_wrapper.clip_grad)"
+            )
+        else:
+            cause = bad_input(self._batch) or (
+                "weights and images are finite: lower the learning rate, clip gradients (optim_wrapper.clip_grad), or "
+                "leave such steps out (default_hooks.numerical_faults.policy=skip)"
+            )
+        skipped = self._skipped_steps(runner) + 1
+        if self.policy == "stop" or broken or not (together or get_world_size() == 1):
+            raise NumericalError(f"{message}; {cause}.")
+        if skipped > self.max_skips:
+            raise NumericalError(
+                f"{message}; {self.max_skips} steps were left out before, as max_skips allows; {cause}."
+            )
+        runner.message_hub.update_info(SKIPPED_STEPS, skipped)
+        runner.logger.warning(f"{message}; step left out ({skipped} of at most {self.max_skips}).")
+        _copy(self._saved_buffers, self._buffers)
+        runner.optim_wrapper.zero_grad()
+        self._skipped = True
+
+    def _record(self, runner: Runner, terms: dict[str, float], reason: str) -> str:
+        """Write the batch; returns what is wrong with it, in half a sentence."""
+        rank = get_rank()
+        path = Path(runner.work_dir) / (BAD_BATCH if rank == 0 else f"bad_batch_rank{rank}.pth")
+        what = reason or listed([f"{name} is {value}" for name, value in terms.items()], 4)
+        where = f"iteration {runner.iter + 1} of epoch {runner.epoch + 1}"
+        if get_world_size() > 1:
+            where += f", rank {rank}"
+        place = dict(iter=runner.iter, epoch=runner.epoch, rank=rank)
+        write_batch(path, self._batch, losses=self._losses, reason=what, **place)
+        return f"{where}: {what} for {name_images(self._batch)}; the batch is in {path}"
+
+    @staticmethod
+    def _skipped_steps(runner: Runner) -> int:
+        hub = runner.message_hub
+        return hub.get_info(SKIPPED_STEPS) if SKIPPED_STEPS in hub.runtime_info else 0
+
+
+def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
+    if sources:
+        # One call for all: a hundred batch norms are two hundred small copies.
+        with torch.no_grad():
+            torch._foreach_copy_(targets, sources)

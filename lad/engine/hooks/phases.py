@@ -1,0 +1,84 @@
+"""Tells a detector which phase of its training it is in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lad.detectors import DistillationDetector
+from lad.detectors.pretraining import pretrained
+from lad.engine.model import detector_of
+from lad.errors import ConfigError
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch.optim import Optimizer
+
+
+@HOOKS.register_module()
+class PhaseHook(Hook):
+    """Pretraining first, then the task, in one run.
+
+    The phase is a function of the iteration (or epoch) that comes next, and so the same after a resume as without one.
+    The optimizer passes over what rests in a phase: neither momentum nor weight decay moves it. Learning rate
+    schedules, validation and checkpoints count all iterations of the run, those of the pretraining included. The log's
+    averages of losses begin anew with the task.
+
+    Other models, and detectors none of whose methods pretrains, are passed over.
+
+    Raises:
+        ConfigError: the pretraining is as long as the run, counts epochs where the run does not, or ends between two
+            steps of the optimizer.
+    """
+
+    priority = "VERY_HIGH"
+    _model: DistillationDetector | None = None
+    _task_begins: int  # the task's first iteration
+
+    def before_train(self, runner: Runner) -> None:
+        """Refuse a pretraining that never ends; take the place before the optimizer's step."""
+        self._model = detector_of(runner)
+        pretraining = getattr(self._model, "pretraining", None)
+        if not isinstance(self._model, DistillationDetector) or pretraining is None:
+            self._model = None
+            return
+        if pretraining.epochs is not None and isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ConfigError(
+                "pretrain=dict(epochs=...): this run counts iterations, so say pretrain=dict(iters=...)."
+            )
+        if pretraining.covers(runner.max_iters - 1, runner.max_epochs - 1):
+            raise ConfigError(
+                f"pretraining takes {pretraining.length} and the whole run is no longer: make pretrain shorter, or "
+                "train_cfg longer."
+            )
+        self._task_begins = pretraining.iters or pretraining.epochs * len(runner.train_dataloader)
+        accumulated = runner.optim_wrapper._accumulative_counts
+        if self._task_begins % accumulated:
+            raise ConfigError(
+                f"pretraining ends after {self._task_begins} iterations, in the middle of {accumulated} whose "
+                f"gradients are accumulated (accumulative_counts): make it a multiple of {accumulated} iterations."
+            )
+        runner.optim_wrapper.optimizer.register_step_pre_hook(self._pass_over_resting)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Enter the phase of this iteration."""
+        if self._model is None or not self._model.enter_phase(runner.iter, runner.epoch):
+            return
+        names = pretrained(self._model.distillation)
+        if self._model.phase.is_pretraining:
+            length = self._model.pretraining.length
+            runner.logger.info(
+                f"Iteration {runner.iter + 1}: pretraining of {', '.join(names)}, {length} in all."
+            )
+        else:
+            runner.logger.info(
+                f"Iteration {runner.iter + 1}: the task; {', '.join(names)} pretrained before."
+            )
+        if runner.iter == self._task_begins:
+            # They would be logged to the end of the run, and averaged with the task's.
+            losses = [name for name in runner.message_hub.log_scalars if "loss" in name]
+            for name in losses:
+                del runner.message_hub.log_scalars[name]
+
+    def _pass_over_resting(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        self._model.phase.drop_gradients()

@@ -1,0 +1,105 @@
+"""Each co-learning network as a checkpoint of its own."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from lad.compat.safe_loading import load_safely
+from lad.detectors import CoLearningDetector
+from lad.detectors.co_learning import network_state
+from lad.engine.checkpoints import write_whole
+from lad.engine.model import detector_of
+from lad.errors import ConfigError
+
+import torch
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+
+@HOOKS.register_module()
+class SaveNetworksHook(Hook):
+    """Writes each network of a :class:`CoLearningDetector` as a plain MMDetection checkpoint.
+
+    Beside every ``epoch_3.pth`` or ``best_*.pth`` of the training there is an ``a_epoch_3.pth`` for network ``a``: its
+    weights without prefix and the data set's metainfo, nothing else (no optimizer, no config). They are made from the
+    file itself, so what is in there (EMA weights, say) is in them, and they are removed with it (``max_keep_ckpts``).
+    """
+
+    # After CheckpointHook (VERY_LOW), which writes the files that are split here.
+    priority = "LOWEST"
+
+    def before_train(self, runner: Runner) -> None:
+        """Refuse models that are one network."""
+        model = detector_of(runner)
+        if not isinstance(model, CoLearningDetector):
+            raise ConfigError(
+                f"SaveNetworksHook splits a CoLearningDetector, and the model is a {type(model).__name__}: "
+                "take the hook out of custom_hooks."
+            )
+        self.names = list(model.networks)
+        self._last: list[Path] = []
+        self._find_split(runner)
+
+    @master_only
+    def _find_split(self, runner: Runner) -> None:
+        """Find the checkpoints that are split already, by the time they were written."""
+        folders = {Path(runner.work_dir), *(path.parent for path in _written(runner))}
+        files = [path for folder in folders for path in folder.glob("*.pth")]
+        self.split = {path: path.stat().st_mtime_ns for path in files if self._is_split(path)}
+
+    def _is_split(self, path: Path) -> bool:
+        """Whether every network's file is there and no older than the checkpoint, which may be another run's since."""
+        siblings = [_sibling(path, name) for name in self.names]
+        return all(file.is_file() and file.stat().st_mtime_ns >= path.stat().st_mtime_ns for file in siblings)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, **kwargs) -> None:
+        """Follow checkpoints that are written by iteration."""
+        self._follow(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Follow checkpoints that are written by epoch."""
+        self._follow(runner)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Follow the best checkpoint."""
+        self._follow(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Follow what was written last."""
+        self._last = []
+        self._follow(runner)
+
+    @master_only
+    def _follow(self, runner: Runner) -> None:
+        written = _written(runner)
+        if written == self._last:
+            return  # asked in every iteration, on file systems that may be slow
+        self._last = written
+        for path in written:
+            if not path.is_file() or self.split.get(path) == path.stat().st_mtime_ns:
+                continue
+            self.split[path] = path.stat().st_mtime_ns
+            checkpoint = load_safely(str(path), map_location="cpu")
+            dataset_meta = checkpoint.get("meta", {}).get("dataset_meta")
+            for name in self.names:
+                state = network_state(checkpoint["state_dict"], name)
+                content = io.BytesIO()
+                torch.save(dict(meta=dict(dataset_meta=dataset_meta), state_dict=state), content)
+                write_whole(_sibling(path, name), content.getvalue())
+            for gone in [path for path in self.split if not path.is_file()]:
+                del self.split[gone]
+                for name in self.names:
+                    _sibling(gone, name).unlink(missing_ok=True)
+
+
+def _written(runner: Runner) -> list[Path]:
+    """The last and the best checkpoints so far, as CheckpointHook notes them."""
+    notes = runner.message_hub.runtime_info.items()
+    return [Path(path) for key, path in notes if key == "last_ckpt" or key.startswith("best_ckpt")]
+
+
+def _sibling(path: Path, name: str) -> Path:
+    return path.with_name(f"{name}_{path.name}")

@@ -1,0 +1,1 @@
+"""Where heads decide their labels, and how a decision is exchanged between heads."""

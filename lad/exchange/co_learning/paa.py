@@ -1,0 +1,99 @@
+"""PAA heads that learn together: one mixture for each object, from the losses of whoever teaches it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lad.assignment.candidates import PAACandidates, find_candidates
+from lad.assignment.paa import PAAReassignment
+from lad.assignment.priors import prior_grid
+from lad.errors import UnsupportedError
+from lad.exchange.co_learning.base import CoLearning
+from lad.exchange.seams import check_same_priors
+from lad.exchange.switching import Membership, RoleSwitch, Sides, Switch
+from lad.heads.batched_paa_head import BatchedPAAHead, PAAPredictions, PAAScorer
+
+import torch
+from mmdet.models.utils import unpack_gt_instances
+from mmdet.structures import SampleList
+from torch import Tensor, nn
+
+
+class PAACoLearning(CoLearning):
+    """PAA heads: each scores the same candidates, and one mixture for each object assigns the labels of all."""
+
+    works_with = "BatchedPAAHead and its COP and IOP variants"
+
+    def fits(self, head: nn.Module) -> bool:  # noqa: D102
+        return isinstance(head, BatchedPAAHead)
+
+    def check(self, heads: Sequence[BatchedPAAHead], switch: Switch) -> None:  # noqa: D102
+        first, *others = heads
+        for other in others:
+            check_same_priors(first.prior_generator, other.prior_generator)
+            for name in ("num_classes", "topk", "covariance_type", "train_cfg"):
+                own, theirs = getattr(first, name), getattr(other, name)
+                if own != theirs:
+                    raise UnsupportedError(
+                        f"CoLearningDetector: bbox_head.{name} is {own!r} in one network and {theirs!r} in another: "
+                        "one assignment serves all; set it alike."
+                    )
+
+    def losses(  # noqa: D102
+        self,
+        heads: Sequence[BatchedPAAHead],
+        outputs: Sequence[Any],
+        data_samples: SampleList,
+        switch: Switch,
+    ) -> tuple[list[dict[str, Tensor]], RoleSwitch | None]:
+        gt_instances, ignored, metas = unpack_gt_instances(data_samples)
+        pairs = list(zip(heads, outputs, strict=True))
+        predictions = [PAAPredictions.from_levels(head, *output) for head, output in pairs]
+        first, cls_scores = heads[0], outputs[0][0]
+        sizes = [level.shape[-2:] for level in cls_scores]
+        grid = prior_grid(first.prior_generator, sizes, cls_scores[0].device)
+        assigned = first.pre_assign(grid, gt_instances, metas, ignored)
+        finite = torch.stack([prediction.finite for prediction in predictions]).all(0)
+        candidates = find_candidates(grid, assigned, gt_instances, metas, finite)
+        scored = torch.stack(
+            [PAAScorer(head, own).losses(candidates) for head, own in zip(heads, predictions, strict=True)]
+        )
+        roles = None
+        if len(candidates) > 0:
+            roles = switch(
+                scored,
+                membership(candidates),
+                lambda number: _sides(first.reassign(scored[number], candidates), len(candidates)),
+            )
+            scored = scored.gather(0, roles.teacher[None])
+        assignment = first.reassign(scored[0], candidates)
+        losses = [
+            head.assigned_losses(own, candidates, assignment)
+            for head, own in zip(heads, predictions, strict=True)
+        ]
+        return losses, roles
+
+
+def membership(candidates: PAACandidates) -> Membership:
+    """What PAA's candidates belong to."""
+    return Membership(
+        image=candidates.index // len(candidates.grid.anchors),
+        gt=candidates.gt_index,
+        level=candidates.level,
+        num_images=len(candidates.gt_counts),
+        num_gts=candidates.num_gts,
+        num_levels=candidates.grid.num_levels,
+    )
+
+
+def _sides(assignment: PAAReassignment, count: int) -> Sides:
+    """The components of each of ``count`` candidates in the mixtures of their ground truths."""
+    # One more candidate takes what is written for empty slots.
+    slots = torch.where(assignment.valid, assignment.candidate, count).flatten()
+    nobody = torch.zeros(count + 1, dtype=torch.bool, device=slots.device)
+    low = (assignment.mixture.assignment == 0).flatten()
+    return Sides(
+        positive=nobody.scatter(0, slots, low)[:count],
+        member=nobody.scatter(0, slots, torch.ones_like(low))[:count],
+    )

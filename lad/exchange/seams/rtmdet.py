@@ -1,0 +1,30 @@
+"""RTMDet: the predictions that enter its cost matrix are exchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lad.exchange.seams.assigner import AssignerSeam, DensePredictions, flatten_levels, level_sizes
+
+import torch
+from mmdet.models.dense_heads import RTMDetHead
+from mmdet.structures.bbox import distance2bbox
+from torch import Tensor
+
+
+class RTMDetSeam(AssignerSeam):
+    """RTMDet decides by a cost of class, IoU and centre; the IoU of a match is the class target's strength."""
+
+    heads = (RTMDetHead,)
+    works_with = "RTMDetHead, RTMDetSepBNHead"
+    scores = "logits"
+
+    def predictions(self, head: RTMDetHead, outputs: Sequence[Sequence[Tensor]]) -> DensePredictions:  # noqa: D102
+        cls_scores, bbox_preds = outputs[:2]
+        sizes = level_sizes(cls_scores)
+        priors = head.prior_generator.grid_priors(sizes, device=cls_scores[0].device, with_stride=True)
+        return DensePredictions(
+            scores=flatten_levels(cls_scores, head.cls_out_channels),
+            bboxes=distance2bbox(torch.cat(priors), flatten_levels(bbox_preds, 4)),
+            sizes=sizes,
+        )

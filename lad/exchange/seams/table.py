@@ -1,0 +1,41 @@
+"""The table of seams: every family of heads whose label assignment can be distilled."""
+
+from __future__ import annotations
+
+from lad.errors import UnsupportedError
+from lad.exchange.seams.base import Mode, Seam
+from lad.exchange.seams.ddod import DDODSeam
+from lad.exchange.seams.detr import DETRSeam
+from lad.exchange.seams.paa import PAASeam
+from lad.exchange.seams.rtmdet import RTMDetSeam
+from lad.exchange.seams.tood import TOODSeam
+from lad.exchange.seams.yolox import YOLOXSeam
+
+from torch import nn
+
+#: One row a family; the first that fits a head is taken. Put rows of your own in front.
+SEAMS: list[Seam] = [PAASeam(), TOODSeam(), RTMDetSeam(), YOLOXSeam(), DDODSeam(), DETRSeam()]
+
+
+def find_seam(student: nn.Module, teacher: nn.Module, mode: Mode = "hard") -> Seam:
+    """The seam through which ``teacher`` can assign the labels of ``student``; both are detectors.
+
+    Raises:
+        UnsupportedError: a head decides from anchors alone or is unknown, or the two do not correspond.
+    """
+    heads = [getattr(model, "bbox_head", None) for model in (student, teacher)]
+    rows = [next((seam for seam in SEAMS if seam.fits(head)), None) for head in heads]
+    seam = rows[0].taught_by(rows[1]) if all(rows) else None
+    if seam is not None:
+        seam.check(*heads, mode)
+        return seam
+    known = ", ".join(seam.works_with for seam in SEAMS)
+    names = [
+        f"{role} {type(model).__name__} ({type(head).__name__ if head is not None else 'no bbox_head'})"
+        for role, model, head in zip(("student", "teacher"), (student, teacher), heads, strict=True)
+    ]
+    raise UnsupportedError(
+        f"LabelAssignmentDistillation does not fit {' with '.join(names)}: a head that decides labels from anchors "
+        f"alone has nothing to learn from a teacher's assignment, and both heads must decide in the same way; "
+        f"it works with {known}."
+    )

@@ -1,0 +1,119 @@
+"""Label-assignment distillation (LAD): the teacher decides which priors are positive."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Literal, get_args
+
+from lad.errors import ConfigError, UnsupportedError
+from lad.exchange.seams import Mode, find_seam
+from lad.exchange.seams.detr import DETRSeam
+from lad.methods.assignment.inherited_queries import InheritedQueries
+from lad.methods.base import DistillationMethod, Step
+from lad.networks.batch_memory import BatchMemory, precision_of
+from lad.networks.cache import TeacherCache, hash_of
+from lad.networks.frozen import FrozenTeacher
+
+from mmdet.registry import MODELS
+from torch import nn
+
+
+@MODELS.register_module()
+class LabelAssignmentDistillation(DistillationMethod):
+    """The student learns its own losses on the positives that the teacher chooses.
+
+    Nguyen et al., "Improving Object Detection by Label Assignment Distillation", WACV 2022, arXiv 2108.10520,
+    Sec. 3.2. It adds no loss term: a dynamic assignment is a function of a network's predictions, and here it is
+    evaluated on the teacher's. Priors, candidates and the assigner's settings are the student's. Which heads
+    this works for, and what each exchanges: :data:`lad.exchange.seams.SEAMS`.
+
+    Args:
+        mode: ``'hard'``: the teacher's matches, with qualities (IoU targets, TOOD's alignment) from the student's own
+            predictions, as in the paper. ``'soft'``: the teacher's qualities too (not for PAA).
+        cache: Remember the teacher: ``dict(dir=FOLDER, max_gb=8.0, ...)``, see
+            :class:`lad.networks.cache.TeacherCache`.
+            Images whose pixels and boxes were seen before cost no teacher forward. Folders can be shared by runs: what
+            a teacher said is kept under a hash of its weights and of all settings that matter. What it said of an
+            image in one batch stands for the image in batches that pad it otherwise, unless ``same_padding=True``.
+        inherit_queries: For DETRs (DeformableDETR, DINO), whose queries correspond only if the student's are its
+            teacher's in the beginning: True: copied, and trained with the student. ``'frozen'``: copied and left as
+            they are. See :class:`lad.methods.assignment.inherited_queries.InheritedQueries`.
+        init_cfg: As in MMEngine.
+    """
+
+    teacher_modules = ("bbox_head",)
+    ensembles = False  # a decision is somebody's: the mean of two networks' predictions is nobody's
+
+    def __init__(
+        self,
+        mode: Mode = "hard",
+        cache: dict | None = None,
+        inherit_queries: bool | Literal["frozen"] = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if mode not in get_args(Mode):
+            raise ConfigError(f"LabelAssignmentDistillation: mode must be 'hard' or 'soft', got {mode!r}.")
+        if cache is not None and not (isinstance(cache, dict) and cache.get("dir")):
+            raise ConfigError(
+                f"LabelAssignmentDistillation: cache must be dict(dir=FOLDER, ...), got {cache!r}."
+            )
+        if inherit_queries not in (False, True, "frozen"):
+            raise ConfigError(
+                "LabelAssignmentDistillation: inherit_queries must be True, 'frozen' or False, got "
+                f"{inherit_queries!r}."
+            )
+        self.mode = mode
+        self.inherit_queries = inherit_queries
+        self.queries: InheritedQueries | None = None
+        self.cache: TeacherCache | None = None
+        self._cache_settings = cache
+        self.needs_fingerprints = cache is not None
+
+    def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
+        """Find where the two heads decide; refuse those that cannot share a decision."""
+        if self.inherit_queries:
+            self.queries = InheritedQueries(student, teacher, frozen=self.inherit_queries == "frozen")
+            self.teacher_modules = self.queries.teacher_modules
+            self.seam = DETRSeam(inherited=True)
+            self.seam.check(student.bbox_head, teacher.model.bbox_head, self.mode)
+        else:
+            self.seam = find_seam(student, teacher.model, self.mode)
+        if self._cache_settings is not None:
+            head = student.bbox_head
+            self.seam.check_memory(head)
+            settings = dict(self._cache_settings)
+            self._same_padding = settings.pop("same_padding", False)
+            # Everything that a record depends on and that is not in the image itself.
+            preprocessor = student.data_preprocessor
+            if getattr(preprocessor, "batch_augments", None) is not None:
+                raise UnsupportedError(
+                    "LabelAssignmentDistillation: batch_augments change images after they are told apart, so the "
+                    "teacher cannot be remembered: leave out `cache`, or do the same in the pipeline."
+                )
+            images = (preprocessor.mean, preprocessor.std, preprocessor.pad_size_divisor)
+            decision = (head.prior_generator, head.train_cfg, head.topk)
+            name = hash_of(teacher.model, teacher.config, teacher.speed, images, decision)
+            self.cache = TeacherCache(Path(settings.pop("dir")) / name, **settings)
+
+    def check_without_labels(self, student: nn.Module) -> None:
+        """There is no own loss to steer."""
+        raise UnsupportedError(
+            "student_loss=False: LabelAssignmentDistillation steers the student's own loss, so it has nothing to do; "
+            "leave it out, or train with labels."
+        )
+
+    def steer(self, step: Step) -> AbstractContextManager:
+        """The student's own loss, with the teacher's positives."""
+        if self.queries is not None:
+            return self.queries.replay(step, self.seam, self.mode)
+        return self.seam.replay(
+            step.student.bbox_head,
+            step.teacher.model.bbox_head,
+            lambda images: step.teacher.outputs_of(images, "bbox_head"),
+            step.data_samples,
+            self.mode,
+            self.cache
+            and BatchMemory(self.cache, step.data_samples, self._same_padding, precision_of(step.inputs)),
+        )

@@ -1,0 +1,77 @@
+"""Feature distillation before the activation: what a ReLU is about to cut off still says something."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lad.base.capture import INPUT, find_module, split_level
+from lad.methods.feature.base import FeatureDistillation
+from lad.networks.frozen import FrozenTeacher
+
+from mmdet.models.backbones.resnet import BasicBlock, Bottleneck
+from torch import nn
+
+#: The end of each stage of a ResNet that learns in MMDetection's configs, which freeze the first.
+STAGES = ("backbone.layer2", "backbone.layer3", "backbone.layer4")
+
+
+class PreActivationDistillation(FeatureDistillation):
+    """Compares maps as they are before the activation.
+
+    A stage of a ResNet (ResNeXt, Res2Net, ...) means what the ReLU at its end is given. Any other module means what it
+    puts out: an FPN's levels have no activation behind them, and ``'NAME:input'`` says what a module is given.
+
+    Args:
+        student, teacher: Modules as for :class:`lad.methods.feature.base.FeatureDistillation`.
+        level_weights: Factor of each pair, in the order of the maps. ``'halving'``: 1 for the last, half of it for the
+            one before, and so on, as in the code of Heo et al.; None: 1 for each.
+        settings: As for :class:`lad.methods.feature.base.FeatureDistillation`.
+    """
+
+    #: Teachers' stages differ in length, and so do the names of their ends.
+    ensembles = False
+
+    def __init__(
+        self,
+        student: str | Sequence[str] = STAGES,
+        teacher: str | Sequence[str] = STAGES,
+        level_weights: Sequence[float] | str | None = "halving",
+        **settings,
+    ) -> None:
+        self.halves = level_weights == "halving"
+        if isinstance(level_weights, str) and not self.halves:
+            raise self.mistake(f"level_weights must be 'halving', numbers or None, got {level_weights!r}.")
+        super().__init__(student, teacher, level_weights=None if self.halves else level_weights, **settings)
+
+    def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
+        """Find the ends of the stages, then pair the maps."""
+        self._check_modules(student, self.student_modules)
+        self._check_modules(teacher.model, self.teacher_modules)
+        self.student = [before_activation(student, name) for name in self.student]
+        self.teacher = [before_activation(teacher.model, name) for name in self.teacher]
+        self.student_modules = tuple(dict.fromkeys(split_level(name)[0] for name in self.student))
+        self.teacher_modules = tuple(dict.fromkeys(split_level(name)[0] for name in self.teacher))
+        super().bind(student, teacher)
+        if self.halves:
+            self.level_weights = [0.5**later for later in reversed(range(len(self.pairs)))]
+
+
+def last_block(model: nn.Module, name: str) -> str | None:
+    """The name of the last block of a ResNet's stage; None for what is not one."""
+    module = find_module(model, split_level(name)[0])
+    is_stage = isinstance(module, nn.Sequential) and len(module) and not name.endswith("]")
+    return (
+        f"{name}.{len(module) - 1}" if is_stage and isinstance(module[-1], (BasicBlock, Bottleneck)) else None
+    )
+
+
+def before_activation(model: nn.Module, name: str) -> str:
+    """What to listen to in order to have a module's output before its activation.
+
+    Args:
+        model: The detector.
+        name: ``'backbone.layer3'`` becomes ``'backbone.layer3.5.relu:input[-1]'``, the last thing that the ReLU of the
+            last block is given; the name of what is not a ResNet's stage stays as it is.
+    """
+    block = last_block(model, name)
+    return name if block is None else f"{block}.relu{INPUT}[-1]"

@@ -1,0 +1,277 @@
+"""CrossKD: the student's features finish the teacher's head, and what comes out is to be the teacher's prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lad.base.replace import replaced
+from lad.errors import ConfigError, UnsupportedError
+from lad.exchange.seams import flatten_levels
+from lad.losses import LDLoss, binary_kl_divergence
+from lad.methods.base import Link, Step
+from lad.methods.response.dense import (
+    SCALE_FREE,
+    DenseDistillation,
+    best_probability,
+    boxes_about_origin,
+    check_corresponding_priors,
+    check_fit,
+    check_labels_known,
+    class_logits,
+)
+from lad.methods.response.logits import build_logit_loss
+from lad.networks.connectors import build_connector
+from lad.networks.frozen import FrozenTeacher
+
+import torch
+from mmcv.cnn import ConvModule
+from mmdet.models.dense_heads import ATSSHead, FCOSHead, GFLHead, RetinaHead
+from mmdet.models.losses.utils import weight_reduce_loss
+from mmdet.registry import MODELS
+from mmdet.utils import reduce_mean
+from mmengine.model import ModuleList
+from torch import Size, Tensor, nn
+
+OWNER = "CrossHeadDistillation"
+WORKS_WITH = "the heads of RetinaNet, FCOS, ATSS, PAA and GFL with towers of convolutions"
+TOWERS = ("cls_convs", "reg_convs")
+#: Variances far below this count as none: a channel that is all but constant is not blown up, nor its gradient, which
+#: half precision could not hold.
+EPS = 1e-8
+
+
+@MODELS.register_module()
+class CrossHeadDistillation(DenseDistillation):
+    """Predictions that the teacher's head makes of the student's head's features are to be the teacher's own.
+
+    Wang et al., "CrossKD: Cross-Head Knowledge Distillation for Object Detection", CVPR 2024, arXiv 2306.11369.
+    The features of the student's classification and regression towers after ``depth`` convolutions go through the
+    rest of the teacher's towers and its last layers. The gradient passes through those frozen layers to the student, so
+    that the student's own last layers hear of labels alone. With the teacher's largest class probability s of a prior:
+
+    L_cls = sum of the quality focal loss of the class logits / number of positives,
+    L_box = sum of s times the box loss / number of positives (GFL: KL of the edge distributions, over the sum of s).
+
+    As in the authors' code the features are brought to the mean and the standard deviation of the teacher's, channel by
+    channel over each process's images (as batch norm does), before the activation; priors that the student's own loss
+    passes over are passed over, and heads of
+    ATSS' family learn the teacher's centreness at the positives (as a KL divergence, which has the gradient of their
+    cross-entropy and is 0 at its least). For FCOS their code divides both losses by the sum of the positives' targets
+    of centreness, which is smaller than their number. Normalisers are averaged over processes.
+
+    Args:
+        depth: How many convolutions of the student's towers come before; at least 1, and as many as the towers have at
+            most. By default all but the last, as in the paper's GFL, RetinaNet and ATSS (3 of 4); its FCOS has 2.
+        loss_cls: Loss of (n, C) logits without labels, such as ``KDLoss``; by default ``QualityKDLoss``.
+        loss_bbox: ``IoULoss`` or ``GIoULoss`` of boxes, or ``LDLoss`` of edges. By default ``LDLoss`` at T = 1 with a
+            weight of 4 for GFL and ``GIoULoss`` for others.
+        centerness_weight: Weight of the centreness term of ATSS' family.
+        align: Whether to bring the features to the teacher's statistics.
+        connector: Config of a layer from the student's channels to the teacher's, where they differ.
+        init_cfg: As in MMEngine.
+    """
+
+    compares_classes = False
+    #: The rest of a head runs on one teacher's features.
+    ensembles = False
+
+    def __init__(
+        self,
+        depth: int | None = None,
+        loss_cls: dict | None = None,
+        loss_bbox: dict | None = None,
+        centerness_weight: float = 1.0,
+        align: bool = True,
+        connector: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.depth = depth
+        self.loss_cls = build_logit_loss(loss_cls or dict(type="QualityKDLoss", beta=1.0), use_sigmoid=True)
+        if getattr(self.loss_cls, "needs_labels", False):
+            raise UnsupportedError(
+                f"{OWNER}: {type(self.loss_cls).__name__} asks for labels, and the teacher's classes may be others "
+                "than the student's; use QualityKDLoss or KDLoss."
+            )
+        self.loss_bbox_config = loss_bbox
+        self.centerness_weight = centerness_weight
+        self.align = align
+        self.connector = connector
+
+    def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
+        """Refuse heads whose towers cannot be joined; find where they are."""
+        heads = self.heads(student, teacher)
+        check_fit(OWNER, heads, (student, teacher.model), has_towers, WORKS_WITH)
+        check_labels_known(OWNER, heads[0])
+        if not heads[1].use_sigmoid_cls:
+            raise UnsupportedError(
+                f"{OWNER}: the teacher's classifier is softmax, and the quality focal loss wants sigmoid; take a "
+                "teacher with a sigmoid loss_cls."
+            )
+        check_corresponding_priors(OWNER, heads)
+        convs = [min(len(getattr(head, tower)) for tower in TOWERS) for head in heads]
+        self.depth = self.depth if self.depth is not None else max(1, min(convs) - 1)
+        if not 1 <= self.depth <= min(convs):
+            raise ConfigError(
+                f"{OWNER}: depth must be between 1 and {min(convs)}, the convolutions of the towers (student "
+                f"{convs[0]}, teacher {convs[1]}), got {self.depth}."
+            )
+        channels = [
+            [getattr(head, tower)[self.depth - 1].conv.out_channels for tower in TOWERS] for head in heads
+        ]
+        if channels[0] != channels[1] and self.connector is None:
+            raise UnsupportedError(
+                f"{OWNER}: the student's towers have {channels[0][0]} channels after convolution {self.depth} and the "
+                f"teacher's {channels[1][0]}; set connector=dict(type='ConvConnector'), or feat_channels alike."
+            )
+        if self.connector is not None:
+            shapes = zip(*[[Size((2, width, 4, 4)) for width in widths] for widths in channels], strict=True)
+            self.connectors = ModuleList(build_connector(self.connector, *pair) for pair in shapes)
+        self.student_modules = (*before_activation(heads[0], self.depth), "bbox_head")
+        self.teacher_modules = (*before_activation(heads[1], self.depth), "bbox_head")
+        is_gfl = isinstance(heads[1], GFLHead)
+        default = dict(type="GIoULoss")
+        if is_gfl:
+            default = dict(type="LDLoss", temperature=1.0, average_bins=False, loss_weight=4.0)
+        self.loss_bbox = MODELS.build(self.loss_bbox_config or default)
+        if not isinstance(self.loss_bbox, (*SCALE_FREE, LDLoss)):
+            raise UnsupportedError(
+                f"{OWNER}: {type(self.loss_bbox).__name__} depends on the shape of a prior, and boxes are compared in "
+                "units of their priors; use IoULoss, GIoULoss or, for GFL, LDLoss."
+            )
+        if isinstance(self.loss_bbox, LDLoss) and not is_gfl:
+            raise UnsupportedError(
+                f"{OWNER}: LDLoss compares edge distributions, which the teacher's {type(heads[1]).__name__} has not; "
+                "use GIoULoss."
+            )
+
+    def links(self) -> list[Link]:
+        """The places where the towers are joined."""
+        how = type(self.connectors[0]).__name__ if self.connector is not None else "none"
+        pairs = zip(self.student_modules[:2], self.teacher_modules[:2], strict=True)
+        return [Link(own, taught, f"{how}, then the rest of the teacher's head") for own, taught in pairs]
+
+    def loss_weights(self) -> dict[str, float]:
+        """The factors of the terms."""
+        return dict(
+            loss_cross_cls=getattr(self.loss_cls, "loss_weight", 1.0),
+            loss_cross_bbox=getattr(self.loss_bbox, "loss_weight", 1.0),
+        )
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """``loss_cross_cls``, ``loss_cross_bbox`` and, for ATSS' family, ``loss_cross_centerness``."""
+        head = step.teacher.model.bbox_head
+        cross = self.cross_predictions(step)
+        [taught] = step.teacher.target("bbox_head")
+        logits, target = (class_logits(head, outputs).flatten(0, 1) for outputs in (cross, taught))
+        labels = self.labels(step)
+        counted, num_pos = labels.counts.flatten().float(), labels.num_pos()
+        loss_cls = self.loss_cls(logits, target, weight=counted, avg_factor=num_pos)
+        confidence = best_probability(target, use_sigmoid=True) * counted
+        is_gfl = isinstance(head, GFLHead)
+        avg_factor = reduce_mean(confidence.sum()).clamp(min=1) if is_gfl else num_pos
+        pair = [self._boxes(head, outputs[1]) for outputs in (cross, taught)]
+        # Weighted out here: MMDetection's losses ask whether any weight is positive, which waits for the device.
+        elements = self.loss_bbox(*pair, reduction_override="none")
+        losses = dict(
+            loss_cross_cls=loss_cls,
+            loss_cross_bbox=weight_reduce_loss(elements, confidence, avg_factor=avg_factor),
+        )
+        if isinstance(head, ATSSHead):
+            pair = [flatten_levels(outputs[2], 1).flatten() for outputs in (cross, taught)]
+            elements = self.centerness_weight * binary_kl_divergence(*pair)
+            losses["loss_cross_centerness"] = weight_reduce_loss(
+                elements, labels.positive.flatten().float(), avg_factor=num_pos
+            )
+        return losses
+
+    def cross_predictions(self, step: Step) -> Sequence[Any]:
+        """What the teacher's head returns for the student's features."""
+        towers = []
+        for number, (own, taught) in enumerate(
+            zip(self.student_modules, self.teacher_modules[:2], strict=False)
+        ):
+            features = step.outputs.calls(own)
+            if self.connector is not None:
+                features = [self.connectors[number](level) for level in features]
+            if self.align:
+                pairs = zip(features, step.teacher.target(taught), strict=True)
+                features = [align_statistics(*pair) for pair in pairs]
+            towers.append(features)
+        return step.teacher.through(finish_head, *towers, self.depth)
+
+    def _boxes(self, head: nn.Module, levels: Sequence[Tensor]) -> Tensor:
+        """(n, 4, bins) edges for ``LDLoss``, otherwise (n, 4) boxes."""
+        if isinstance(self.loss_bbox, LDLoss):
+            return flatten_levels(levels, 4 * (head.reg_max + 1)).flatten(0, 1).unflatten(1, (4, -1))
+        return boxes_about_origin(head, levels)
+
+
+def has_towers(head: nn.Module | None) -> bool:
+    """Whether a head runs two towers of convolutions, each a ``ConvModule``, level by level."""
+    known = (RetinaHead, FCOSHead, ATSSHead, GFLHead)
+    for name in ("forward", "forward_single"):
+        if getattr(type(head), name, None) not in [getattr(kind, name) for kind in known]:
+            return False
+    convs = [conv for tower in TOWERS for conv in getattr(head, tower)]
+    return bool(convs) and all(
+        isinstance(conv, ConvModule) and conv.order == ("conv", "norm", "act") and conv.with_activation
+        for conv in convs
+    )
+
+
+def before_activation(head: nn.Module, depth: int) -> tuple[str, str]:
+    """Names of the modules whose outputs are the towers' features after ``depth`` convolutions, not activated.
+
+    The activation would overwrite them in place, and is told not to, which changes no value.
+    """
+    names = []
+    for tower in TOWERS:
+        conv = getattr(head, tower)[depth - 1]
+        if hasattr(conv.activate, "inplace"):
+            conv.activate.inplace = False
+        names.append(f"bbox_head.{tower}.{depth - 1}.{conv.norm_name or 'conv'}")
+    return tuple(names)
+
+
+def align_statistics(student: Tensor, teacher: Tensor) -> Tensor:
+    """The student's features with the mean and the standard deviation that the teacher's have in each channel.
+
+    Over images and places of a batch; the student's own where the two have the same already.
+
+    Args:
+        student: (N, C, H, W), any float dtype.
+        teacher: (N, C, H', W').
+    """
+    own, taught = student.float(), teacher.detach().float()
+    var, mean = torch.var_mean(own, dim=(0, 2, 3), keepdim=True, correction=0)
+    taught_var, taught_mean = torch.var_mean(taught, dim=(0, 2, 3), keepdim=True, correction=0)
+    scale = ((taught_var + EPS) / (var + EPS)).sqrt()
+    return ((own - mean) * scale + taught_mean).to(student.dtype)
+
+
+class Handed(nn.Module):
+    """Stands for the first layers of a tower: hands out given features, one level a call."""
+
+    def __init__(self, levels: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._levels = iter(levels)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The features of the next level, whatever comes in."""
+        return next(self._levels)
+
+
+def finish_head(
+    model: nn.Module, cls_features: Sequence[Tensor], reg_features: Sequence[Tensor], depth: int
+) -> Sequence[Any]:
+    """What a detector's head makes of features of its towers after ``depth`` convolutions, before their activation."""
+    head = model.bbox_head
+    towers = []
+    for tower, features in zip(TOWERS, (cls_features, reg_features), strict=True):
+        convs = getattr(head, tower)
+        activated = [convs[depth - 1].activate(level) for level in features]
+        towers.append([Handed(activated), *convs[depth:]])
+    with replaced(head, TOWERS[0], towers[0]), replaced(head, TOWERS[1], towers[1]):
+        return head(tuple(cls_features))

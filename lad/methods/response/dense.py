@@ -1,0 +1,228 @@
+"""What the methods on dense heads share: their class scores as logits, prior by prior, and whether two compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from lad.errors import UnsupportedError
+from lad.exchange.labels import WORKS_WITH as LABELS_WORK_WITH
+from lad.exchange.labels import DenseLabels, LabelReader, knows_labels_of, reading_labels
+from lad.exchange.seams import check_same_priors, flatten_levels
+from lad.heads.batched_paa_head import BatchedPAAHead
+from lad.heads.objectness_head import LOGIT_EPS
+from lad.methods.base import DistillationMethod, Step
+from lad.networks.frozen import FrozenTeacher
+
+import torch
+from mmdet.models.dense_heads import (
+    ATSSHead,
+    AutoAssignHead,
+    DDODHead,
+    FCOSHead,
+    GFLHead,
+    RetinaHead,
+    RetinaSepBNHead,
+    TOODHead,
+    YOLOXHead,
+)
+from mmdet.models.dense_heads.atss_vlfusion_head import ATSSVLFusionHead
+from mmdet.models.losses import GIoULoss, IoULoss
+from mmdet.models.task_modules.coders import DistancePointBBoxCoder
+from torch import Tensor, nn
+
+#: Heads whose first output are the class scores of each level; their subclasses with them.
+HEADS = (RetinaHead, RetinaSepBNHead, ATSSHead, GFLHead, FCOSHead, DDODHead, YOLOXHead)
+#: Box losses that do not change when a box's width and height are scaled, each by its own factor, with its prior's.
+SCALE_FREE = (IoULoss, GIoULoss)
+#: For messages.
+WORKS_WITH = (
+    "RetinaNet, FCOS, ATSS, PAA, GFL, VFNet, TOOD, DDOD, RTMDet and YOLOX heads; for two-stage detectors "
+    "there is RoILogitDistillation"
+)
+
+
+class DenseDistillation(DistillationMethod):
+    """A method on dense heads that reads the labels on which the student's head trains in a step."""
+
+    teacher_modules: tuple[str, ...] = ("bbox_head",)
+    student_modules: tuple[str, ...] = ("bbox_head",)
+
+    def check_without_labels(self, student: nn.Module) -> None:
+        """There is nothing to read then."""
+        raise UnsupportedError(
+            f"student_loss=False: {type(self).__name__} needs the labels of the student's own loss; without labels "
+            "SoftLabelDistillation trains a PAA head, RPNDistillation with RCNNDistillation a Faster R-CNN."
+        )
+
+    def steer(self, step: Step) -> AbstractContextManager:
+        """The student's own loss, with its labels written down."""
+        return self._listen(step)
+
+    @contextmanager
+    def _listen(self, step: Step) -> Iterator[None]:
+        with reading_labels(step.student.bbox_head) as reader:
+            step.notes[self] = reader
+            yield
+
+    def labels(self, step: Step) -> DenseLabels:
+        """The labels of the batch that the student has just trained on."""
+        levels = step.outputs["bbox_head"][0]
+        reader: LabelReader = step.notes[self]
+        return reader.labels(len(levels[0]), level_counts(step.student.bbox_head, levels))
+
+    def heads(self, student: nn.Module, teacher: FrozenTeacher) -> list[nn.Module | None]:
+        """The heads of the two, None where there is none."""
+        return [getattr(model, "bbox_head", None) for model in (student, teacher.model)]
+
+
+def has_class_scores(head: nn.Module | None) -> bool:
+    """Whether a head's outputs begin with the class scores of its priors."""
+    return isinstance(head, HEADS) and not isinstance(head, ATSSVLFusionHead)
+
+
+def class_logits(head: nn.Module, outputs: Sequence[Any]) -> Tensor:
+    """(N, P, channels) logits of the class scores by which a dense head ranks classes.
+
+    TOOD and COP heads put out probabilities, which become logits again. YOLOX and AutoAssign predict an objectness
+    beside the classes and multiply the two probabilities: the logit of the product is taken.
+
+    Args:
+        head: One that :func:`has_class_scores`.
+        outputs: What its ``forward`` returned for the batch.
+    """
+    scores = flatten_levels(outputs[0], head.cls_out_channels)
+    if isinstance(head, (YOLOXHead, AutoAssignHead)):
+        return product_logit(scores, flatten_levels(outputs[2], 1))
+    if isinstance(head, TOODHead):
+        # In half precision 1 - eps is 1.
+        return torch.logit(scores.float(), eps=LOGIT_EPS)
+    return head.class_logits(scores) if isinstance(head, BatchedPAAHead) else scores
+
+
+def product_logit(first: Tensor, second: Tensor) -> Tensor:
+    """The logit of sigmoid(first) * sigmoid(second), in float32.
+
+    1 / (p q) - 1 = (1 + e^-a)(1 + e^-b) - 1 = e^-a + e^-b + e^(-a - b), and the logit is minus its logarithm: no
+    probability is formed, so that none is rounded to 0 or 1.
+    """
+    first, second = torch.broadcast_tensors(-first.float(), -second.float())
+    return -torch.stack([first, second, first + second]).logsumexp(dim=0)
+
+
+def level_counts(head: nn.Module, cls_scores: Sequence[Tensor]) -> list[int]:
+    """Number of priors of each level, from the head's class scores."""
+    return [level[0].numel() // head.cls_out_channels for level in cls_scores]
+
+
+@torch.no_grad()
+def best_probability(logits: Tensor, use_sigmoid: bool) -> Tensor:
+    """(n,) largest class probability of (n, C) logits; of softmax classifiers the last channel is the background."""
+    logits = logits.float()
+    if use_sigmoid:
+        return logits.amax(dim=1).sigmoid()
+    return logits.softmax(dim=1)[:, :-1].amax(dim=1)
+
+
+def check_dense_heads(owner: str, heads: Sequence[nn.Module | None], models: Sequence[nn.Module]) -> None:
+    """Refuse a student's and a teacher's heads whose class scores do not correspond prior by prior.
+
+    Args:
+        owner: The method, for messages.
+        heads: The student's and the teacher's.
+        models: Whose they are.
+
+    Raises:
+        UnsupportedError: names both sides and what differs.
+    """
+    check_fit(owner, heads, models, has_class_scores, WORKS_WITH)
+    kinds = ["sigmoid" if head.use_sigmoid_cls else "softmax" for head in heads]
+    if kinds[0] != kinds[1]:
+        raise UnsupportedError(
+            f"{owner}: the student's classifier is {kinds[0]} and the teacher's {kinds[1]}: their probabilities do "
+            "not correspond; set the same loss_cls in both."
+        )
+    check_corresponding_priors(owner, heads)
+
+
+def check_fit(
+    owner: str,
+    heads: Sequence[nn.Module | None],
+    models: Sequence[nn.Module],
+    fits: Callable[[nn.Module | None], bool],
+    works_with: str,
+) -> None:
+    """Refuse heads of another kind.
+
+    Raises:
+        UnsupportedError: names the detector, its head and what works.
+    """
+    for role, head, model in zip(("student", "teacher"), heads, models, strict=True):
+        if not fits(head):
+            kind = "no bbox_head" if head is None else type(head).__name__
+            raise UnsupportedError(
+                f"{owner} does not fit {role} {type(model).__name__} ({kind}); it works with {works_with}."
+            )
+
+
+def check_labels_known(owner: str, head: nn.Module) -> None:
+    """Refuse a student's head whose labels cannot be read.
+
+    Raises:
+        UnsupportedError: names the head and what works.
+    """
+    if not knows_labels_of(head):
+        raise UnsupportedError(
+            f"{owner}: which labels the student's {type(head).__name__} trains on cannot be read, its loss is its own; "
+            f"it works with students with {LABELS_WORK_WITH}."
+        )
+
+
+def check_same_count(owner: str, student: Tensor, teacher: Tensor) -> None:
+    """Refuse predictions (N, P, ...) for other numbers of priors.
+
+    Raises:
+        UnsupportedError: names both.
+    """
+    if student.shape[1] != teacher.shape[1]:
+        raise UnsupportedError(
+            f"{owner}: the student has {student.shape[1]} priors for this batch and the teacher {teacher.shape[1]}: "
+            "their feature maps differ in size; give both the same strides."
+        )
+
+
+def check_corresponding_priors(owner: str, heads: Sequence[nn.Module]) -> None:
+    """Refuse heads with other strides, anchors or points.
+
+    Raises:
+        UnsupportedError: names what differs.
+    """
+    try:
+        check_same_priors(heads[0].prior_generator, heads[1].prior_generator)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{owner} compares two heads prior by prior, and {error}") from error
+
+
+def boxes_about_origin(head: nn.Module, levels: Sequence[Tensor]) -> Tensor:
+    """(n, 4) boxes of what a head predicts, each in the coordinates of its own prior, float32.
+
+    For :data:`SCALE_FREE` losses, which are ratios of areas and the same in pixels and in units of a prior: the anchor
+    becomes the unit square around the origin, the point the origin. An anchor that is no square is stretched by that,
+    so distances and aspect ratios (DIoU, CIoU, L1) are other ones.
+
+    Args:
+        head: One with deltas of anchors, distances of points, or GFL's distributions of distances.
+        levels: (N, A * channels, H, W) of each level, as the head returns them.
+    """
+    if isinstance(head, GFLHead):
+        distances = flatten_levels(levels, 4 * (head.reg_max + 1)).flatten(0, 1)
+        deltas = head.integral(distances.float())
+    else:
+        deltas = flatten_levels(levels, 4).flatten(0, 1).float()
+    if isinstance(head.bbox_coder, DistancePointBBoxCoder):
+        priors = deltas.new_zeros(len(deltas), 2)
+    else:
+        half = deltas.new_full((len(deltas), 2), 0.5)
+        priors = torch.cat([-half, half], dim=1)
+    return head.bbox_coder.decode(priors, deltas)

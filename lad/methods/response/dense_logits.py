@@ -1,0 +1,106 @@
+"""Logit distillation of dense heads: the teacher's class scores at every prior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from lad.errors import ConfigError
+from lad.methods.base import Step
+from lad.methods.response.dense import (
+    DenseDistillation,
+    best_probability,
+    check_dense_heads,
+    check_labels_known,
+    check_same_count,
+    class_logits,
+)
+from lad.methods.response.logits import build_logit_loss, logit_loss
+from lad.methods.roi.two_stage import find_class_mapping
+from lad.networks.frozen import FrozenTeacher
+
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+#: Which priors are taught, and with what weight.
+Where = Literal["all", "positive", "confidence"]
+
+
+@MODELS.register_module()
+class DenseLogitDistillation(DenseDistillation):
+    """A loss between the student's and the teacher's class logits, prior by prior, on top of the student's own loss.
+
+    With ``KDLoss`` it is plain distillation (Hinton et al., 2015), with ``DKDLoss`` decoupled distillation (Zhao et
+    al., CVPR 2022), both in the form of the head's classifier: binary for sigmoid heads, where the target class is the
+    one that the student's own label assignment gives a prior (none for background). Detectors' papers do not agree how
+    to average; here the sum over priors is divided by the number of positives of the student's own loss (averaged over
+    processes, at least 1), as MMDetection does with the classification loss beside it. Priors that this loss
+    passes over (near misses of RetinaNet) are passed over here too.
+
+    Args:
+        loss: Config of a loss of (n, C) logits: ``KDLoss``, ``DKDLoss``, ``SoftCrossEntropyLoss``, for sigmoid
+            classifiers also ``QualityKDLoss``; ``use_sigmoid`` is filled in.
+        where: ``'all'`` priors alike; ``'positive'``: those of the student's label assignment alone;
+            ``'confidence'``: each with the teacher's largest class probability for its weight.
+        classes: The student's class names, in its order, where the teacher's are others or in another order: they are
+            looked up by name in the teacher's checkpoint.
+        loss_name: What the loss is called.
+        init_cfg: As in MMEngine.
+    """
+
+    def __init__(
+        self,
+        loss: dict | None = None,
+        where: Where = "all",
+        classes: Sequence[str] | None = None,
+        loss_name: str = "loss_kd",
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if where not in get_args(Where):
+            raise ConfigError(
+                f"DenseLogitDistillation: where must be one of {', '.join(get_args(Where))}, got {where!r}."
+            )
+        if "loss" not in loss_name:
+            raise ConfigError(f"DenseLogitDistillation: loss_name must contain 'loss', got {loss_name!r}.")
+        self.loss_config = dict(loss or dict(type="KDLoss"))
+        self.where = where
+        self.classes = tuple(classes) if classes is not None else None
+        self.loss_name = loss_name
+
+    def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
+        """Refuse heads whose class scores do not correspond; find the teacher's classes."""
+        heads = self.heads(student, teacher)
+        check_dense_heads("DenseLogitDistillation", heads, (student, teacher.model))
+        check_labels_known("DenseLogitDistillation", heads[0])
+        self.mapping = find_class_mapping(
+            "DenseLogitDistillation", self.classes, heads[0].num_classes, heads[1].num_classes, teacher
+        )
+        self.loss = build_logit_loss(self.loss_config, heads[0].use_sigmoid_cls)
+
+    def loss_weights(self) -> dict[str, float]:
+        """The factor of the loss."""
+        return {self.loss_name: getattr(self.loss, "loss_weight", 1.0)}
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """The loss under its name; gradients reach the student only."""
+        head, teacher_head = step.student.bbox_head, step.teacher.model.bbox_head
+        outputs = step.outputs["bbox_head"]
+        [taught] = step.teacher.target("bbox_head")
+        student, teacher = class_logits(head, outputs), class_logits(teacher_head, taught)
+        check_same_count("DenseLogitDistillation", student, teacher)
+        labels = self.labels(step)
+        student, teacher = student.flatten(0, 1), teacher.flatten(0, 1)
+        if head.use_sigmoid_cls:
+            teacher = self.mapping.binary_logits(teacher)
+        else:
+            teacher = self.mapping.logits(teacher, getattr(self.loss, "temperature", 1.0))
+        weight = labels.counts.flatten().float()
+        if self.where == "positive":
+            weight = labels.positive.flatten().float()
+        elif self.where == "confidence":
+            weight = weight * best_probability(teacher, head.use_sigmoid_cls)
+        value = logit_loss(
+            self.loss, student, teacher, labels.labels.flatten(), weight, avg_factor=labels.num_pos()
+        )
+        return {self.loss_name: value}

@@ -1,0 +1,137 @@
+"""Soft-label distillation of dense heads: the student learns the teacher's predictions themselves."""
+
+from __future__ import annotations
+
+from lad.assignment.max_iou import MAX_OVERLAPS
+from lad.assignment.priors import PriorGrid, prior_grid
+from lad.errors import UnsupportedError
+from lad.exchange.seams import check_same_priors
+from lad.heads.batched_paa_head import BatchedPAAHead, PAAPredictions
+from lad.losses import focal_kl_loss
+from lad.methods.base import DistillationMethod, Step
+from lad.networks.frozen import FrozenTeacher
+
+import torch
+from mmdet.models.dense_heads import PAAHead
+from mmdet.models.losses.iou_loss import giou_loss
+from mmdet.models.losses.utils import weight_reduce_loss
+from mmdet.registry import MODELS
+from mmdet.structures.bbox import bbox_overlaps
+from mmdet.utils import reduce_mean
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+
+@MODELS.register_module()
+class SoftLabelDistillation(DistillationMethod):
+    """Focal KL on class logits, GIoU between boxes and focal KL on IoU logits, against the teacher's.
+
+    The soft-label baseline of Nguyen et al., WACV 2022, arXiv 2108.10520. An anchor's weight w is the largest IoU of
+    the teacher's decoded box there with a ground truth, where it exceeds ``min_iou``, else 0. With W the sum of w over
+    the batch: L_cls = sum of the focal KL over all anchors and classes / W; L_box = sum of w (1 - GIoU(student,
+    teacher)) / W; L_iou = sum of the focal KL of the IoU logits over anchors with w > 0 / W. W is at least the number
+    of images, so that images without objects (or labels) teach their background.
+
+    Heads that predict class probabilities are compared by their logits. Where the student or the teacher has no IoU
+    branch there is nothing to compare: L_iou is 0, and missing where the student has none.
+
+    Together with :class:`LabelAssignmentDistillation` it is SoLAD.
+
+    Args:
+        cls_weight, box_weight, iou_weight: The paper's weights of the three terms.
+        gamma: Exponent of the focal factor.
+        min_iou: Least overlap with a ground truth for the box and IoU terms.
+        init_cfg: As in MMEngine.
+    """
+
+    teacher_modules = ("bbox_head",)
+    student_modules = ("bbox_head",)
+    trains = ("bbox_head",)
+
+    def __init__(
+        self,
+        cls_weight: float = 2.0,
+        box_weight: float = 1.3,
+        iou_weight: float = 10.0,
+        gamma: float = 0.5,
+        min_iou: float = 0.5,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.cls_weight = cls_weight
+        self.box_weight = box_weight
+        self.iou_weight = iou_weight
+        self.gamma = gamma
+        self.min_iou = min_iou
+
+    def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
+        """Refuse heads whose predictions do not correspond anchor by anchor."""
+        heads = [getattr(model, "bbox_head", None) for model in (student, teacher.model)]
+        if not all(isinstance(head, PAAHead) for head in heads):
+            pairs = zip((student, teacher.model), heads, strict=True)
+            names = [f"{type(model).__name__} ({type(head).__name__})" for model, head in pairs]
+            raise UnsupportedError(
+                f"SoftLabelDistillation does not fit student {names[0]} with teacher {names[1]}: it compares class, "
+                "box and IoU predictions of PAA heads; it works with PAAHead, BatchedPAAHead, PAACOPHead, PAAIOPHead."
+            )
+        if heads[0].num_classes != heads[1].num_classes:
+            raise UnsupportedError(
+                f"SoftLabelDistillation: the student has {heads[0].num_classes} classes and the teacher "
+                f"{heads[1].num_classes}; set both num_classes alike."
+            )
+        check_same_priors(heads[0].prior_generator, heads[1].prior_generator)
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """``loss_soft_cls``, ``loss_soft_bbox`` and ``loss_soft_iou``; gradients reach the student only.
+
+        No ``loss_soft_iou`` without an IoU branch in the student.
+        """
+        outputs = step.outputs["bbox_head"]
+        head, teacher_head = step.student.bbox_head, step.teacher.model.bbox_head
+        student = PAAPredictions.from_levels(head, *outputs)
+        teacher = PAAPredictions.from_levels(teacher_head, *step.teacher.outputs["bbox_head"])
+        sizes = [level.shape[-2:] for level in outputs[0]]
+        grid = prior_grid(head.prior_generator, sizes, outputs[0][0].device)
+        anchors = grid.anchors.repeat(student.num_images, 1)
+        boxes = head.bbox_coder.decode(anchors, student.bbox_preds.float())
+        with torch.no_grad():
+            teacher_boxes = teacher_head.bbox_coder.decode(anchors, teacher.bbox_preds.float())
+            weight = self.overlaps(step, grid, teacher_boxes)
+            total = reduce_mean(weight.sum()).clamp(min=student.num_images)
+        loss_cls = focal_kl_loss(
+            class_logits(head, student.cls_scores), class_logits(teacher_head, teacher.cls_scores), self.gamma
+        )
+        loss_box = giou_loss(boxes, teacher_boxes, reduction="none")
+        losses = dict(
+            loss_soft_cls=self.cls_weight * weight_reduce_loss(loss_cls, avg_factor=total),
+            loss_soft_bbox=self.box_weight * weight_reduce_loss(loss_box, weight, avg_factor=total),
+        )
+        if student.iou_preds is not None and teacher.iou_preds is not None:
+            loss_iou = focal_kl_loss(student.iou_preds, teacher.iou_preds, self.gamma)[:, 0]
+            chosen = (weight > 0).to(weight.dtype)
+            losses["loss_soft_iou"] = self.iou_weight * weight_reduce_loss(loss_iou, chosen, avg_factor=total)
+        elif student.iou_preds is not None:
+            # Keeps the student's branch in the graph, which DDP asks for.
+            losses["loss_soft_iou"] = student.iou_preds.sum() * 0
+        return losses
+
+    def overlaps(self, step: Step, grid: PriorGrid, boxes: Tensor) -> Tensor:
+        """(N * P,) largest IoU of each box with a ground truth of its image where above ``min_iou``, else 0."""
+        metas = [sample.metainfo for sample in step.data_samples]
+        inside = grid.inside(metas, allowed_border=-1)
+        gt_bboxes = [sample.gt_instances.bboxes for sample in step.data_samples]
+        most = max(map(len, gt_bboxes))
+        if most == 0:
+            return boxes.new_zeros(len(boxes))
+        # Padded with boxes of no area, which overlap nothing. In parts where objects are very many: bounds the memory.
+        padded = pad_sequence(gt_bboxes, batch_first=True)
+        boxes = boxes.view(len(metas), -1, 4)
+        per_part = max(1, MAX_OVERLAPS // (most * boxes.shape[1]))
+        parts = zip(boxes.split(per_part), padded.split(per_part), strict=True)
+        best = torch.cat([bbox_overlaps(own, truth).amax(dim=2) for own, truth in parts])
+        return (best * (best > self.min_iou) * inside).flatten()
+
+
+def class_logits(head: PAAHead, cls_scores: Tensor) -> Tensor:
+    """Logits of the class scores of any PAA head; MMDetection's own predict logits."""
+    return head.class_logits(cls_scores) if isinstance(head, BatchedPAAHead) else cls_scores

@@ -1,0 +1,1 @@
+"""Methods for two-stage detectors: region proposal networks and RoI heads."""

@@ -1,0 +1,1 @@
+"""Networks of a distillation: roles, building, preprocessing, caching, speed and initialisation."""

@@ -1,0 +1,62 @@
+"""Build a frozen teacher from a config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lad.base.config import detector_config
+from lad.errors import ConfigError
+from lad.networks.checkpoint import load_verified
+from lad.networks.frozen import FrozenTeacher
+from lad.networks.preprocessing import Renormalisation
+from lad.networks.speed import TeacherSpeed
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+from torch import nn
+
+
+def build_teacher(spec: dict, student_preprocessor: nn.Module, role: str = "teacher") -> FrozenTeacher:
+    """Build the teacher of a distillation config.
+
+    Args:
+        spec: ``dict(config=PATH, checkpoint=PATH_OR_URL)`` or a model dict with ``checkpoint``; ``speed`` holds
+            options of :class:`TeacherSpeed`, further keys override the config's ``model``.
+        student_preprocessor: What normalises the images that the teacher will be shown.
+        role: What to call it in messages.
+
+    Raises:
+        ConfigError: no checkpoint is named, or the config is not a detector's.
+        CheckpointError: the checkpoint is missing, unsafe, or of another architecture.
+    """
+    if not isinstance(spec, dict) or not spec.get("checkpoint"):
+        raise ConfigError(f"{role} needs a checkpoint: {role}=dict(config=PATH, checkpoint=PATH_OR_URL).")
+    spec = dict(spec)
+    checkpoint = spec.pop("checkpoint")
+    speed = TeacherSpeed.from_config(spec.pop("speed", None))
+    name = spec.get("config") or spec.get("type")
+    config = detector_config(spec, role)
+    # The weights come from the checkpoint alone: a random or ImageNet initialisation would be thrown away, and the
+    # random state it consumed would change the student's own initialisation.
+    with torch.random.fork_rng(devices=[]):
+        model = MODELS.build(without_pretraining(config))
+    meta = load_verified(model, checkpoint, owner=f"{role} {name}")
+    classes = (meta.get("dataset_meta") or {}).get("classes") or meta.get("CLASSES")
+    renormalisation = Renormalisation(student_preprocessor, model.data_preprocessor)
+    return FrozenTeacher(model, renormalisation, tuple(classes) if classes else None, config, speed)
+
+
+def without_pretraining(config: Any) -> Any:
+    """A copy of a model config without ``Pretrained`` initialisations and ``pretrained`` paths, at any depth."""
+    if isinstance(config, dict):
+        kept = {
+            key: without_pretraining(value)
+            for key, value in config.items()
+            if not (key == "pretrained" and isinstance(value, str))
+            and not (key == "init_cfg" and isinstance(value, dict) and value.get("type") == "Pretrained")
+        }
+        return ConfigDict(kept)
+    if isinstance(config, (list, tuple)):
+        return type(config)(without_pretraining(value) for value in config)
+    return config

@@ -1,0 +1,32 @@
+"""Run a detector on zero images to infer output shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lad.base.capture import Outputs, capture, root_of
+from lad.base.modes import evaluating
+from lad.networks.forward import run_dense
+from lad.networks.speed import uncompiled
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def dry_run(model: nn.Module, modules: Iterable[str], size: tuple[int, int] = (128, 128)) -> Outputs:
+    """What modules of backbone, neck and dense heads put out for images of zeros, for the sake of the shapes.
+
+    The detector is as before: no statistics of a batch norm, no training flag and no random state change.
+    """
+    modules = tuple(modules)
+    # Two: group norm refuses groups of a single value, which narrow heads have on the coarsest level of one image.
+    inputs = next(model.parameters()).new_zeros(2, 3, *size)
+    with (
+        evaluating(model),
+        torch.random.fork_rng(devices=[]),
+        capture(model, modules) as outputs,
+        uncompiled(),
+    ):
+        run_dense(model, inputs, set(map(root_of, modules)))
+    return outputs

@@ -1,0 +1,134 @@
+"""Every config in configs/ builds offline and trains one step."""
+
+import copy
+from pathlib import Path
+
+from lad.base.config import detector_config, load_config
+from lad.engine.plain_config import student_only
+from lad.networks.building import without_pretraining
+
+import mmdet
+import pytest
+import torch
+import yaml
+from helpers import ROOT, make_batch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.logging import MessageHub
+
+CONFIGS = sorted(
+    str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.py") if "_base_" not in path.parts
+)
+
+
+def offline(spec):
+    """A detector's config without a download: no pretrained backbone."""
+    spec = dict(config=spec) if isinstance(spec, str) else dict(spec)
+    return without_pretraining(
+        detector_config({k: v for k, v in spec.items() if k not in ("checkpoint", "speed")}, "teacher")
+    )
+
+
+def with_weights(spec, file):
+    """A teacher's config without a download, and a checkpoint for it."""
+    teacher = offline(spec)
+    network = MODELS.build(copy.deepcopy(teacher))  # MMDetection writes into a DETR's config
+    network.init_weights()  # and leaves some of its weights without values before
+    torch.save(dict(state_dict=network.state_dict()), file)
+    return dict(teacher, checkpoint=str(file))
+
+
+def by_effort():
+    """Every config; of the big ones of a folder the first in the daily suite and the others where time is no matter."""
+    seen = set()
+    for path in CONFIGS:
+        folder = Path(path).parent
+        later = path.endswith("_coco.py") and folder in seen
+        yield pytest.param(path, marks=[pytest.mark.slow] if later else [])
+        if path.endswith("_coco.py"):
+            seen.add(folder)
+
+
+@pytest.mark.parametrize("path", by_effort())
+def test_config_builds_and_trains_one_step(path, tmp_path):
+    cfg = load_config(str(ROOT / path))
+    model = cfg.model
+    if model.type == "DistillationDetector":
+        model.student = offline(model.student)
+        if "teachers" in model:
+            model.teachers = {
+                name: with_weights(spec, tmp_path / f"{name}.pth") for name, spec in model.teachers.items()
+            }
+        else:
+            model.teacher = with_weights(model.teacher, tmp_path / "teacher.pth")
+    elif model.type == "CoLearningDetector":
+        model.networks = {name: offline(network) for name, network in model.networks.items()}
+    elif model.type == "LAD":
+        model.teacher_ckpt = None  # MMDetection's own loads its teacher when it is built
+    detector = MODELS.build(without_pretraining(model))
+    detector.train()  # of MMDetection's LAD it returns None
+    detector.init_weights()
+    # An RPN's one class aside.
+    num_classes = max(getattr(module, "num_classes", 0) for module in detector.modules())
+    # What the runner tells TOOD: late enough for its own assigner.
+    MessageHub.get_current_instance().update_info("epoch", 100)
+    batch = make_batch((2, 1), size=(128, 128), num_classes=num_classes)
+    # Every phase, where there are several; together they train all.
+    for place in (0, 10**9) if getattr(detector, "pretraining", None) else (None,):
+        if place is not None:
+            detector.enter_phase(place, place)
+        total, _ = detector.parse_losses(detector.loss(*copy.deepcopy(batch)))
+        total.backward()
+        assert torch.isfinite(total)
+    gradients = [p.grad for p in detector.parameters() if p.requires_grad]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("folder", sorted({str(Path(path).parent) for path in CONFIGS}))
+def test_metafile_names_the_folders_coco_configs_and_says_whose_figures_it_holds(folder):
+    coco = {path for path in CONFIGS if path.startswith(f"{folder}/") and path.endswith("_coco.py")}
+    models = yaml.safe_load((ROOT / folder / "metafile.yml").read_text())["Models"]
+    assert {model["Config"] for model in models} == coco
+    assert len(models) == len(coco)
+    for model in models:
+        assert model["Name"] == Path(model["Config"]).stem
+        # What nobody published has no figure: none was measured here either.
+        for result in model.get("Results", []):
+            assert result["Source"] == "published by the paper, not measured here"
+            assert 20 < result["Metrics"]["box AP"] < 60
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if "/lad/lad_" in path])
+def test_distillation_config_says_what_it_is_in_ten_lines_and_its_student_is_plain(path):
+    lines = (ROOT / path).read_text().splitlines()
+    start = lines.index("model = dict(")
+    assert len(lines) - start <= 16  # ten settings, wrapped at 110 columns
+    plain = student_only(Config.fromfile(str(ROOT / path)))
+    assert plain.model.type == "PAA"
+
+
+def test_teachers_of_the_coco_configs_are_mmdetections_official_weights_or_trained_by_a_config_of_the_project():
+    for path in CONFIGS:
+        if not path.endswith("_coco.py"):
+            continue
+        cfg = load_config(str(ROOT / path))
+        if cfg.model.type != "DistillationDetector":
+            continue
+        teachers = cfg.model.get("teachers") or dict(teacher=cfg.model.teacher)
+        for teacher in teachers.values():
+            check_official_or_own(teacher)
+
+
+def check_official_or_own(teacher):
+    if teacher.config.startswith("mmdet::"):
+        name = teacher.config.removeprefix("mmdet::")
+        metafile = Path(mmdet.__file__).parent / ".mim/configs" / Path(name).parent / "metafile.yml"
+        models = yaml.safe_load(metafile.read_text())["Models"]
+        weights = {model["Config"]: model["Weights"] for model in models}
+        assert teacher.checkpoint == weights[f"configs/{name}"]
+    else:
+        # Nobody publishes it: the last checkpoint of a config beside this one.
+        own = Path(teacher.config)
+        assert str(own.resolve().relative_to(ROOT)) in CONFIGS
+        last = load_config(teacher.config).train_cfg.max_epochs
+        assert teacher.checkpoint == f"work_dirs/{own.stem}/epoch_{last}.pth"

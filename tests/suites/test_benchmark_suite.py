@@ -1,0 +1,171 @@
+"""What a suite's file may say, and the one line that answers what it may not."""
+
+from lad.errors import ConfigError
+from suites.suite import Need, Statement, load_suite
+
+import pytest
+import yaml
+from helpers import ROOT
+
+SUITE = dict(
+    name="small",
+    seeds=[0, 1],
+    options=dict(train_dataloader=dict(num_workers=0)),
+    schedule=dict(train_cfg=dict(max_epochs=1)),
+    entries=dict(
+        teacher=dict(config="t.py", seeds=[0]),
+        student=dict(config="s.py", title="Student"),
+        lad=dict(
+            config="l.py",
+            needs=dict(teacher=dict(entry="teacher", seed=0)),
+            options={"model.teacher.checkpoint": "{teacher}", "train_cfg.max_epochs": 3},
+            baseline="student",
+        ),
+        colad=dict(config="c.py", networks=dict(a=dict(baseline="student"), b=dict(title="B"))),
+    ),
+    claims=[
+        dict(text="better", better="lad", than="student"),
+        dict(
+            text="both",
+            statements=[dict(better="colad.a", than="student"), dict(better="lad", than="colad.b")],
+        ),
+    ],
+)
+
+
+def write(tmp_path, **changes):
+    """A suite's file: the one above with parts replaced by dotted name (None takes a part out)."""
+    content = yaml.safe_load(yaml.safe_dump(SUITE, sort_keys=False))
+    for name, value in changes.items():
+        *path, last = name.split("__")
+        inner = content
+        for key in path:
+            inner = inner[key]
+        if value is None:
+            del inner[last]
+        else:
+            inner[last] = value
+    file = tmp_path / "suite.yaml"
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    return file
+
+
+def test_a_suite_is_read(tmp_path):
+    suite = load_suite(write(tmp_path))
+    assert list(suite.networks) == ["teacher", "student", "lad", "colad.a", "colad.b"]
+    assert suite.networks["colad.a"].title == "colad: a"
+    assert suite.networks["colad.a"].baseline == "student"
+    assert suite.entries["teacher"].seeds == (0,)
+    assert suite.entries["lad"].seeds == (0, 1)
+    assert suite.entries["lad"].needs == dict(teacher=Need("teacher", 0))
+    # An entry's options stand above the suite's.
+    assert suite.options_of(suite.entries["lad"]) == {
+        "train_dataloader.num_workers": 0,
+        "train_cfg.max_epochs": 3,
+        "model.teacher.checkpoint": "{teacher}",
+    }
+    assert suite.claims[1].statements == (Statement("colad.a", "student"), Statement("lad", "colad.b"))
+
+
+def test_a_statement_may_be_for_information(tmp_path):
+    told = [dict(better="lad", than="student"), dict(better="lad", than="teacher", decides=False)]
+    claim = load_suite(write(tmp_path, claims=[dict(text="x", statements=told)])).claims[0]
+    assert [statement.decides for statement in claim.statements] == [True, False]
+
+
+def test_a_need_may_be_named_deep_in_an_option(tmp_path):
+    options = {"custom_hooks": [dict(type="X", files=["{teachr}"])]}
+    with pytest.raises(
+        ConfigError, match=r"{teachr} is not among its needs: there is no 'teachr'; nearest: teacher"
+    ):
+        load_suite(write(tmp_path, entries__lad__options=options))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(sedes=[0]), "unknown key 'sedes'; nearest: seeds"),
+        (dict(entries__lad__need={}), "entry 'lad': unknown key 'need'; nearest: needs"),
+        (dict(entries__lad__config=None), "entry 'lad': 'config' is missing"),
+        (dict(seeds=None), "'seeds' is missing"),
+        (dict(seeds=[0, 0]), r"seeds must be a list of different whole numbers, got \[0, 0\]"),
+        (dict(entries__lad__seeds=["a"]), "entry 'lad': seeds must be a list of different whole numbers"),
+        (dict(name="A b"), "a name has small letters, digits"),
+        (
+            dict(entries__lad__baseline="studnet"),
+            "entry 'lad': baseline: there is no 'studnet'; nearest: student",
+        ),
+        (dict(entries__lad__baseline="colad"), "entry 'lad': baseline: there is no 'colad'; nearest: colad"),
+        (
+            dict(entries__lad__needs__teacher__entry="big"),
+            "needs.teacher: there is no 'big'; known: teacher, student",
+        ),
+        (dict(entries__lad__needs__teacher__seed=1), "needs.teacher: 'teacher' has no seed 1"),
+        (
+            dict(entries__lad__needs__teacher=dict(entry="teacher")),
+            "needs.teacher must be {entry: NAME, seed: NUMBER}",
+        ),
+        (dict(entries__lad__needs__teacher__entry="colad"), "'colad' leaves several networks behind"),
+        (dict(entries__lad__needs=None), "{teacher} is not among its needs"),
+        (dict(entries__teacher__needs=dict(x=dict(entry="lad", seed=0))), "lad, teacher need each other"),
+        (dict(entries__colad__baseline="student"), "its networks have baselines"),
+        (
+            dict(entries__student__evaluate_with="p.py", entries__student__options={"model.head.topk": 3}),
+            "entry 'student': options: model.head.topk would not reach the detector that is evaluated",
+        ),
+        (dict(claims=[dict(text="x", better="lad")]), "'x' needs better and than"),
+        (dict(claims=[dict(text="x", better="lad", than="nobody")]), "claims: 'x': there is no 'nobody'"),
+        (
+            dict(claims=[dict(text="x", statements=[dict(better="lad", than="student", decides=1)])]),
+            "'x': decides must be true or false, got 1",
+        ),
+        (
+            dict(claims=[dict(text="x", statements=[dict(better="lad", than="student", decides=False)])]),
+            "'x' needs a statement that decides",
+        ),
+        (dict(claims=[dict(better="lad", than="student")]), "a claim needs 'text'"),
+        (dict(entries=["lad"]), "entries must be a mapping"),
+        (dict(options=3), "options must be a mapping, got int"),
+    ],
+)
+def test_what_a_suite_cannot_say_is_answered_in_one_line(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_suite(write(tmp_path, **changes))
+    assert "\n" not in str(caught.value)
+    assert "suite.yaml" in str(caught.value)
+
+
+def test_a_suite_that_is_no_yaml_or_not_there_is_named(tmp_path):
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("name: [")
+    with pytest.raises(ConfigError, match=r"broken\.yaml is not YAML"):
+        load_suite(broken)
+    with pytest.raises(ConfigError, match=r"there is no suite .*brokn\.yaml'; nearest: .*broken\.yaml"):
+        load_suite(tmp_path / "brokn.yaml")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs/benchmarks").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_the_projects_suites_name_configs_that_are_there(path):
+    suite = load_suite(path)
+    assert suite.name == path.stem
+    for entry in suite.entries.values():
+        assert (ROOT / entry.config).is_file()
+        assert entry.evaluate_with is None or (ROOT / entry.evaluate_with).is_file()
+
+
+def test_the_blood_cell_suite_is_the_papers_comparison():
+    suite = load_suite(ROOT / "configs/benchmarks/bccd.yaml")
+    assert len(suite.networks) == 22
+    looked_at = ("big-2x", "kd-2x", "small-uniform-2x", "kd-gamma0", "kd-gamma2")
+    once = {*looked_at, *(f"lad-uniform-{name}" for name in ("2x", "both-2x", "topk5", "topk15"))}
+    assert {entry.seeds for name, entry in suite.entries.items() if name not in once} == {(0, 1, 2)}
+    # MMDetection's LAD averages the box loss as this one does: the two differ in nothing but the code.
+    assert suite.networks["mmdet-lad"].baseline == "lad-uniform"
+    # The bigger network teaches the smaller one and the other way round.
+    assert {
+        suite.entries[name].needs["teacher"]
+        for name in ("kd", "lad", "solad", "lad-uniform", "solad-uniform", "mmdet-lad")
+    } == {Need("big", 0)}
+    assert {suite.entries[name].needs["teacher"] for name in ("big-kd", "big-lad")} == {Need("small", 0)}

@@ -1,0 +1,58 @@
+"""From a run's detections to records."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from lad.evaluation.detections import coco_evaluation, coco_metrics, load_ground_truth
+from suites import runs
+from suites.records import FORMAT, Record, evaluated_files
+from suites.runs import Run
+from suites.suite import Network
+
+
+def make_records(run: Run, digests: Mapping[str, str], error: str | None = None) -> list[Record]:
+    """A record of each network of a finished run, or of what went wrong.
+
+    Args:
+        run: The run.
+        digests: Of each network's result, by the network's name.
+        error: What went wrong.
+    """
+    return [_record(run, network, digests[network.name], error) for network in run.entry.networks]
+
+
+def _record(run: Run, network: Network, digest: str, error: str | None) -> Record:
+    known = dict(
+        suite=run.suite.name,
+        entry=run.entry.name,
+        network=network.name,
+        seed=run.seed,
+        row=network.row,
+        config=run.entry.config,
+        digest=digest,
+        trained_with=runs.trained_with(run),
+        format=FORMAT,
+    )
+    if error is not None:
+        return Record(**known, status="failed", error=error)
+    plain = runs.plain_config(run, network)
+    annotations, classes = runs.evaluated_annotations(plain)
+    detections = runs.detections(run, network)
+    # Before they are read: what is written meanwhile is seen next time.
+    contents = evaluated_files(detections, annotations)
+    ground_truth = load_ground_truth(annotations)
+    categories = tuple(ground_truth.getCatIds(catNms=classes))
+    return Record(
+        **known,
+        status="ok",
+        metrics=coco_metrics(coco_evaluation(ground_truth, detections, categories)),
+        seconds=runs.training_seconds(run.folder),
+        parameters=runs.count_parameters(plain),
+        detections=os.path.relpath(detections, run.root),
+        annotations=annotations,
+        categories=categories,
+        checkpoint=os.path.relpath(run.checkpoint(network.name), run.root),
+        sha256=contents,
+    )

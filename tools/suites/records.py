@@ -1,0 +1,143 @@
+"""The results of a suite as JSON lines: one for each finished or failed run, the last one counts."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lad.errors import DataError
+from suites import files
+
+# Of a record, with the way its digest is made. What has another one is evaluated again.
+FORMAT = 3
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a record is about: a row of the table and a seed."""
+
+    row: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """One detector's result.
+
+    Attributes:
+        suite, entry, network, seed: Which run; ``network`` is empty unless the training leaves several behind.
+        row: The row of the table.
+        status: ``'ok'``, or ``'failed'`` with the ``error``.
+        config: The training config's path.
+        digest: Of all that decides the result (:mod:`suites.digest`).
+        metrics: ``mAP``, ``AP50``, ``AP75``, ``AP_s``, ``AP_m``, ``AP_l`` in [0, 1]; -1 without such objects.
+        seconds: Training time.
+        parameters: Numbers that the plain detector learns.
+        detections: COCO results, relative to the file of records.
+        annotations: COCO ground truth.
+        categories: Category ids that are evaluated.
+        checkpoint: What was evaluated, relative to the file of records.
+        trained_with: Versions of Python, the packages and the project's commit; several where a training went on with
+            others, ``'unknown'`` where nobody noted them.
+        error: The last error line of a failed training's log.
+        sha256: Of the files ``detections`` and ``annotations`` when they were evaluated.
+        format: Of the record.
+    """
+
+    suite: str
+    entry: str
+    network: str
+    seed: int
+    row: str
+    status: str
+    config: str
+    digest: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    seconds: float | None = None
+    parameters: int | None = None
+    detections: str | None = None
+    annotations: str | None = None
+    categories: tuple[int, ...] = ()
+    checkpoint: str | None = None
+    trained_with: tuple[str, ...] = ()
+    error: str | None = None
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    format: int = 0
+
+    @property
+    def key(self) -> Key:
+        """What the record is about."""
+        return Key(self.row, self.seed)
+
+    def changed_files(self, root: Path) -> list[str]:
+        """Which of the record's files, ``'detections'`` and ``'annotations'``, have other contents now.
+
+        Args:
+            root: Folder of the records.
+        """
+        return files.changed(
+            self.sha256, evaluated_files(root / (self.detections or ""), self.annotations or "")
+        )
+
+
+def evaluated_files(detections: str | Path, annotations: str | Path) -> dict[str, str | None]:
+    """SHA-256 of the two files that the figures of a record are made of."""
+    return dict(detections=files.sha256(detections), annotations=files.sha256(annotations))
+
+
+def read_records(path: Path) -> dict[Key, Record]:
+    """The last record of each run; none where there is no file.
+
+    A last line that a killed process left half-written is passed over.
+
+    Raises:
+        DataError: a line is no record.
+    """
+    if not path.is_file():
+        return {}
+    lines = path.read_text().split("\n")
+    known = {field.name for field in dataclasses.fields(Record)}
+    records = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            content = json.loads(line)
+            for key in ("categories", "trained_with"):
+                content[key] = tuple(content.get(key, ()))
+            record = Record(**{key: value for key, value in content.items() if key in known})
+        except (ValueError, TypeError, AttributeError) as error:
+            if number == len(lines):
+                continue  # no line end: half-written
+            raise DataError(f"{path}: line {number} is no record: {error}; remove the line.") from error
+        records[record.key] = record
+    return records
+
+
+def append_record(path: Path, record: Record) -> None:
+    """Add a line; a half-written one before it is taken out first. Several processes may do so at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(dataclasses.asdict(record)) + "\n"
+    with open(path, "ab+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+        # Where the end is now: another process may have added to it since it was opened.
+        file.seek(0, os.SEEK_END)
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                # What a killed process left: not a record.
+                _drop_last_line(file)
+        file.write(line.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _drop_last_line(file) -> None:
+    file.seek(0)
+    content = file.read()
+    file.truncate(content.rfind(b"\n") + 1)

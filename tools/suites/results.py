@@ -1,0 +1,276 @@
+"""What the records of a suite say: means, differences with their intervals, verdicts."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lad.errors import DataError
+from lad.evaluation.bootstrap import (
+    ImageMatches,
+    Interval,
+    Replicates,
+    difference_interval,
+    image_weights,
+    match_images,
+    mean_interval,
+    replicate,
+)
+from lad.evaluation.detections import coco_evaluation, load_ground_truth
+from suites.records import Key, Record
+from suites.suite import Claim, Network, Statement, Suite
+
+import numpy as np
+from pycocotools.coco import COCO
+
+HOLDS, REFUTED, NOT_DECIDED, MISSING = "holds", "refuted", "not decided", "missing"
+#: Of a difference that rests on one seed, although no more were planned: nothing tells how far it would move.
+ONE_SEED = "not decided (one seed)"
+#: Of a difference some of whose seeds are not measured yet.
+INCOMPLETE = "incomplete"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A detector beside another.
+
+    Attributes:
+        interval: Of the difference; None where one of the two has no result.
+        measured: Seeds that it rests on: of both, or of each where none is planned for both.
+        planned: Seeds that it is to rest on.
+    """
+
+    interval: Interval | None
+    measured: int
+    planned: int
+
+    @property
+    def verdict(self) -> str:
+        """``holds`` where the interval is above zero, ``refuted`` where below, else ``not decided``.
+
+        ``incomplete (1 of 3 seeds)`` where it does not rest on all that are planned, ``missing`` where on none.
+        """
+        if self.interval is None:
+            return MISSING
+        if self.measured < self.planned:
+            return f"{INCOMPLETE} ({self.measured} of {self.planned} seeds)"
+        if self.interval.seeds == 1:
+            return ONE_SEED
+        if self.interval.low > 0:
+            return HOLDS
+        return REFUTED if self.interval.high < 0 else NOT_DECIDED
+
+
+@dataclass(frozen=True)
+class Row:
+    """One detector of the table.
+
+    Attributes:
+        network: Which one.
+        records: By seed, what was measured.
+        missing: Seeds without a result.
+        interval: Mean mAP; None without any result.
+        deviation: Sample standard deviation of the mAP over seeds; None with fewer than two.
+        comparison: With the baseline; None without one.
+        seed_differences: To the baseline's run with the same seed.
+    """
+
+    network: Network
+    records: Mapping[int, Record]
+    missing: tuple[int, ...]
+    interval: Interval | None
+    deviation: float | None
+    comparison: Comparison | None
+    seed_differences: Mapping[int, float]
+
+    @property
+    def difference(self) -> Interval | None:
+        """To the baseline; None without one, or where one of the two has no result."""
+        return self.comparison and self.comparison.interval
+
+    def mean(self, metric: str) -> float | None:
+        """Mean of a metric over seeds; None without results or where there are no such objects."""
+        values = [record.metrics[metric] for record in self.records.values()]
+        return statistics.mean(values) if values and min(values) >= 0 else None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A statement and what the numbers say: the interval of the difference, None where a result is missing.
+
+    ``verdict`` is None for a statement that does not decide.
+    """
+
+    statement: Statement
+    interval: Interval | None
+    verdict: str | None
+
+
+@dataclass(frozen=True)
+class JudgedClaim:
+    """A claim, its statements' judgements, and the verdict of all together."""
+
+    claim: Claim
+    judgements: tuple[Judgement, ...]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A suite's results.
+
+    Attributes:
+        suite: The suite.
+        rows: In its order.
+        claims: In its order.
+        failed: Runs whose training failed last time.
+        gone: Records whose detections cannot be read, or are others now, with the reason; they count as missing.
+        replicates: Of the bootstrap.
+        images: That were evaluated.
+    """
+
+    suite: Suite
+    rows: tuple[Row, ...]
+    claims: tuple[JudgedClaim, ...]
+    failed: tuple[Record, ...]
+    gone: Mapping[Key, str]
+    replicates: int
+    images: int
+
+
+def summarise(suite: Suite, records: Mapping[Key, Record], root: Path, replicates: int = 1000) -> Summary:
+    """Compare what is recorded.
+
+    Draws are the same in every call, so a report is reproducible.
+
+    Args:
+        suite: What is compared.
+        records: Of :func:`suites.records.read_records`.
+        root: Folder of the records, which paths of detections are relative to.
+        replicates: Of the bootstrap.
+
+    Raises:
+        DataError: the annotations are not there, or detectors were evaluated on different images or categories.
+    """
+    found = {
+        row: {
+            seed: records[Key(row, seed)]
+            for seed in suite.entry_of(row).seeds
+            if Key(row, seed) in records and records[Key(row, seed)].status == "ok"
+        }
+        for row in suite.networks
+    }
+    matches, gone = _match_all(found, root)
+    found = {
+        row: {seed: record for seed, record in own.items() if (row, seed) in matches}
+        for row, own in found.items()
+    }
+    images = len(next(iter(matches.values())).image_ids) if matches else 0
+    weights = image_weights(images, replicates, np.random.default_rng(0)) if images else None
+    resampled = {
+        row: replicate({seed: matches[row, seed] for seed in own}, weights)
+        for row, own in found.items()
+        if own
+    }
+    rows = tuple(_row(suite, row, found, resampled) for row in suite.networks)
+    claims = tuple(_judge_claim(suite, claim, resampled) for claim in suite.claims)
+    failed = tuple(
+        record for key, record in records.items() if record.status == "failed" and key.row in suite.networks
+    )
+    return Summary(suite, rows, claims, failed, gone, replicates, images)
+
+
+def _match_all(
+    found: Mapping[str, Mapping[int, Record]], root: Path
+) -> tuple[dict[tuple[str, int], ImageMatches], dict[Key, str]]:
+    """What each record's detections match, and why those of others do not count."""
+    matches, gone = {}, {}
+    first, annotations = None, None
+    for row, own in found.items():
+        for seed, record in own.items():
+            if first is None:
+                first, annotations = record, _annotations(record)
+            for what in ("annotations", "categories"):
+                here, there = getattr(record, what), getattr(first, what)
+                if here != there:
+                    raise DataError(
+                        f"{row} was evaluated on {what} {here} and {first.row} on {there}: not comparable."
+                    )
+            changed = record.changed_files(root)
+            if changed:
+                # Its AP50 and AP75 would be others' than the mAP that is computed here.
+                gone[record.key] = f"its {' and '.join(changed)} changed since it was recorded"
+                continue
+            try:
+                evaluation = coco_evaluation(
+                    annotations, root / (record.detections or "?"), record.categories, areas=False
+                )
+            except DataError as error:
+                gone[record.key] = str(error)
+                continue
+            matches[row, seed] = match_images(evaluation)
+    return matches, gone
+
+
+def _annotations(record: Record) -> COCO:
+    try:
+        return load_ground_truth(record.annotations)
+    except OSError as error:
+        raise DataError(
+            f"annotations {record.annotations!r} of {record.row} cannot be read: {error}."
+        ) from error
+
+
+def _row(
+    suite: Suite, row: str, found: Mapping[str, Mapping[int, Record]], resampled: Mapping[str, Replicates]
+) -> Row:
+    network, own = suite.networks[row], found[row]
+    values = [record.metrics["mAP"] for record in own.values()]
+    base = found.get(network.baseline, {}) if network.baseline else {}
+    return Row(
+        network=network,
+        records=own,
+        missing=tuple(seed for seed in suite.entry_of(row).seeds if seed not in own),
+        interval=mean_interval(resampled[row], _generator()) if own else None,
+        deviation=statistics.stdev(values) if len(values) > 1 else None,
+        comparison=_compare(suite, row, network.baseline, resampled) if network.baseline else None,
+        seed_differences={
+            seed: record.metrics["mAP"] - base[seed].metrics["mAP"]
+            for seed, record in own.items()
+            if seed in base
+        },
+    )
+
+
+def _compare(suite: Suite, better: str, than: str, resampled: Mapping[str, Replicates]) -> Comparison:
+    planned = [set(suite.entry_of(row).seeds) for row in (better, than)]
+    measured = [set(resampled[row].values) if row in resampled else set() for row in (better, than)]
+    possible = all(measured)
+    if set.intersection(*planned):
+        # Where pairs are planned, runs of different seeds are no substitute.
+        planned, measured = ([set.intersection(*both)] for both in (planned, measured))
+        possible = bool(measured[0])
+    return Comparison(
+        interval=difference_interval(resampled[better], resampled[than], _generator()) if possible else None,
+        measured=sum(map(len, measured)),
+        planned=sum(map(len, planned)),
+    )
+
+
+def _generator() -> np.random.Generator:
+    """Of what other seeds would do: the same for every comparison."""
+    return np.random.default_rng(1)
+
+
+def _judge_claim(suite: Suite, claim: Claim, resampled: Mapping[str, Replicates]) -> JudgedClaim:
+    judgements = []
+    for statement in claim.statements:
+        found = _compare(suite, statement.better, statement.than, resampled)
+        judgements.append(Judgement(statement, found.interval, found.verdict if statement.decides else None))
+    verdicts = [judgement.verdict for judgement in judgements if judgement.verdict is not None]
+    # One statement that is wrong makes the whole wrong; all must hold for it to hold.
+    order = (REFUTED, MISSING, INCOMPLETE, NOT_DECIDED, HOLDS)
+    verdict = next(v for kind in order for v in verdicts if v.startswith(kind))
+    return JudgedClaim(claim, tuple(judgements), verdict)

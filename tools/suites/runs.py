@@ -1,0 +1,341 @@
+"""One training of a suite: its folder, the commands that train and evaluate it, and how far it is."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from lad.base.config import load_config, merge_options
+from lad.cli.checks import datasets_of
+from lad.engine.checkpoints import write_whole
+from lad.engine.plain_config import plain_configs, student_only
+from lad.errors import ConfigError
+from suites import files
+from suites.digest import EVALUATION, ROOT, TRAINING, digest, digests, teacher_checkpoints, with_detectors
+from suites.process import LOCK
+from suites.suite import Entry, Network, Suite, placeholders
+from suites.versions import UNKNOWN, versions
+
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+STATE = "benchmark.json"
+# Of that file. One of another format is passed over: the training is recognised by the config that is written in it.
+FORMAT = 2
+# Folder of the configs that are handed to tools/train.py and tools/test.py.
+GIVEN = "given"
+TIME = re.compile(r"^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - ")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One entry with one seed.
+
+    Attributes:
+        suite: The suite.
+        entry: The entry.
+        seed: Of initial weights and order of images.
+        root: Folder of the suite's work; the run's own is ``root/ENTRY/seed_SEED``.
+    """
+
+    suite: Suite
+    entry: Entry
+    seed: int
+    root: Path
+
+    @property
+    def name(self) -> str:
+        """``ENTRY/seed_SEED``."""
+        return f"{self.entry.name}/seed_{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """The work_dir of its training."""
+        return self.root / self.entry.name / f"seed_{self.seed}"
+
+    @cached_property
+    def needs(self) -> dict[str, Run]:
+        """The trainings whose checkpoints it wants, by name."""
+        return {
+            key: Run(self.suite, self.suite.entries[need.entry], need.seed, self.root)
+            for key, need in self.entry.needs.items()
+        }
+
+    @cached_property
+    def config(self) -> Config:
+        """The training config with its options, its detectors' configs read; placeholders as they are.
+
+        Raises:
+            ConfigError: there is no such config, or the options do not fit.
+        """
+        cfg = copy.deepcopy(_read_config(str(ROOT / self.entry.config)))
+        _merge(cfg, {**self.suite.options_of(self.entry), "randomness.seed": self.seed}, self)
+        if isinstance(cfg.get("model"), dict):
+            cfg.model = with_detectors(cfg.model)
+        return cfg
+
+    def filled(self, cfg: Config) -> Config:
+        """A copy of a config with the places of the needs' checkpoints for their placeholders."""
+        places = {key: str(need.checkpoint()) for key, need in self.needs.items()}
+        return Config(_filled(cfg._cfg_dict.to_dict(), places), filename=cfg.filename)
+
+    def checkpoint(self, network: str = "") -> Path:
+        """Where the final checkpoint is when the training is finished."""
+        cfg = self.config.train_cfg
+        steps = cfg.get("max_epochs") or cfg.get("max_iters")
+        name = f"{'epoch' if cfg.get('max_epochs') else 'iter'}_{steps}.pth"
+        return self.folder / (f"{network}_{name}" if network else name)
+
+    def is_trained(self) -> bool:
+        """Whether every network's final checkpoint is there; it is written whole or not at all."""
+        return all(self.checkpoint(network.name).is_file() for network in self.entry.networks)
+
+    def is_begun(self) -> bool:
+        """Whether there is a training in the folder, finished or not."""
+        return any(self.folder.glob("*.pth")) or self.dumped_config().is_file()
+
+    def dumped_config(self) -> Path:
+        """Where ``tools/train.py`` writes the config that is trained."""
+        return self.folder / Path(self.entry.config).name
+
+    def given_config(self) -> Path:
+        """The whole config that ``tools/train.py`` is handed; written by :func:`claim_folder`."""
+        return self.folder / GIVEN / "train" / Path(self.entry.config).name
+
+    def evaluated_config(self, network: Network) -> Path:
+        """The whole plain config that ``tools/test.py`` is handed; written by :func:`prepare_evaluation`."""
+        return self.folder / GIVEN / "test" / f"{network.name or 'detector'}.py"
+
+
+@cache
+def _read_config(path: str) -> Config:
+    """Seeds share their entry's file."""
+    return load_config(path)
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """Hashes of what decides a training's result: ``parts`` of its config, ``needs``, and one of both, ``digest``."""
+    parts = _parts(run.config)
+    needs = {key: identity(need)["digest"] for key, need in run.needs.items()}
+    return dict(parts=parts, needs=needs, digest=digest(parts, needs))
+
+
+def _parts(cfg: Config) -> dict[str, str]:
+    """Of a training's config; with the teachers' weights where it names them itself."""
+    named = teacher_checkpoints(cfg.get("model") or {})
+    # Nothing where needs tell: trainings of before this was looked at stay what they are.
+    return digests(cfg, TRAINING) | ({"teacher checkpoint": digest(named)} if named else {})
+
+
+def result_digest(run: Run, network: Network, own: dict[str, Any]) -> str:
+    """The digest of a result: of the training and of the plain detector's evaluation."""
+    return digest(digests(plain_config(run, network), EVALUATION), dict(training=own["digest"]))
+
+
+def differences(run: Run, own: dict[str, Any]) -> list[str]:
+    """What a begun training in the run's folder was trained with otherwise; empty if it is this run's.
+
+    A folder that was trained elsewhere and moved here is recognised by the config that is written in it.
+    """
+    before = _state(run)
+    if before is None and run.dumped_config().is_file():
+        before = dict(parts=_dumped_parts(run, own["parts"]), needs=own["needs"])
+    if before is None:
+        return ["its config is unknown: it"]
+    changed = [part for part, value in own["parts"].items() if before["parts"].get(part) != value]
+    other = [key for key, value in own["needs"].items() if before["needs"].get(key) != value]
+    now = _read_files(run)
+    changed += [f"its {key}" for key in other]
+    for key in files.changed(before.get("checkpoints", {}), now["checkpoints"]):
+        if key not in other:
+            changed.append(f"the weights of its {key}")
+    return changed + files.changed(before.get("annotations", {}), now["annotations"])
+
+
+def _read_files(run: Run) -> dict[str, dict[str, str | None]]:
+    """SHA-256 of what a training reads: ``checkpoints`` of its needs, and ``annotations`` by their places."""
+    return dict(
+        checkpoints={key: files.sha256(need.checkpoint()) for key, need in run.needs.items()},
+        annotations={str(file): files.sha256(file) for file in _training_annotations(run.config)},
+    )
+
+
+def _training_annotations(cfg: Config) -> Iterator[Path]:
+    for dataset in datasets_of((cfg.get("train_dataloader") or {}).get("dataset")):
+        if isinstance(dataset.get("ann_file"), str):
+            yield Path(dataset.get("data_root") or "", dataset["ann_file"])
+
+
+def _state(run: Run) -> dict[str, Any] | None:
+    """What :func:`claim_folder` wrote; None where it did not, or where an older one did."""
+    file = run.folder / STATE
+    if not file.is_file():
+        return None
+    state = json.loads(file.read_text())
+    return state if state.get("format") == FORMAT else None
+
+
+def _dumped_parts(run: Run, own: Mapping[str, str]) -> dict[str, str]:
+    """Hashes of the config that a training wrote down itself, as far as it tells."""
+    cfg = load_config(str(run.dumped_config()))
+    # Where the teacher's weights lay is another place now.
+    options = run.suite.options_of(run.entry)
+    _merge(cfg, {key: value for key, value in options.items() if placeholders({key: value})}, run)
+    parts = _parts(cfg)
+    # A resumed training forgets what it started from.
+    return {**parts, "load_from": own["load_from"]} if cfg.get("resume") else parts
+
+
+def is_claimed(run: Run) -> bool:
+    """Whether it is written in the run's folder what is trained there, and from which files."""
+    return "annotations" in (_state(run) or {})  # which an older claim does not have
+
+
+def trained_with(run: Run) -> tuple[str, ...]:
+    """The :func:`~suites.versions.versions` of each part of a training, in its order."""
+    return tuple((_state(run) or {}).get("trained_with", [UNKNOWN]))
+
+
+def claim_folder(run: Run, own: dict[str, Any], training: bool = True) -> None:
+    """Write down what is trained in the run's folder, from which files and with what, and the config to train.
+
+    Args:
+        run: The run; its needs are trained.
+        own: Its :func:`identity`.
+        training: Whether it is trained from now on; False for one that was finished elsewhere.
+    """
+    made_with = trained_with(run) if any(run.folder.glob("*.pth")) else ()
+    if training:
+        made_with = tuple(dict.fromkeys([*made_with, versions()]))
+        # Whole: what is trained is what the digest is of, also if a config is edited meanwhile; and values of any
+        # kind arrive as they are, which a command line would take apart.
+        _write_config(run.filled(run.config), run.given_config())
+    state = dict(own, format=FORMAT, **_read_files(run), trained_with=made_with)
+    write_whole(run.folder / STATE, (json.dumps(state, indent=1) + "\n").encode())
+
+
+def set_aside(run: Run) -> Path:
+    """Move what is in a run's folder out of the way; the folder, and who has its lock, stay."""
+    number = 1
+    while (target := run.folder.with_name(f"{run.folder.name}_before_{number}")).exists():
+        number += 1
+    target.mkdir()
+    for file in run.folder.iterdir():
+        if file.name != LOCK:
+            file.rename(target / file.name)
+    return target
+
+
+def prepare_evaluation(run: Run, network: Network) -> Path:
+    """Write the plain config that is evaluated; returns the file that its detections will come in.
+
+    Raises:
+        ConfigError: it has no COCO metric with an annotation file.
+    """
+    cfg = run.filled(plain_config(run, network))
+    evaluated_annotations(cfg)
+    # The detections of before stay until there are new ones.
+    prefix = run.folder / f".{network.name or 'detector'}.new"
+    cfg.test_evaluator.outfile_prefix = str(prefix)
+    _write_config(cfg, run.evaluated_config(network))
+    return prefix.with_name(f"{prefix.name}.bbox.json")
+
+
+def _write_config(cfg: Config, file: Path) -> None:
+    write_whole(file, cfg.pretty_text.encode())
+
+
+def train_command(run: Run) -> list[str]:
+    """Train it, or go on training it."""
+    command = [sys.executable, str(ROOT / "tools/train.py"), str(run.given_config())]
+    return [*command, "--work-dir", str(run.folder), "--resume"]
+
+
+def test_command(run: Run, network: Network) -> list[str]:
+    """Evaluate a final checkpoint with its plain detector and write its detections."""
+    folder = run.folder / ("test" if not network.name else f"test_{network.name}")
+    command = [sys.executable, str(ROOT / "tools/test.py"), str(run.evaluated_config(network))]
+    return [*command, str(run.checkpoint(network.name)), "--work-dir", str(folder)]
+
+
+def detections(run: Run, network: Network) -> Path:
+    """The file of a network's detections, as CocoMetric names it."""
+    return run.folder / f"{network.name or 'detector'}.bbox.json"
+
+
+def plain_config(run: Run, network: Network) -> Config:
+    """The config of the plain detector that is evaluated; placeholders as they are."""
+    if run.entry.evaluate_with is not None:
+        cfg = copy.deepcopy(_read_config(str(ROOT / run.entry.evaluate_with)))
+        # The rest of the entry's own options is about its training.
+        own = {key: v for key, v in run.entry.options.items() if key.split(".")[0] in EVALUATION[1:]}
+        _merge(cfg, {**run.suite.options, **run.suite.schedule, **own}, run)
+        return cfg
+    cfg = run.config
+    return plain_configs(cfg)[network.name] if network.name else student_only(cfg)
+
+
+def count_parameters(cfg: Config) -> int:
+    """Numbers that a detector learns, frozen ones included."""
+    init_default_scope("mmdet")
+    return sum(parameter.numel() for parameter in MODELS.build(cfg.model).parameters())
+
+
+def evaluated_annotations(cfg: Config) -> tuple[str, list[str]]:
+    """The annotation file and the class names that a config is evaluated with.
+
+    Raises:
+        ConfigError: it has no COCO metric with an annotation file.
+    """
+    evaluator = cfg.get("test_evaluator")
+    if not isinstance(evaluator, dict) or evaluator.get("ann_file") is None:
+        raise ConfigError(
+            f"{cfg.filename}: a suite needs test_evaluator=dict(type='CocoMetric', ann_file=...)."
+        )
+    dataset = cfg.test_dataloader.dataset
+    while "dataset" in dataset:
+        dataset = dataset.dataset
+    classes = (dataset.get("metainfo") or {}).get("classes")
+    if classes is None:
+        init_default_scope("mmdet")
+        classes = DATASETS.get(dataset.type).METAINFO["classes"]
+    return evaluator.ann_file, list(classes)
+
+
+def training_seconds(folder: Path) -> float | None:
+    """Seconds from the start of each part of a training to its last step or checkpoint; None without logs."""
+    spans = []
+    for log in folder.glob("*/*.log"):
+        stamps = []
+        for line in log.read_text(errors="replace").splitlines():
+            found = TIME.match(line)
+            if found and (not stamps or "(train)" in line or "Saving checkpoint" in line):
+                stamps.append(datetime.strptime(found.group(1), "%Y/%m/%d %H:%M:%S"))
+        if stamps:
+            spans.append((max(stamps) - stamps[0]).total_seconds())
+    return sum(spans) if spans else None
+
+
+def _merge(cfg: Config, options: Mapping[str, Any], run: Run) -> None:
+    merge_options(cfg, options, f"options of {run.entry.name!r}")
+
+
+def _filled(value: Any, places: Mapping[str, str]) -> Any:
+    """A value with the places of checkpoints for their placeholders, however deep."""
+    if isinstance(value, str):
+        for key, path in places.items():
+            value = value.replace(f"{{{key}}}", path)
+    elif isinstance(value, dict):
+        return {key: _filled(item, places) for key, item in value.items()}
+    elif isinstance(value, (list, tuple)):
+        return type(value)(_filled(item, places) for item in value)
+    return value
