@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import os
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
 import lad  # noqa: F401  -- registers and patches before anything imports MMDetection
 from lad.base.config import detector_config
+from lad.base.progress import Progress
 
 import torch
 from mmdet.registry import MODELS
@@ -63,6 +65,19 @@ def small_detector(config: str) -> ConfigDict:
         ),
         "student",
     )
+
+
+def co_learning(networks: dict, switch: dict, **settings) -> dict:
+    """The config of networks that share their label assignment; the first is deployed."""
+    method = dict(type="CoLearningAssignment", switch=dict(switch))
+    return dict(type="DistillationDetector", networks=copy.deepcopy(networks), methods=[method], **settings)
+
+
+def at(model: torch.nn.Module, iteration: int, epoch: int | None = None) -> None:
+    """Let a detector's ``loss`` be that of this place in a run; the epoch has the iteration's number by default."""
+    place = Progress(iteration, iteration if epoch is None else epoch)
+    model.enter_phase(place)
+    model.loss = partial(model.loss_at, place)
 
 
 def build(config: dict, seed: int = 0) -> torch.nn.Module:

@@ -21,7 +21,7 @@ import two_stage_detectors
 from dense_detectors import dense
 from detr_detectors import DETRS, small_detr
 from fault_runs import free_port, import_server
-from helpers import build, make_batch, save_checkpoint, small_paa
+from helpers import build, co_learning, make_batch, save_checkpoint, small_paa
 from mmdet.registry import MODELS
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import init_default_scope
@@ -68,9 +68,9 @@ def co_learn(config: Callable[..., dict], per: str = "gt_level", switch: str = "
     """Two networks that teach each other."""
     networks = dict(a=config(base=8), b=config(base=16))
     switch = dict(type=switch, per=per)
-    model = MODELS.build(dict(type="CoLearningDetector", networks=copy.deepcopy(networks), switch=switch))
+    model = MODELS.build(co_learning(networks, switch))
     for seed, (name, network) in enumerate(networks.items()):
-        model.networks[name].load_state_dict(build(network, seed).state_dict())
+        model.trained_networks[name].load_state_dict(build(network, seed).state_dict())
     return model
 
 

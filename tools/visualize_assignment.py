@@ -1,7 +1,7 @@
 """Draw which priors are positive for an object, and why: of a student alone, its teacher, and the student with LAD.
 
-One PNG an image. A CoLearningDetector is drawn with each network's own positives and who taught; a plain detector
-alone. Heads: PAA, TOOD, RTMDet, YOLOX, DDOD.
+One PNG an image. Networks that learn together (CoLearningAssignment) are drawn with each network's own
+positives and who taught; a plain detector alone. Heads: PAA, TOOD, RTMDet, YOLOX, DDOD.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from typing import Any
 
 from lad.analysis.pictures.assignment_drawing import save_assignment
 from lad.analysis.pictures.assignments import assignment_pictures, check_drawable
-from lad.base.config import detector_config, load_config
+from lad.base.config import detector_config, kind_of, load_config
 from lad.cli.checks import check_dataset_files, datasets_of
 from lad.cli.messages import one_line_errors
+from lad.compat.safe_loading import load_safely
+from lad.detectors.configs import is_distillation, with_networks
+from lad.detectors.inspection import deployed_network, trained_networks
 from lad.errors import CheckpointError, ConfigError, nearest
 from lad.networks.building import without_pretraining
 from lad.networks.checkpoint import load_verified
@@ -57,7 +60,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--role-switch",
         action="store_true",
-        help="who teaches which object on which level; for a CoLearningDetector, where it is drawn anyway",
+        help="who teaches which object on which level; for a CoLearningAssignment, where it is drawn anyway",
     )
     parser.add_argument(
         "--cfg-options",
@@ -77,11 +80,10 @@ def build(cfg: Config, checkpoint: str | None, seed: int) -> nn.Module:
     """The config's detector with a checkpoint's weights, or random ones."""
     config = cfg.model
     # The weights are the checkpoint's or random: nothing is downloaded that would be thrown away.
-    if config.type == "DistillationDetector":
-        config.student = without_pretraining(detector_config(config.student, "student"))
-    elif config.type == "CoLearningDetector":
-        for name, spec in config.networks.items():
-            config.networks[name] = without_pretraining(detector_config(spec, f"network {name}"))
+    if is_distillation(config):
+        config = with_networks(
+            config, trained=lambda spec, role: without_pretraining(detector_config(spec, role))
+        )
     else:
         config = without_pretraining(config)
     if checkpoint is not None and "://" not in checkpoint and not Path(checkpoint).is_file():
@@ -92,9 +94,19 @@ def build(cfg: Config, checkpoint: str | None, seed: int) -> nn.Module:
     model = MODELS.build(config)
     model.init_weights()
     if checkpoint is not None:
-        trained = model.student if config.type == "DistillationDetector" else model
-        load_verified(trained, checkpoint, owner="--checkpoint")
+        _load(model, checkpoint)
     return model.eval()
+
+
+def _load(model: nn.Module, checkpoint: str) -> None:
+    """Load a checkpoint into the deployed network, and into each other trained one that the checkpoint holds."""
+    load_verified(deployed_network(model), checkpoint, owner="--checkpoint")
+    networks = trained_networks(model)
+    if len(networks) > 1:
+        state = load_safely(checkpoint, map_location="cpu").get("state_dict", {})
+        for name, network in networks.items():
+            if network is not deployed_network(model) and (own := model.network_state(state, name)):
+                network.load_state_dict(own)
 
 
 def datasets(cfg: Config, split: str) -> list[BaseDataset]:
@@ -158,9 +170,10 @@ def main() -> None:
                 raise ConfigError(f"--cfg-options do not fit {args.config}: {error}") from error
         register_all_modules(init_default_scope=False)
         init_default_scope(cfg.get("default_scope", "mmdet"))
-        if args.role_switch and cfg.model.type != "CoLearningDetector":
+        methods = [kind_of(method) for method in cfg.model.get("methods") or ()]
+        if args.role_switch and "CoLearningAssignment" not in methods:
             raise ConfigError(
-                f"--role-switch needs a CoLearningDetector; {args.config} has a {cfg.model.type}."
+                f"--role-switch needs a CoLearningAssignment; the methods of {args.config} are {methods}."
             )
         check_dataset_files(cfg)
         model = build(cfg, args.checkpoint, args.seed)

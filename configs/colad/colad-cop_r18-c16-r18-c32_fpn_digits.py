@@ -2,5 +2,5 @@
 _base_ = "colad_r18-c16-r18-c32_fpn_digits.py"
 model = dict(
     networks=dict(small="{{ fileDirname }}/../cop/paa-cop_r18-c16_fpn_digits.py"),
-    switch=dict(type="FisherSwitch", per="gt"),
+    methods=[dict(type="CoLearningAssignment", switch=dict(type="FisherSwitch", per="gt"))],
 )

@@ -3,7 +3,7 @@ _base_ = ["mmdet::paa/paa_r50_fpn_ms-3x_coco.py", "../_base_/tta/soft_vote_coco.
 custom_imports = dict(imports=["lad"], allow_failed_imports=False)
 model = dict(
     _delete_=True,
-    type="CoLearningDetector",
+    type="DistillationDetector",
     networks=dict(
         r101=dict(
             config="mmdet::paa/paa_r101_fpn_2x_coco.py",
@@ -22,7 +22,8 @@ model = dict(
             ),
         ),
     ),
-    switch=dict(type="StdMeanSwitch", per="gt_level"),
+    deploy="r101",
+    methods=[dict(type="CoLearningAssignment", switch=dict(type="StdMeanSwitch", per="gt_level"))],
 )
 max_epochs = 24
 train_cfg = dict(max_epochs=max_epochs)

@@ -2,11 +2,12 @@
 _base_ = "../lad/paa_r18-c16_fpn_bccd.py"
 model = dict(
     _delete_=True,
-    type="CoLearningDetector",
+    type="DistillationDetector",
     networks=dict(
         small="{{ fileDirname }}/../lad/paa_r18-c16_fpn_bccd.py",
         big="{{ fileDirname }}/../lad/paa_r18_fpn_bccd.py",
     ),
-    switch=dict(type="StdMeanSwitch", per="gt_level"),
+    deploy="small",
+    methods=[dict(type="CoLearningAssignment", switch=dict(type="StdMeanSwitch", per="gt_level"))],
 )
 custom_hooks = [dict(type="RoleSwitchHook", interval=20), dict(type="SaveNetworksHook")]

@@ -10,15 +10,20 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from lad.base.capture import Outputs, levels_of, split_level
-from lad.base.config import detector_config, kind_of
+from lad.base.config import detector_config
+from lad.base.progress import Progress
 from lad.base.replace import replaced
-from lad.detectors import CoLearningDetector, DistillationDetector
-from lad.detectors.co_learning import ENSEMBLE
+from lad.detectors.binding import BoundMethod
+from lad.detectors.configs import is_distillation, with_networks
+from lad.detectors.distillation import DistillationDetector
+from lad.detectors.inspection import bound_methods
+from lad.detectors.networks import NetworksDetector
 from lad.errors import ConfigError
-from lad.methods import DistillationMethod
+from lad.methods.assignment.co_learning import CoLearningAssignment
 from lad.networks.building import without_pretraining
 from lad.networks.dry_run import dry_run
 from lad.networks.shapes import SIDE, check_shapes
+from lad.networks.snapshot import Snapshot
 
 import numpy as np
 import torch
@@ -41,6 +46,7 @@ class WiringRow:
 
     Attributes:
         method: The method's name.
+        learner: The network or exit that it trains, where there are several.
         taught_by: Its teacher's name, where there are several.
         student, student_shape: The student's module and the shape of what it puts out for two images of zeros.
         teacher, teacher_shape: Likewise the teacher's.
@@ -48,6 +54,7 @@ class WiringRow:
     """
 
     method: str
+    learner: str
     taught_by: str
     student: str
     student_shape: str
@@ -78,15 +85,19 @@ class LossRow:
 def wiring_of(model: DistillationDetector) -> list[WiringRow]:
     """Every comparison that the methods make, in the order of the config."""
     rows = []
-    for name, method in model.distillation.items():
-        links = method.links()
-        teacher = model.teacher_of(name)
-        own = _outputs(model.student, [link.student for link in links])
-        taught = _outputs(teacher.model, [link.teacher for link in links])
+    for name, one in model.bound.items():
+        if one.method.is_joint:
+            rows.append(WiringRow(name, " + ".join(one.learners), *[NOTHING] * 6))
+            continue
+        learner = one.learner if len(model.learners) > 1 else NOTHING
+        links = one.method.links()
+        own = _outputs(model.learners[one.learner], [link.student for link in links])
+        taught = _outputs(one.route.teacher.model, [link.teacher for link in links])
         for link in links:
             rows.append(
                 WiringRow(
                     name,
+                    learner,
                     model.taught_by(name) or NOTHING,
                     link.student or NOTHING,
                     _shape(own, link.student),
@@ -96,7 +107,7 @@ def wiring_of(model: DistillationDetector) -> list[WiringRow]:
                 )
             )
         if not links:
-            rows.append(WiringRow(name, model.taught_by(name) or NOTHING, *[NOTHING] * 5))
+            rows.append(WiringRow(name, learner, model.taught_by(name) or NOTHING, *[NOTHING] * 5))
     return rows
 
 
@@ -122,28 +133,26 @@ def losses_of(model: DistillationDetector) -> list[LossRow]:
     The model trains one step's forward pass for each phase: throw it away afterwards.
     """
     if model.pretraining is None:
-        return _losses_of_phase(model, "task")
-    rows = []
-    for phase, place in (("pretraining", 0), ("task", 2**62)):
-        model.enter_phase(place, place)
-        rows += _losses_of_phase(model, phase)
-    return rows
+        return _losses_of_phase(model, "task", Progress())
+    return [
+        *_losses_of_phase(model, "pretraining", Progress()),
+        *_losses_of_phase(model, "task", model.pretraining.end),
+    ]
 
 
-def _losses_of_phase(model: DistillationDetector, phase: str) -> list[LossRow]:
+def _losses_of_phase(model: DistillationDetector, phase: str, progress: Progress) -> list[LossRow]:
     sources: dict[str, tuple[str, Any]] = {}
     hook = "pretraining_losses" if phase == "pretraining" else "losses"
     with ExitStack() as stack, torch.random.fork_rng(devices=[]):
-        for name, method in model.distillation.items():
-            noted = _noting(getattr(method, hook), method, name, model.taught_by(name), sources)
-            stack.enter_context(replaced(method, hook, noted))
+        for one in model.bound.values():
+            stack.enter_context(replaced(one.method, hook, _recording(one, hook, sources)))
         torch.manual_seed(0)
-        losses = model.train().loss(*noise(model.student))
+        losses = model.train().loss_at(progress, *noise(model.student))
     rows = []
     for name, value in losses.items():
         if "loss" not in name:
             continue
-        source, weight = sources.get(name, ("student", None))
+        source, weight = sources.get(name, (_own_source(model, name), None))
         value = sum(value) if isinstance(value, (list, tuple)) else value
         rows.append(
             LossRow(
@@ -157,22 +166,23 @@ def _losses_of_phase(model: DistillationDetector, phase: str) -> list[LossRow]:
     return rows
 
 
-def _noting(
-    own: Callable[[Any], dict],
-    method: DistillationMethod,
-    name: str,
-    taught_by: str,
-    sources: dict[str, tuple[str, Any]],
-) -> Callable[[Any], dict]:
-    """A method's losses, whose names are written down with the method's and the weight."""
+def _own_source(model: DistillationDetector, name: str) -> str:
+    """The learner whose own loss has this name."""
+    known = [learner for learner in model.learners if name.startswith(f"{learner}.")]
+    return max(known, key=len, default=model.deploy)
 
-    def noted(step: Any) -> dict:
-        terms, weights = own(step), method.loss_weights()
+
+def _recording(one: BoundMethod, hook: str, sources: dict[str, tuple[str, Any]]) -> Callable[[Any], dict]:
+    """A method's losses, which records their names with the method's name and the weight."""
+    own = getattr(one.method, hook)
+
+    def recorded(step: Any) -> dict:
+        terms, weights = own(step), one.method.loss_weights()
         for term in terms:
-            sources[f"{taught_by}.{term}" if taught_by else term] = (name, weights.get(term))
+            sources[f"{one.prefix}{term}"] = (one.name, weights.get(term))
         return terms
 
-    return noted
+    return recorded
 
 
 def noise(student: nn.Module) -> tuple[Tensor, SampleList]:
@@ -204,7 +214,7 @@ def noise(student: nn.Module) -> tuple[Tensor, SampleList]:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell; columns in which nobody says anything are left out."""
+    """Columns as wide as their widest cell; columns without any entry are left out."""
     rows = [list(row) for row in rows]
     kept = [i for i in range(len(header)) if any(row[i] != NOTHING for row in rows)]
     lines = [[header[i] for i in kept], *([row[i] for i in kept] for row in rows)]
@@ -213,49 +223,57 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def describe_co_learning(model: CoLearningDetector) -> str:
-    """The networks that learn together, and how it is decided who teaches, as text."""
-    predicting = model.networks if model.predict_with == ENSEMBLE else [model.predict_with]
+def describe_networks(model: NetworksDetector) -> str:
+    """The networks of a detector and their roles, as text."""
+    if len(model.learners) == 1:
+        parts = [f"student {type(model.student).__name__}"]
+        parts += [f"{name} {type(teacher.model).__name__}" for name, teacher in model.teachers.items()]
+        return ", ".join(parts)
     rows = [
         [
             name,
+            _role(model, name),
             type(network).__name__,
-            type(network.bbox_head).__name__,
+            type(network.bbox_head).__name__ if hasattr(network, "bbox_head") else NOTHING,
             f"{sum(p.numel() for p in network.parameters()):,}",
-            "yes" if name in predicting else NOTHING,
         ]
-        for name, network in model.networks.items()
+        for name, network in {**model.learners, **{n: t.model for n, t in model.teachers.items()}}.items()
     ]
-    switch = f"{type(model.switch).__name__} says who teaches, per {model.switch.per}."
-    return "\n\n".join([table(["network", "detector", "head", "parameters", "predicts"], rows), switch])
+    return table(["network", "role", "detector", "head", "parameters"], rows)
+
+
+def _role(model: NetworksDetector, name: str) -> str:
+    if name in model.teachers:
+        teacher = model.teachers[name]
+        return f"snapshot of {teacher.source}" if isinstance(teacher, Snapshot) else "frozen"
+    if name == model.deploy:
+        return "deployed"
+    return "trained" if name in model.trained_networks else "exit"
 
 
 def describe(model: nn.Module) -> str:
-    """The wiring of a detector as text."""
-    if isinstance(model, CoLearningDetector):
-        return describe_co_learning(model)
-    if not isinstance(model, DistillationDetector):
+    """The networks of a detector, what its methods compare, and its losses, as text."""
+    if not bound_methods(model):
         return f"{type(model).__name__}: nothing is distilled."
-    head = ["method", "taught by", "student", "shape", "teacher", "shape", "connector"]
-    parts = [
-        f"student {type(model.student).__name__}, "
-        + ", ".join(f"{name} {type(teacher.model).__name__}" for name, teacher in model.teachers.items()),
-        table(head, map(astuple, wiring_of(model))),
-    ]
-    for name, method in model.distillation.items():
-        own = method.pretraining
+    head = ["method", "learner", "taught by", "student", "shape", "teacher", "shape", "connector"]
+    parts = [describe_networks(model), table(head, map(astuple, wiring_of(model)))]
+    for name, one in bound_methods(model).items():
+        own = one.method.pretraining
         if own is not None:
             learning = [
-                *(f"student.{module}" for module in own.student),
+                *(f"{one.learner}.{module}" for module in own.student),
                 *(f"{name}.{each}" for each in own.adapters),
             ]
             parts.append(f"pretraining of {name}: {own.length}; {', '.join(learning)} learn.")
+        if isinstance(one.method, CoLearningAssignment):
+            switch = one.method.switch
+            parts.append(f"{type(switch).__name__} chooses who teaches, per {switch.per}.")
     if model.inheritance is not None:
         parts.append(f"initialise_from_teacher: {model.inheritance}")
     try:
         losses = losses_of(model)
     except Exception as error:
-        # Any method and any detector may come here; the wiring is known all the same.
+        # Any method and any detector may come here; what is compared is known all the same.
         reason = " ".join(str(error).split())[:300]
         parts.append(
             f"The losses of two images of noise could not be computed: {type(error).__name__}: {reason}"
@@ -283,12 +301,14 @@ def describe_config(cfg: Config) -> str:
     # MMEngine lists every weight's initialisation where there is no log file.
     MMLogger.get_current_instance().setLevel(logging.WARNING)
     model = cfg.model.to_dict()
-    if kind_of(model) == "DistillationDetector" and "student" in model:
-        model["student"] = without_pretraining(detector_config(model["student"], "student"))
+    if is_distillation(model):
+        model = with_networks(
+            model, trained=lambda spec, role: without_pretraining(detector_config(spec, role))
+        )
     # What is said on the way is no part of the answer.
     with redirect_stdout(sys.stderr):
         detector = MODELS.build(model)
         check_shapes(detector)
-        if isinstance(detector, DistillationDetector):
+        if bound_methods(detector):
             detector.init_weights()
         return describe(detector)

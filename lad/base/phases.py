@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from lad.base.progress import Progress
 from lad.errors import ConfigError
 
 import torch
@@ -60,6 +61,11 @@ class Pretraining:
         """'100 iterations' or '2 epochs'."""
         count, unit = (self.iters, "iteration") if self.iters is not None else (self.epochs, "epoch")
         return f"{count} {unit}{'s' * (count != 1)}"
+
+    @property
+    def end(self) -> Progress:
+        """Place of the task's first step."""
+        return Progress(iteration=self.iters or 0, epoch=self.epochs or 0)
 
     def covers(self, iteration: int, epoch: int) -> bool:
         """Whether an iteration (of an epoch; both from 0) belongs to the pretraining."""

@@ -6,9 +6,10 @@ import argparse
 import os
 from pathlib import Path
 
-from lad.base.config import kind_of, load_config, merge_options
+from lad.base.config import load_config, merge_options
 from lad.cli.checks import bad_data_policy, check_completeness, check_dataset_files
 from lad.datasets.bad_images import check_image_loading
+from lad.detectors.configs import is_distillation
 from lad.engine.defaults import resume_request, survive_interruption
 from lad.errors import ConfigError
 
@@ -44,7 +45,7 @@ def read_config(args: argparse.Namespace) -> Config:
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         merge_options(cfg, args.cfg_options, "--cfg-options")
-    if kind_of(cfg.get("model")) in ("DistillationDetector", "CoLearningDetector"):
+    if is_distillation(cfg.get("model")):
         # MMEngine would put one that a base config has beside its model (SSD, YOLOv3) in the place of the student's, in
         # training alone: the plain config that is tested has the student's. On purpose it is model.data_preprocessor.
         cfg._cfg_dict.pop("data_preprocessor", None)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lad.datasets.checking import Problem, check_coco, read_coco, summary
-from lad.detectors import DistillationDetector
+from lad.detectors.inspection import bound_methods, teacher_label
 from lad.engine.model import detector_of
 from lad.errors import ConfigError, DataError, nearest
 from lad.networks.shapes import check_shapes
@@ -256,10 +256,8 @@ def check_training(runner: Runner) -> None:
 
 
 def _check_teacher_classes(model: nn.Module, classes: tuple[str, ...]) -> None:
-    if not isinstance(model, DistillationDetector):
-        return
-    for name, method in model.distillation.items():
-        taught = model.teacher_of(name).classes
+    for name, one in bound_methods(model).items():
+        method, taught = one.method, None if one.route is None else one.route.teacher.classes
         if taught is None:
             continue
         if method.classes is not None:
@@ -270,7 +268,8 @@ def _check_teacher_classes(model: nn.Module, classes: tuple[str, ...]) -> None:
                 )
         elif method.compares_classes and len(taught) == len(classes) and taught != classes:
             first = next(i for i, pair in enumerate(zip(taught, classes, strict=True)) if pair[0] != pair[1])
-            which = f" {model.taught_by(name)}" if model.taught_by(name) else ""
+            label = teacher_label(model, name)
+            which = f" {label}" if label else ""
             raise ConfigError(
                 f"the teacher{which} was trained on other classes than the training data: class {first} is "
                 f"{taught[first]!r} for the teacher and {classes[first]!r} here; bring the data set's classes into the "

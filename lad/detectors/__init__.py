@@ -1,7 +1,16 @@
-"""Detectors that learn from other detectors."""
+"""Detectors that carry several networks: distillation, and what is registered beside it."""
 
 from lad.detectors.co_learning import CoLearningDetector
 from lad.detectors.distillation import DistillationDetector
+from lad.detectors.networks import NetworksDetector
+from lad.detectors.state import network_state
 from lad.detectors.tta import SoftVoteTTAModel, soft_vote
 
-__all__ = ["CoLearningDetector", "DistillationDetector", "SoftVoteTTAModel", "soft_vote"]
+__all__ = [
+    "CoLearningDetector",
+    "DistillationDetector",
+    "NetworksDetector",
+    "SoftVoteTTAModel",
+    "network_state",
+    "soft_vote",
+]

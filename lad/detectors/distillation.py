@@ -1,65 +1,76 @@
-"""A detector taught by another."""
+"""Detector whose networks are trained by knowledge distillation."""
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
-from lad.base.capture import INPUT, Outputs, capture, find_module, root_of
-from lad.base.config import detector_config
+from lad.base.capture import Outputs, capture, root_of
 from lad.base.phases import Phase
+from lad.base.progress import Progress
+from lad.base.random_state import RandomState
+from lad.detectors.binding import (
+    BoundMethod,
+    Candidates,
+    add_terms,
+    build_methods,
+    check_is_method,
+    check_trains_without_labels,
+    steering_order,
+)
+from lad.detectors.networks import NetworksDetector
 from lad.detectors.pretraining import find_pretraining, phase_of, pretrained
-from lad.errors import ConfigError, UnsupportedError, nearest
-from lad.losses import FeatureLoss, HintLoss
+from lad.errors import ConfigError, UnsupportedError
 from lad.methods.base import DistillationMethod, Step
 from lad.networks.cache import take_fingerprints
-from lad.networks.ensemble import TeacherEnsemble
 from lad.networks.forward import DENSE_HEADS, run_dense
-from lad.networks.frozen import FrozenTeacher
 from lad.networks.initialisation import Inheritance, find_inheritance, inherit, wanted_modules
-from lad.networks.routes import Listening, build_teachers, choose, hear, look
+from lad.networks.peer import PeerView
+from lad.networks.roles import teacher_configs, trained_configs
+from lad.networks.routes import Teacher, find_route, modules_read, resolve_views
+from lad.networks.view import TeacherView
 
 import torch
-from mmdet.models.detectors import BaseDetector, DetectionTransformer
+from mmdet.models.detectors import DetectionTransformer
 from mmdet.registry import MODELS
-from mmdet.structures import OptSampleList, SampleList
+from mmdet.structures import SampleList
 from mmengine.logging import print_log
 from mmengine.model import ModuleDict
-from torch import Tensor, nn
-
-STUDENT = "student."
-DISTILLATION = "distillation."
+from torch import Tensor
 
 
 @MODELS.register_module()
-class DistillationDetector(BaseDetector):
-    """A student that a frozen teacher, or several, teach by any number of methods.
+class DistillationDetector(NetworksDetector):
+    """Networks trained by any number of distillation methods, with frozen teachers, snapshots, peers and exits.
 
-    To everything outside it is the student: its ``state_dict`` holds the student's keys without prefix (adapters
-    of the methods under ``distillation.``), its attributes (``backbone``, ``bbox_head``, ...) and its
-    predictions are the student's. The teacher is seen by nothing but the teacher code.
+    To everything outside it is the deployed network; see :class:`lad.detectors.networks.NetworksDetector`. Each method
+    trains one *learner* (a trained network or an exit) and is *taught by* a frozen teacher, a snapshot, a trained peer,
+    an exit, or an ensemble of them; joint methods train several networks together.
 
-    Methods that declare a pretraining train alone before the task begins;
-    :class:`lad.engine.hooks.PhaseHook` says when.
+    Methods that declare a pretraining train alone before the task begins; :class:`lad.engine.hooks.PhaseHook` keeps
+    resting parameters out of the optimizer.
 
     Args:
-        student: A config path, or a dict with ``config`` and overrides, or a model dict.
-        teacher: Likewise, with the required key ``checkpoint`` (path or URL).
+        student: The only trained network: a config path, or a dict with ``config`` and overrides, or a model dict.
+        teacher: The only frozen teacher: likewise, with the required key ``checkpoint`` (path or URL).
         methods: Configs of distillation methods. A method's ``name`` (default: its type) is its key under
-            ``distillation.``. Where there are several teachers, its ``taught_by`` says which it listens to;
-            ``taught_by=['a', 'b']`` with ``ensemble='average'`` or ``'attention'``
-            (:func:`lad.networks.ensemble.combine`) lets several teach as one.
-            Its losses then begin with their names, ``a.loss_hint``.
+            ``distillation.``. ``learner`` names the network or exit that it trains (default: the deployed network),
+            ``taught_by`` its teacher (default: the only frozen one); ``taught_by=['a', 'b']`` with
+            ``ensemble='average'`` or ``'attention'`` (:func:`lad.networks.ensemble.combine`) combines several. Where
+            there are several, the names of its losses begin with the learner's and the teacher's, ``a.loss_hint``.
         student_loss: Whether the student learns its own loss too. False: from the teacher alone, by the methods'
-            losses; labels are then needed only where a method asks for them.
-        data_preprocessor: Replaces the student's.
-        teachers: Several teachers by name, instead of ``teacher``.
-        initialise_from_teacher: Modules whose weights the student takes over from its teacher where names and shapes
-            agree, after its own initialisation and before anything is loaded: ``['neck', 'bbox_head']``, or
+            losses; labels are then needed only where a method needs them.
+        data_preprocessor: Replaces the deployed network's.
+        teachers: Several teachers by name, instead of ``teacher``. ``dict(snapshot_of='student', at='start')`` is a
+            frozen copy of a trained network, taken before the first step, or with ``at='epoch'`` before each epoch.
+        networks: Several trained networks by name, instead of ``student``.
+        deploy: The name of the deployed one of them; by default the first.
+        exits: Auxiliary predictors by network and name, ``dict(student=dict(early=dict(levels=[1])))``; see
+            :class:`lad.networks.exits.Exit`. They are trained with the network's labels and not deployed.
+        predict_with: ``'ensemble'``: predict with all trained networks, merged; by default with the deployed one.
+        initialise_from_teacher: Modules whose weights the deployed network takes over from a frozen teacher where names
+            and shapes agree, after its own initialisation and before anything is loaded: ``['neck', 'bbox_head']``, or
             ``dict(teacher='a', modules=[...])`` where there are several.
         init_cfg: As in MMEngine.
 
@@ -69,339 +80,299 @@ class DistillationDetector(BaseDetector):
 
     def __init__(
         self,
-        student: str | dict,
+        student: str | dict | None = None,
         teacher: dict | None = None,
         methods: Sequence[dict] = (),
         student_loss: bool = True,
         data_preprocessor: dict | None = None,
         teachers: dict[str, dict] | None = None,
+        networks: dict[str, str | dict] | None = None,
+        deploy: str | None = None,
+        exits: dict[str, dict] | None = None,
+        predict_with: str | None = None,
         initialise_from_teacher: str | Sequence[str] | dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
         for method in methods:
             # Before a teacher is downloaded.
-            _check_is_method(dict(method).get("type"))
-        config = detector_config(student, "student")
-        if data_preprocessor is not None:
-            config.data_preprocessor = data_preprocessor
-        self.student = MODELS.build(config)
-        self.data_preprocessor = self.student.data_preprocessor
-        self.teachers = build_teachers(teacher, teachers, self.student.data_preprocessor)
+            check_is_method(dict(method).get("type"))
+        trained = trained_configs(student, networks, deploy)
+        super().__init__(trained, data_preprocessor, exits, predict_with, init_cfg)
+        self._build_teachers(teacher_configs(teacher, teachers, required=len(self.learners) == 1))
         self.student_loss = student_loss
+        if not student_loss:
+            self._check_can_learn_without_labels()
+        # Adapters draw their initial weights here; the networks' own must not depend on which methods there are.
+        with torch.random.fork_rng(devices=[]):
+            self.bound = build_methods(methods, self._candidates())
+        self.distillation = ModuleDict({name: one.method for name, one in self.bound.items()})
+        if not student_loss:
+            check_trains_without_labels(self.methods, self.student)
+        self._loss_order = steering_order(self.bound.values(), tuple(self.learners))
+        self.pretraining = find_pretraining(self.bound, self.learners)
+        self.phase: Phase | None = None
+        #: Set by PhaseHook, without which resting parameters would be moved by weight decay.
+        self.optimizer_skips_resting = False
+        self.inheritance: Inheritance | None = None
+        if initialise_from_teacher is not None:
+            self._plan_inheritance(initialise_from_teacher)
+        if any(method.needs_fingerprints for method in self.methods):
+            self.data_preprocessor.register_forward_pre_hook(take_fingerprints, with_kwargs=True)
+
+    def _candidates(self) -> Candidates:
+        return Candidates(self.learners, tuple(self.trained_networks), self.deploy, self.teachers)
+
+    def _check_can_learn_without_labels(self) -> None:
+        if len(self.learners) > 1:
+            raise UnsupportedError(
+                "student_loss=False: networks that are trained together, and exits, learn their own losses; it works "
+                "with a single student."
+            )
         dense = any(hasattr(self.student, name) for name in DENSE_HEADS)
-        if not student_loss and (not dense or isinstance(self.student, DetectionTransformer)):
+        if not dense or isinstance(self.student, DetectionTransformer):
             raise UnsupportedError(
                 f"student_loss=False needs a dense head ({', '.join(DENSE_HEADS)}), which "
                 f"{type(self.student).__name__} has not."
             )
-        self.distillation = ModuleDict()
-        self._listening: dict[str, Listening] = {}
-        # Adapters draw their initial weights here; the student's own must not depend on which methods there are.
-        with torch.random.fork_rng(devices=[]):
-            for method in methods:
-                self._add_method(dict(method))
-        adds_losses = [type(method).losses is not DistillationMethod.losses for method in self.methods]
-        if not student_loss and not any(adds_losses):
+
+    def _plan_inheritance(self, setting: str | Sequence[str] | dict) -> None:
+        name, modules = wanted_modules(setting)
+        source = find_route(self.teachers, {}, name, None, "initialise_from_teacher").teacher
+        if source.speed.fuse:
             raise ConfigError(
-                "student_loss=False leaves nothing to train on: no method adds a loss of its own."
+                "initialise_from_teacher copies the teacher's weights, and speed=dict(fuse=True) has changed them: "
+                "leave out fuse."
             )
-        if not student_loss:
-            self._check_without_labels()
-        self.pretraining = find_pretraining(self.student, self.distillation)
-        self.phase: Phase | None = None
-        self.inheritance: Inheritance | None = None
-        if initialise_from_teacher is not None:
-            name, modules = wanted_modules(initialise_from_teacher)
-            listening = choose(self.teachers, name, None, "initialise_from_teacher")
-            self._heir_of = listening.teacher
-            if self._heir_of.speed.fuse:
-                raise ConfigError(
-                    "initialise_from_teacher copies the teacher's weights, and speed=dict(fuse=True) has changed them: "
-                    "leave out fuse."
-                )
-            self.inheritance = find_inheritance(self.student, self._heir_of.model, modules)
-            inherit(self.student, self._heir_of.model, self.inheritance)
-        if any(method.needs_fingerprints for method in self.methods):
-            self.data_preprocessor.register_forward_pre_hook(take_fingerprints, with_kwargs=True)
-        self._register_state_dict_hook(_strip_student_prefix)
-
-    def _add_method(self, config: dict) -> None:
-        kind = config.get("type")
-        listening = choose(
-            self.teachers, config.pop("taught_by", None), config.pop("ensemble", None), str(kind)
-        )
-        name = config.pop("name", None)
-        if name is None:
-            first = self._listening.get(kind)
-            # The same method may learn from one teacher and from another.
-            again = first is not None and first.names != listening.names
-            name = f"{kind}_{'_'.join(listening.names)}" if again else kind
-        if name in self.distillation:
-            raise ConfigError(f"two methods are called {name!r}: give each a name, dict(type=..., name=...).")
-        method: DistillationMethod = MODELS.build(config)
-        for other_name, other in self.distillation.items():
-            steers = type(method).steer is not DistillationMethod.steer
-            if steers and type(other) is type(method):
-                raise ConfigError(
-                    f"a student has one {type(method).__name__}; take the second out of methods."
-                )
-            same_teachers = self._listening[other_name].names == listening.names
-            if same_teachers and method.loss_name is not None and other.loss_name == method.loss_name:
-                raise ConfigError(
-                    f"two methods call their loss {method.loss_name!r}: give one another loss_name."
-                )
-        if isinstance(listening.teacher, TeacherEnsemble):
-            self._check_ensemble(method, listening.teacher)
-        method.bind(self.student, listening.teacher)
-        for module in method.student_modules:
-            find_module(self.student, module)
-            if module == f"backbone{INPUT}":
-                raise UnsupportedError(
-                    f"{type(method).__name__}: {module!r} of the student are the images, from which nothing learns: "
-                    "name what a layer puts out, such as 'backbone.layer3'."
-                )
-        listening.teacher.check_modules(method.teacher_modules)
-        if isinstance(listening.teacher, TeacherEnsemble):
-            listening.teacher.check_weighable(method.weighable or method.teacher_modules)
-        self.distillation[name] = method
-        self._listening[name] = listening
-
-    def _check_ensemble(self, method: DistillationMethod, ensemble: TeacherEnsemble) -> None:
-        name = type(method).__name__
-        if not method.ensembles:
-            raise UnsupportedError(
-                f"{name} learns from one teacher: give taught_by one name, and no ensemble."
-            )
-        for teacher in ensemble.members.values():
-            # Each must fit by itself; what a method builds when it binds is thrown away here.
-            copy.deepcopy(method).bind(self.student, teacher)
-        ensemble.check_units(method.compares_units)
-
-    def _check_without_labels(self) -> None:
-        for method in self.methods:
-            method.check_without_labels(self.student)
-        trained = {name for method in self.methods for name in method.trains}
-        heads = [name for name in ("rpn_head", "roi_head", "bbox_head") if hasattr(self.student, name)]
-        if left := [name for name in heads if name not in trained]:
-            raise UnsupportedError(
-                f"student_loss=False: no method trains the {' and '.join(left)} of {type(self.student).__name__}; "
-                "without labels SoftLabelDistillation trains a PAA head, RPNDistillation with RCNNDistillation a "
-                "Faster R-CNN."
-            )
+        self._inherits_from = source
+        self.inheritance = find_inheritance(self.student, source.model, modules)
+        inherit(self.student, source.model, self.inheritance)
 
     @property
     def methods(self) -> list[DistillationMethod]:
         """The methods in the order of the config."""
         return list(self.distillation.values())
 
-    @property
-    def teacher(self) -> FrozenTeacher:
-        """The only teacher.
-
-        Raises:
-            ConfigError: there are several.
-        """
-        if len(self.teachers) > 1:
-            raise ConfigError(f"there are several teachers, {', '.join(self.teachers)}: say which is meant.")
-        return next(iter(self.teachers.values()))
-
-    def teacher_of(self, name: str) -> FrozenTeacher | TeacherEnsemble:
-        """Whom the method of this name listens to."""
-        return self._listening[name].teacher
+    def teacher_of(self, name: str) -> Teacher | None:
+        """The teacher of the method of this name; None for a joint method."""
+        route = self.bound[name].route
+        return None if route is None else route.teacher
 
     def taught_by(self, name: str) -> str:
-        """The name of the teacher that a method listens to, 'a+b' for an ensemble; empty if there is but one."""
-        return self._listening[name].label if len(self.teachers) > 1 else ""
+        """The name of a method's teacher, 'a+b' for an ensemble; empty for the only frozen teacher."""
+        route = self.bound[name].route
+        return "" if route is None else self._candidates().teacher_label(route)
 
-    def enter_phase(self, iteration: int, epoch: int) -> bool:
-        """Say which iteration (of which epoch; both from 0) comes next; :class:`lad.engine.hooks.PhaseHook` does.
-
-        Returns:
-            Whether another phase begins with it.
-        """
-        if self.pretraining is None:
-            return False
-        is_pretraining = self.pretraining.covers(iteration, epoch)
-        if self.phase is not None and self.phase.is_pretraining == is_pretraining:
-            return False
-        self.phase = phase_of(self, self.student, self.distillation, is_pretraining)
-        return True
+    # -- Loss -----------------------------------------------------------------------------------------------------
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
-        """The student's own losses, steered by the methods, and the methods' losses; or those of the pretraining.
+        """The networks' own losses, steered by the methods, and the methods' losses; or those of the pretraining.
 
         Args:
-            batch_inputs: Images normalised for the student, (N, 3, H, W).
+            batch_inputs: Images normalised for the deployed network, (N, 3, H, W).
             batch_data_samples: Ground truth and metadata of the N images.
         """
-        if self.pretraining is None:
-            return self._task_losses(batch_inputs, batch_data_samples)
-        if self.phase is None:
+        if self.pretraining is not None and not self.optimizer_skips_resting:
             raise ConfigError(
-                "a method pretrains, and nobody says which iteration it is: add "
+                "a method pretrains, and nothing keeps resting parameters out of the optimizer: add "
                 "default_hooks=dict(phases=dict(type='PhaseHook')), as tools/train.py does."
             )
+        return self.loss_at(Progress.of_run(), batch_inputs, batch_data_samples)
+
+    def loss_at(
+        self, progress: Progress, batch_inputs: Tensor, batch_data_samples: SampleList
+    ) -> dict[str, Tensor]:
+        """The losses of a step at a given place in the run; see :meth:`loss`.
+
+        Args:
+            progress: Place of the step.
+            batch_inputs: Images normalised for the deployed network, (N, 3, H, W).
+            batch_data_samples: Ground truth and metadata of the N images.
+        """
+        self.take_snapshots(progress)
+        if self.pretraining is None:
+            return self._task_losses(progress, batch_inputs, batch_data_samples)
+        self.enter_phase(progress)
         compute = self._pretraining_losses if self.phase.is_pretraining else self._task_losses
         with self.phase.rest():
-            losses = compute(batch_inputs, batch_data_samples)
+            losses = compute(progress, batch_inputs, batch_data_samples)
         return self.phase.reach_all(losses)
 
-    def _task_losses(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
-        with ExitStack() as steering:
-            modules = _student_modules(self.methods, is_pretraining=False)
-            outputs = steering.enter_context(capture(self.student, modules))
-            steps = self._steps(self.distillation, batch_inputs, batch_data_samples, outputs, False)
-            for name, method in self.distillation.items():
-                steering.enter_context(method.steer(steps[name]))
-            losses = {}
-            if self.student_loss:
-                losses.update(self.student.loss(batch_inputs, batch_data_samples))
-            else:
-                run_dense(self.student, batch_inputs)
-        for name, method in self.distillation.items():
-            self._add_terms(losses, name, method.losses(steps[name]))
+    def enter_phase(self, progress: Progress) -> None:
+        """Determine which parameters learn at a place in the run; does nothing without a pretraining."""
+        if self.pretraining is None:
+            return
+        is_pretraining = self.pretraining.covers(progress.iteration, progress.epoch)
+        if self.phase is None or self.phase.is_pretraining != is_pretraining:
+            self.phase = phase_of(self, self.learners, self.bound, is_pretraining)
+
+    def _task_losses(self, progress: Progress, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
+        with ExitStack() as observing:
+            outputs = self._capture(observing, self.bound, is_pretraining=False)
+            steps = self._steps(self.bound, progress, inputs, data_samples, outputs, is_pretraining=False)
+            for name, one in self.bound.items():
+                for step in steps[name].values():
+                    observing.enter_context(one.method.observe(step))
+            losses = self._own_losses(steps, inputs, data_samples, outputs)
+        for name, one in self.bound.items():
+            if not one.method.is_joint:
+                add_terms(losses, one, one.method.losses(steps[name][one.learner]))
         return losses
 
-    def _pretraining_losses(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
-        methods = pretrained(self.distillation)
-        modules = _student_modules(methods.values(), is_pretraining=True)
-        with capture(self.student, modules) as outputs:
-            if modules:
-                run_dense(self.student, batch_inputs, set(map(root_of, modules)))
-        steps = self._steps(methods, batch_inputs, batch_data_samples, outputs, True)
-        losses = {}
-        for name, method in methods.items():
-            self._add_terms(losses, name, method.pretraining_losses(steps[name]))
+    def _own_losses(
+        self,
+        steps: Mapping[str, Mapping[str, Step]],
+        inputs: Tensor,
+        data_samples: SampleList,
+        outputs: Mapping[str, Outputs],
+    ) -> dict[str, Any]:
+        """The own losses of all networks and their exits; each starts from the step's random state."""
+        candidates, named = self._candidates(), {}
+        # A single network draws from the generators as it does alone; several must not draw each other's numbers.
+        start = RandomState.capture(inputs.device) if len(self.learners) > 1 else None
+        own = {}
+        for name, one in self.bound.items():
+            if one.method.is_joint:
+                own.update(one.method.own_losses(steps[name]))
+        for learner in self._loss_order:
+            if learner in own:
+                continue
+            network, _, exit_name = learner.partition(".")
+            shared = nullcontext()
+            if exit_name:
+                shared = self.exits[network][exit_name].backbone.sharing(outputs[network]["backbone"])
+            with shared:
+                own[learner] = self._own_loss(learner, start, steps, inputs, data_samples)
+        for learner in self.learners:
+            label = candidates.learner_label(learner)
+            named.update({f"{label}.{key}" if label else key: value for key, value in own[learner].items()})
+        return named
+
+    def _own_loss(
+        self,
+        learner: str,
+        start: RandomState | None,
+        steps: Mapping[str, Mapping[str, Step]],
+        inputs: Tensor,
+        data_samples: SampleList,
+    ) -> dict[str, Any]:
+        """The own loss of one network or exit, in the contexts of the methods that steer it."""
+        if start is not None:
+            start.restore()
+        network = self.learners[learner]
+        inputs = self.network_inputs(learner.partition(".")[0], inputs, data_samples)
+        with ExitStack() as steering:
+            for name, one in self.bound.items():
+                if learner in one.learners and not one.method.is_joint:
+                    steering.enter_context(one.method.steer(steps[name][learner]))
+            if self.student_loss:
+                return network.loss(inputs, data_samples)
+            run_dense(network, inputs)
+            return {}
+
+    def _pretraining_losses(
+        self, progress: Progress, inputs: Tensor, data_samples: SampleList
+    ) -> dict[str, Tensor]:
+        methods = pretrained(self.bound)
+        with ExitStack() as capturing:
+            outputs = self._capture(capturing, methods, is_pretraining=True)
+            for learner, modules in self._modules_to_capture(methods, is_pretraining=True).items():
+                if modules:
+                    own = self.network_inputs(learner.partition(".")[0], inputs, data_samples)
+                    run_dense(self.learners[learner], own, set(map(root_of, modules)))
+        steps = self._steps(methods, progress, inputs, data_samples, outputs, is_pretraining=True)
+        losses: dict[str, Tensor] = {}
+        for name, one in methods.items():
+            add_terms(losses, one, one.method.pretraining_losses(steps[name][one.learner]))
         return losses
+
+    # -- What methods read ----------------------------------------------------------------------------------------
+
+    def _capture(
+        self, stack: ExitStack, methods: Mapping[str, BoundMethod], is_pretraining: bool
+    ) -> dict[str, Outputs]:
+        """Capture, for the length of a stack, what methods read of each learner."""
+        return {
+            learner: stack.enter_context(capture(self.learners[learner], modules))
+            for learner, modules in self._modules_to_capture(methods, is_pretraining).items()
+        }
+
+    def _modules_to_capture(
+        self, methods: Mapping[str, BoundMethod], is_pretraining: bool
+    ) -> dict[str, list[str]]:
+        """Names of the modules of each learner that methods read, as their student's or as their teacher's."""
+        wanted: dict[str, list[str]] = {learner: [] for learner in self.learners}
+        for network in self.exits if not is_pretraining else ():
+            wanted[network].append("backbone")
+        for one in methods.values():
+            own, taught = one.method.modules_read(is_pretraining)
+            for learner in one.learners:
+                wanted[learner] += own
+            for name in one.route.names if one.route is not None else ():
+                if name in wanted:
+                    wanted[name] += taught
+        return wanted
 
     def _steps(
         self,
-        methods: Mapping[str, DistillationMethod],
+        methods: Mapping[str, BoundMethod],
+        progress: Progress,
         inputs: Tensor,
         data_samples: SampleList,
-        outputs: Outputs,
+        outputs: Mapping[str, Outputs],
         is_pretraining: bool,
-    ) -> dict[str, Step]:
-        """The step as each method sees it, by the methods' names."""
-        listeners = [
-            (self._listening[name], method.listens_to(is_pretraining)[1]) for name, method in methods.items()
-        ]
-        views = look(self.teachers, inputs, data_samples, listeners)
-        heard = hear({name: self._listening[name] for name in methods}, views)
-        first = Step(
-            inputs, data_samples, self.student, next(iter(views.values())), outputs, self.student_loss
-        )
-        return {name: replace(first, teacher=heard[name]) for name in methods}
+    ) -> dict[str, dict[str, Step]]:
+        """The step as each method sees it, by the method's name, then the learner's."""
+        views = self._views(methods, inputs, data_samples, outputs, is_pretraining)
+        resolved = resolve_views((one.route for one in methods.values() if one.route is not None), views)
+        observations: dict[DistillationMethod, Any] = {}
+        own_inputs = {
+            name: self.network_inputs(name, inputs, data_samples)
+            for name in {learner.partition(".")[0] for one in methods.values() for learner in one.learners}
+        }
+        return {
+            name: {
+                learner: Step(
+                    inputs=own_inputs[learner.partition(".")[0]],
+                    data_samples=data_samples,
+                    student=self.learners[learner],
+                    teacher=None if one.route is None else resolved[one.route.key],
+                    outputs=outputs[learner],
+                    student_loss=self.student_loss,
+                    progress=progress,
+                    observations=observations,
+                )
+                for learner in one.learners
+            }
+            for name, one in methods.items()
+        }
 
-    def _add_terms(self, losses: dict[str, Tensor], name: str, terms: dict[str, Tensor]) -> None:
-        label = self.taught_by(name)
-        terms = {f"{label}.{term}" if label else term: value for term, value in terms.items()}
-        if taken := sorted(set(terms) & set(losses)):
-            raise ConfigError(f"method {name!r} returns {taken}, which another loss is already called.")
-        losses.update(terms)
+    def _views(
+        self,
+        methods: Mapping[str, BoundMethod],
+        inputs: Tensor,
+        data_samples: SampleList,
+        outputs: Mapping[str, Outputs],
+        is_pretraining: bool,
+    ) -> dict[str, TeacherView]:
+        """Each teacher's view of the batch; frozen teachers do not run before a method reads their outputs."""
+        reads = [
+            (one.route, one.method.modules_read(is_pretraining)[1])
+            for one in methods.values()
+            if one.route is not None
+        ]
+        views: dict[str, TeacherView] = {
+            name: PeerView(network, outputs[name], len(data_samples))
+            for name, network in self.learners.items()
+        }
+        for name, teacher in self.teachers.items():
+            modules, shared = modules_read(reads, name)
+            views[name] = teacher.view(inputs, data_samples, modules, shared)
+        return views
 
     def init_weights(self) -> None:
-        """Initialise the student and the adapters; what is inherited from the teacher comes last."""
-        is_again = self.is_init  # MMEngine initialises once, and asks at every start of a training
+        """Initialise the networks and the adapters; what is inherited from the teacher comes last."""
+        is_again = self.is_init  # MMEngine initialises once, and calls this at every start of a training
         super().init_weights()
         if self.inheritance is not None and not is_again:
-            inherit(self.student, self._heir_of.model, self.inheritance)
+            inherit(self.student, self._inherits_from.model, self.inheritance)
             print_log(f"initialise_from_teacher: {self.inheritance}", logger="current")
-
-    def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList, **kwargs: Any) -> SampleList:
-        """The student's predictions."""
-        return self.student.predict(batch_inputs, batch_data_samples, **kwargs)
-
-    def _forward(self, batch_inputs: Tensor, batch_data_samples: OptSampleList = None) -> Any:
-        return self.student._forward(batch_inputs, batch_data_samples)
-
-    def extract_feat(self, batch_inputs: Tensor) -> Any:
-        """The student's features."""
-        return self.student.extract_feat(batch_inputs)
-
-    # -- To everything outside, the student ------------------------------------------------------------------
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            student = self.__dict__.get("_modules", {}).get("student")
-            if student is None:
-                raise
-            return getattr(student, name)
-
-    def named_parameters(
-        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, nn.Parameter]]:
-        """The student's parameters by their own names, then the adapters' under ``distillation.``.
-
-        Optimizer constructors decide by name (layer-wise decay asks for ``backbone.`` at the start).
-        """
-        start = f"{prefix}." if prefix else ""
-        for name, parameter in super().named_parameters(prefix, recurse, remove_duplicate):
-            yield start + name[len(start) :].removeprefix(STUDENT), parameter
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> DistillationDetector:
-        super()._apply(fn, *args, **kwargs)
-        for teacher in self.teachers.values():
-            teacher.move(fn)
-        return self
-
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any, **kwargs: Any) -> None:
-        names = [key[len(prefix) :] for key in state_dict if key.startswith(prefix)]
-        own_child = hasattr(self.student, STUDENT[:-1])
-        for name in names:
-            # Whoever goes by named_modules (MMDetection's SyncNormHook) has the prefix already.
-            if not name.startswith((DISTILLATION, *([] if own_child else [STUDENT]))):
-                state_dict[f"{prefix}{STUDENT}{name}"] = state_dict.pop(prefix + name)
-        metadata = getattr(state_dict, "_metadata", None)
-        if metadata is not None and not any(key.startswith(prefix + STUDENT) for key in metadata):
-            # Versions of the student's modules, looked up by the names that its modules have in here.
-            for key in [key for key in metadata if key.startswith(prefix)]:
-                metadata[(prefix + STUDENT + key[len(prefix) :]).rstrip(".")] = metadata[key]
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-def _check_is_method(kind: str | type | None) -> None:
-    """Refuse other registered classes, such as losses, in the place of a method.
-
-    What is in no registry is left to the registry's own answer.
-    """
-    known = MODELS.get(kind) if isinstance(kind, str) else kind
-    if not isinstance(known, type) or issubclass(known, DistillationMethod):
-        return
-    name = known.__name__
-    if made_for := getattr(known, "made_for", ""):
-        raise ConfigError(f"{name} is a loss, not a method: it is made for {made_for}.")
-    if issubclass(known, (FeatureLoss, HintLoss)):
-        raise ConfigError(
-            f"{name} is a loss, not a method: dict(type='FeatureDistillation', loss=dict(type='{name}'))."
-        )
-    methods = [
-        key
-        for key, other in MODELS.module_dict.items()
-        if isinstance(other, type) and issubclass(other, DistillationMethod)
-    ]
-    raise ConfigError(
-        f"{name} is no distillation method{nearest(name, methods)}; docs/methods.md lists them."
-    )
-
-
-def _student_modules(methods: Iterable[DistillationMethod], is_pretraining: bool) -> list[str]:
-    """What the methods read of the student in a phase."""
-    return [name for method in methods for name in method.listens_to(is_pretraining)[0]]
-
-
-def _strip_student_prefix(
-    module: nn.Module, state_dict: OrderedDict, prefix: str, local_metadata: dict
-) -> None:
-    """State-dict hook: ``student.backbone...`` becomes ``backbone...``, in place and in the same order."""
-    for key in [key for key in state_dict if key.startswith(prefix)]:
-        value = state_dict.pop(key)
-        state_dict[prefix + key[len(prefix) :].removeprefix(STUDENT)] = value
-    metadata = getattr(state_dict, "_metadata", None)
-    if metadata is not None:
-        student = prefix + STUDENT[:-1]
-        for key in [key for key in metadata if key == student or key.startswith(student + ".")]:
-            metadata[(prefix + key[len(student) + 1 :]).rstrip(".")] = metadata.pop(key)

@@ -6,58 +6,67 @@ from collections.abc import Mapping
 
 from lad.base.capture import find_module, root_of
 from lad.base.phases import Phase, Pretraining, within
+from lad.detectors.binding import BoundMethod
 from lad.errors import ConfigError, UnsupportedError
-from lad.methods.base import DistillationMethod
 from lad.networks.forward import DENSE_HEADS, HEADS
 
 from torch import nn
 
 
-def pretrained(methods: Mapping[str, DistillationMethod]) -> dict[str, DistillationMethod]:
+def pretrained(methods: Mapping[str, BoundMethod]) -> dict[str, BoundMethod]:
     """Those of the methods that pretrain, by name."""
-    return {name: method for name, method in methods.items() if method.pretraining is not None}
+    return {name: one for name, one in methods.items() if one.method.pretraining is not None}
 
 
-def find_pretraining(student: nn.Module, methods: Mapping[str, DistillationMethod]) -> Pretraining | None:
+def find_pretraining(
+    methods: Mapping[str, BoundMethod], learners: Mapping[str, nn.Module]
+) -> Pretraining | None:
     """The methods' pretraining, which is equally long for all; None if none pretrains.
 
     Args:
-        student: The student.
-        methods: Its methods by name, bound.
+        methods: The methods by name, bound.
+        learners: Trained networks and exits by name.
 
     Raises:
-        ConfigError: lengths differ, or a module is not there.
+        ConfigError: lengths differ, or a module does not exist.
         UnsupportedError: a module does not run in a pretraining.
     """
-    found = {name: method.pretraining for name, method in pretrained(methods).items()}
-    for name, own in found.items():
+    found = pretrained(methods)
+    for name, one in found.items():
+        own = one.method.pretraining
         for module in own.student:
-            find_module(student, module)
+            find_module(learners[one.learner], module)
             if root_of(module) not in ("backbone", "neck", *DENSE_HEADS):
                 raise UnsupportedError(
                     f"{name}: {module!r} cannot be pretrained: only backbone, neck, {' and '.join(DENSE_HEADS)} "
                     "run then."
                 )
+            if "." in one.learner and root_of(module) == "backbone":
+                raise UnsupportedError(
+                    f"{name}: the exit {one.learner} has no backbone of its own to pretrain; let its network be the "
+                    f"learner, learner={one.learner.partition('.')[0]!r}."
+                )
         for module in own.adapters:
-            find_module(methods[name], module)
-    if len({own.length for own in found.values()}) > 1:
-        said = " and ".join(f"{name} {own.length}" for name, own in found.items())
-        raise ConfigError(f"methods pretrain together, but they want {said}: set pretrain alike.")
-    return next(iter(found.values()), None)
+            find_module(one.method, module)
+    if len({one.method.pretraining.length for one in found.values()}) > 1:
+        lengths = " and ".join(f"{name} {one.method.pretraining.length}" for name, one in found.items())
+        raise ConfigError(f"methods pretrain together, but they want {lengths}: set pretrain alike.")
+    return next((one.method.pretraining for one in found.values()), None)
 
 
 def phase_of(
-    detector: nn.Module, student: nn.Module, methods: Mapping[str, DistillationMethod], is_pretraining: bool
+    detector: nn.Module,
+    learners: Mapping[str, nn.Module],
+    methods: Mapping[str, BoundMethod],
+    is_pretraining: bool,
 ) -> Phase:
-    """Who learns and who rests in the pretraining or in the task, in a detector as it is now."""
-    methods = pretrained(methods)
-    adapters = [
-        find_module(method, name) for method in methods.values() for name in method.pretraining.adapters
-    ]
+    """What learns and what rests in the pretraining or in the task, in a detector as it is now."""
+    found = pretrained(methods).values()
+    adapters = [find_module(one.method, name) for one in found for name in one.method.pretraining.adapters]
     if not is_pretraining:
         return Phase.of(detector, False, within(adapters))
     modules = [
-        find_module(student, name) for method in methods.values() for name in method.pretraining.student
+        find_module(learners[one.learner], name) for one in found for name in one.method.pretraining.student
     ]
-    heads = [getattr(student, name) for name in HEADS if hasattr(student, name)]
+    heads = [getattr(own, name) for own in learners.values() for name in HEADS if hasattr(own, name)]
     return Phase.of(detector, True, set(detector.modules()) - within([*adapters, *modules]), flags=heads)

@@ -7,10 +7,10 @@ import inspect
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from lad.base.config import detector_config, kind_of
+from lad.base.config import kind_of
 from lad.datasets import DigitsDataset
+from lad.detectors.configs import deployed_name, is_distillation, trained_configs
 from lad.engine.defaults import HOOKS, LOOPS
-from lad.errors import ConfigError
 
 import mmdet.registry
 from mmengine.config import Config
@@ -101,57 +101,41 @@ def _is_own(node: dict) -> bool:
     return any(getattr(value, "__module__", "").split(".")[0] == "lad" for value in known)
 
 
-CO_LEARNING_HOOKS = ("RoleSwitchHook", "SaveNetworksHook")
+#: Hooks that work on several networks and mean nothing in a plain detector's config.
+NETWORK_HOOKS = ("RoleSwitchHook", "SaveNetworksHook")
+#: Default hooks that a distillation has and a plain detector's training has not.
+DISTILLATION_HOOKS = ("teacher_check", "phases")
 
 
 def student_only(cfg: Config) -> Config:
-    """The same config with a distillation's student as its plain model; others are returned as they are.
+    """The same config with a distillation's deployed network as its plain model; others are returned as they are.
 
-    What a distillation leaves behind is a plain checkpoint of the student: testing it needs no teacher.
+    A distillation leaves a plain checkpoint of the deployed network: testing it needs no teacher. A config that
+    predicts with an ensemble is returned as it is too: its test needs all networks.
     """
-    if kind_of(cfg.model) != "DistillationDetector":
+    if not is_distillation(cfg.model) or cfg.model.get("predict_with") is not None:
         return cfg
-    return plain_configs(cfg)["student"]
+    return plain_configs(cfg)[deployed_name(cfg.model)]
 
 
 def plain_configs(cfg: Config) -> dict[str, Config]:
-    """The plain configs of the detectors that a training leaves behind, by name; none if it is itself plain.
+    """The plain configs of the networks that a training leaves behind, by name; none if it is itself plain.
 
-    For whoever gets a checkpoint: ``mmdet.apis.init_detector(student.py, checkpoint)``. They are this package's own way
-    to test them; :func:`lad.engine.standalone` makes them MMDetection's.
+    For users of a checkpoint: ``mmdet.apis.init_detector(student.py, checkpoint)``. They test with this package's own
+    types; :func:`standalone` makes them MMDetection's.
     """
-    kind = kind_of(cfg.model)
-    if kind == "DistillationDetector":
-        detectors = dict(student=detector_config(_part(cfg, "student"), "student"))
-    elif kind == "CoLearningDetector":
-        networks = _part(cfg, "networks")
-        detectors = {name: detector_config(spec, f"network {name}") for name, spec in networks.items()}
-    else:
+    if not is_distillation(cfg.model):
         return {}
     configs = {}
-    for name, detector in detectors.items():
+    for name, detector in trained_configs(cfg.model).items():
         plain = Config(cfg._cfg_dict.to_dict(), filename=cfg.filename)
         plain.model = detector
         # A run of its own, not the distillation's next part.
         plain.resume, plain.load_from = False, None
-        for hook in ("teacher_check", "phases"):
+        for hook in DISTILLATION_HOOKS:
             (plain.get("default_hooks") or {}).pop(hook, None)
-        # Hooks of the distillation itself have nothing to do in the plain config.
         plain.custom_hooks = [
-            hook for hook in cfg.get("custom_hooks") or [] if kind_of(hook) not in CO_LEARNING_HOOKS
+            hook for hook in cfg.get("custom_hooks") or [] if kind_of(hook) not in NETWORK_HOOKS
         ]
-        if kind == "DistillationDetector" and cfg.model.get("data_preprocessor") is not None:
-            plain.model.data_preprocessor = cfg.model.data_preprocessor
         configs[name] = plain
     return configs
-
-
-def _part(cfg: Config, name: str) -> Any:
-    """What a distillation's model cannot do without.
-
-    Raises:
-        ConfigError: it is not there.
-    """
-    if cfg.model.get(name) is None:
-        raise ConfigError(f"model: {kind_of(cfg.model)} needs {name}.")
-    return cfg.model[name]

@@ -1,7 +1,8 @@
 """Distillation methods, one a file."""
 
+from lad.methods.assignment.co_learning import CoLearningAssignment
 from lad.methods.assignment.label_assignment import LabelAssignmentDistillation
-from lad.methods.base import DistillationMethod, Step
+from lad.methods.base import DistillationMethod, JointMethod, Step
 from lad.methods.feature.activation_boundaries import ActivationBoundaryDistillation
 from lad.methods.feature.base import FeatureDistillation
 from lad.methods.feature.factor_transfer import FactorTransferDistillation
@@ -19,12 +20,14 @@ from lad.methods.roi.rpn import RPNDistillation
 
 __all__ = [
     "ActivationBoundaryDistillation",
+    "CoLearningAssignment",
     "CrossHeadDistillation",
     "DenseLogitDistillation",
     "DistillationMethod",
     "FactorTransferDistillation",
     "FeatureDistillation",
     "HintDistillation",
+    "JointMethod",
     "LabelAssignmentDistillation",
     "LocalisationDistillation",
     "OverhaulDistillation",

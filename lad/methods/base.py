@@ -1,7 +1,8 @@
-"""What a distillation method is."""
+"""Base of distillation methods, and a training step as a method sees it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -9,7 +10,10 @@ from typing import Any
 
 from lad.base.capture import Outputs
 from lad.base.phases import Pretraining
-from lad.networks.frozen import FrozenTeacher, TeacherView
+from lad.base.progress import Progress
+from lad.errors import UnsupportedError
+from lad.networks.routes import Teacher
+from lad.networks.view import TeacherView
 
 from mmdet.structures import SampleList
 from mmengine.model import BaseModule
@@ -21,33 +25,35 @@ class Step:
     """One training step as a method sees it.
 
     Attributes:
-        inputs: Images normalised for the student, (N, 3, H, W).
+        inputs: Images normalised for the learner, (N, 3, H, W).
         data_samples: Ground truth and metadata of the N images.
-        student: The student.
-        teacher: What the method's teacher says of these images.
-        outputs: Outputs of the student's captured modules; filled while the student's own loss is computed.
-        student_loss: Whether the student computes its own loss. Otherwise its dense part alone has run, and there need
-            be no labels.
-        notes: What methods write down while they steer, under themselves as keys; gone with the step.
+        student: The learner: the network, or the exit, that the method trains.
+        teacher: The method's view of its teacher on these images; None for methods without one.
+        outputs: Outputs of the learner's captured modules; filled while its own loss is computed.
+        student_loss: Whether the learner computes its own loss. Otherwise its dense part alone has run, and labels may
+            be missing.
+        progress: Place of the step in the run.
+        observations: What methods record while they observe the learner's own loss, by method; discarded with the step.
     """
 
     inputs: Tensor
     data_samples: SampleList
     student: nn.Module
-    teacher: TeacherView
+    teacher: TeacherView | None
     outputs: Outputs
     student_loss: bool = True
-    notes: dict[DistillationMethod, Any] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
+    observations: dict[DistillationMethod, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Link:
-    """What a method compares, for people to read.
+    """Two modules that a method compares, for the dry-run report.
 
     Attributes:
         student: Name of the student's module, ``'neck[1]'`` for one of its feature maps; None for nothing.
         teacher: Likewise the teacher's.
-        connector: What stands between them, such as ``'1x1 convolution 64 -> 256'``.
+        connector: The adaptation layer between them, such as ``'1x1 convolution 64 -> 256'``.
     """
 
     student: str | None
@@ -56,26 +62,34 @@ class Link:
 
 
 class DistillationMethod(BaseModule):
-    """One way for a teacher to teach.
+    """Base of distillation methods: one way for a learner to learn from a teacher.
 
-    A method names the modules it listens to, may steer the student's own loss, and returns named losses. It is a
-    module so that it can own adapters (connectors): their weights are trained with the student and saved under
-    ``distillation.``. It may declare a pretraining: see :class:`lad.base.phases.Pretraining`.
+    A method names the modules it reads. It may *observe* the learner's own loss (any number of methods may), *steer* it
+    (one method a head may), and return named losses. It is a module so that it can own adapters (connectors): their
+    weights are trained with the learner and saved under ``distillation.``. It may declare a pretraining: see
+    :class:`lad.base.phases.Pretraining`.
+
+    In a config each method has ``learner=`` and ``taught_by=``, which the detector resolves; a method gets the two
+    networks in :meth:`bind`.
     """
 
     teacher_modules: tuple[str, ...] = ()
     student_modules: tuple[str, ...] = ()
-    #: Whether training images are to carry their fingerprint (see :mod:`lad.networks.cache`).
+    #: Heads of the learner whose own loss or label assignment :meth:`steer` changes; one method may change each.
+    steers: tuple[str, ...] = ()
+    #: Whether :meth:`steer` reads the teacher's outputs, so that a teacher of the same run must be computed first.
+    needs_teacher_first: bool = False
+    #: Whether training images need their fingerprint (see :mod:`lad.networks.cache`).
     needs_fingerprints: bool = False
     #: Whether classes of student and teacher must correspond.
     compares_classes: bool = True
     #: The modules whose anchors and box coders must be the same for all teachers of an ensemble.
     compares_units: tuple[str, ...] = ("bbox_head",)
-    #: The heads whose class logits an ensemble can weigh; by default all modules that it listens to are taken for such.
+    #: The heads whose class logits an ensemble can weigh; by default all modules that it reads are taken for such.
     weighable: tuple[str, ...] | None = None
     #: The student's heads that its losses train where there are no labels.
     trains: tuple[str, ...] = ()
-    #: What its loss is called, where the config can say so.
+    #: Name of its loss, where the config can choose it.
     loss_name: str | None = None
     #: The student's class names, where the method finds the teacher's classes by name.
     classes: tuple[str, ...] | None = None
@@ -83,9 +97,17 @@ class DistillationMethod(BaseModule):
     pretraining: Pretraining | None = None
     #: Whether it can learn from several teachers as if they were one.
     ensembles: bool = True
+    #: Why its teacher must be frozen from the start, no peer and no snapshot; None where any teacher will do.
+    needs_frozen: str | None = None
+    #: Whether it trains several networks together (``among=``) instead of one learner from a teacher.
+    is_joint: bool = False
 
-    def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
+    def bind(self, student: nn.Module, teacher: Teacher) -> None:
         """Check that the method fits both detectors and build what depends on them; called once.
+
+        Args:
+            student: The learner.
+            teacher: Its teacher: frozen, a snapshot, a trained peer, or an ensemble.
 
         Raises:
             UnsupportedError: it does not fit; the message names the detector, the method and what would work.
@@ -98,10 +120,10 @@ class DistillationMethod(BaseModule):
             UnsupportedError: names what would not be trained.
         """
 
-    def listens_to(self, is_pretraining: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def modules_read(self, is_pretraining: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The modules of the student and those of the teacher that it reads in a phase.
 
-        Nobody else's outputs are kept, and a teacher whom nobody listens to does not run. By default it is all that the
+        Other modules' outputs are not kept, and a teacher that no method reads does not run. By default all that the
         method names; in the pretraining the teacher's only if it has one, and the student's only if some of it learns.
 
         Args:
@@ -113,8 +135,15 @@ class DistillationMethod(BaseModule):
             return (), ()
         return self.student_modules if self.pretraining.student else (), self.teacher_modules
 
+    def observe(self, step: Step) -> AbstractContextManager:
+        """A context in which the learner computes its own loss and the method records what it needs of it."""
+        return nullcontext()
+
     def steer(self, step: Step) -> AbstractContextManager:
-        """A context in which the student computes its own loss."""
+        """A context in which the learner's own loss is changed: its label assignment, or the loss of a head.
+
+        A method that overrides it names the heads in :attr:`steers`.
+        """
         return nullcontext()
 
     def losses(self, step: Step) -> dict[str, Tensor]:
@@ -124,14 +153,55 @@ class DistillationMethod(BaseModule):
     def pretraining_losses(self, step: Step) -> dict[str, Tensor]:
         """Loss terms of the pretraining, by name (``loss_...``); the only ones then.
 
-        There is no loss of the student's own, and ``step.outputs`` is filled only where some of the student learns.
+        The learner's own loss is not computed, and ``step.outputs`` is filled only where some of it learns.
         """
         return {}
 
     def links(self) -> list[Link]:
-        """What is compared with what, once it is bound; by default its modules in their order."""
+        """The pairs of modules it compares, once it is bound; by default its modules in their order."""
         return [Link(*pair) for pair in zip_longest(self.student_modules, self.teacher_modules)]
 
     def loss_weights(self) -> dict[str, float]:
         """The weights of its loss terms, as far as they are numbers of its config."""
         return {}
+
+
+class JointMethod(DistillationMethod):
+    """Base of methods that train several networks together and compute their own losses in one go.
+
+    In a config it has ``among=``, the names of the networks (by default all), instead of ``learner=`` and
+    ``taught_by=``.
+    """
+
+    is_joint = True
+    compares_classes = False
+
+    def bind_together(self, networks: Mapping[str, nn.Module]) -> None:
+        """Check that the networks can be trained together; called once.
+
+        Args:
+            networks: The trained networks by name.
+
+        Raises:
+            UnsupportedError: they cannot; the message names them and what would work.
+        """
+        raise NotImplementedError
+
+    def own_losses(self, steps: Mapping[str, Step]) -> dict[str, dict[str, Any]]:
+        """The own losses of all its networks, and what is logged beside them, by network.
+
+        Args:
+            steps: The step as each network sees it, by network. Every network's forward pass must start from the same
+                random state (:class:`lad.base.random_state.RandomState`).
+        """
+        raise NotImplementedError
+
+    def check_without_labels(self, student: nn.Module) -> None:
+        """Refused: the own losses are what it computes."""
+        raise UnsupportedError(
+            f"student_loss=False: {type(self).__name__} computes the networks' own losses."
+        )
+
+    def links(self) -> list[Link]:
+        """None: it compares no pairs of modules."""
+        return []

@@ -9,8 +9,9 @@ from lad.base.capture import Outputs, levels_of
 from lad.errors import ConfigError, UnsupportedError
 from lad.heads.objectness_head import ObjectnessPAAHead
 from lad.networks.forward import DENSE_HEADS
-from lad.networks.frozen import FrozenTeacher, TeacherView
+from lad.networks.frozen import FrozenTeacher
 from lad.networks.speed import TeacherSpeed
+from lad.networks.view import TeacherView
 
 import torch
 from mmdet.models.dense_heads import AutoAssignHead, TOODHead, YOLOXHead
@@ -102,7 +103,7 @@ class _CombinedOutputs(Outputs):
 
 
 class EnsembleView(TeacherView):
-    """What several teachers say of one batch, as one.
+    """Combined view of several teachers on one batch.
 
     Args:
         views: Each teacher's.
@@ -122,7 +123,7 @@ class EnsembleView(TeacherView):
 
     @property
     def outputs(self) -> Outputs:
-        """The combined outputs of the modules that the methods listen to."""
+        """Combined outputs of the modules that methods read."""
         if "_outputs" not in self.__dict__:
             self._outputs = _CombinedOutputs([view.outputs for view in self._views], self._combination)
         return self._outputs
@@ -132,13 +133,13 @@ class EnsembleView(TeacherView):
         return self.outputs.calls(module)
 
     @torch.no_grad()
-    def ask(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Each teacher's answer, combined."""
-        return combine([view.ask(function, *args) for view in self._views], self._combination)
+    def evaluate(self, function: Callable[..., Any], *args: Any) -> Any:
+        """See :meth:`TeacherView.evaluate`; the results of all teachers, combined."""
+        return combine([view.evaluate(function, *args) for view in self._views], self._combination)
 
-    def through(self, function: Callable[..., Any], *args: Any) -> Any:
-        """See :meth:`TeacherView.through`; what comes of each teacher, combined."""
-        return combine([view.through(function, *args) for view in self._views], self._combination)
+    def forward_through(self, function: Callable[..., Any], *args: Any) -> Any:
+        """See :meth:`TeacherView.forward_through`; the results of all teachers, combined."""
+        return combine([view.forward_through(function, *args) for view in self._views], self._combination)
 
     @torch.no_grad()
     def outputs_of(self, images: Sequence[int], module: str) -> Any:

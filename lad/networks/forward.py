@@ -1,35 +1,55 @@
-"""Run the parts of a detector that see the whole image."""
+"""Run the parts of a detector that see the whole image, and set it to the mode in which frozen networks run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from lad.base.modes import evaluating
 
 from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
 from torch import Tensor, nn
 
-# Heads that take the features alone.
+#: Heads that take the features alone.
 DENSE_HEADS = ("bbox_head", "rpn_head")
-
-
-# Ways to features that are backbone, then neck, and nothing else.
+#: Feature extractions that are backbone, then neck, and nothing else.
 PLAIN_FEATURES = (SingleStageDetector.extract_feat, TwoStageDetector.extract_feat)
-
-
-# Modules whose outputs change meaning with the training flag of the head alone (FCOS multiplies boxes by the
-# stride, VFNet and RepPoints return fewer tensors in eval mode).
+#: Modules whose outputs change meaning with the training flag of the head alone (FCOS multiplies boxes by the
+#: stride, VFNet and RepPoints return fewer tensors in eval mode).
 HEADS = ("bbox_head", "rpn_head", "roi_head", "mask_head", "query_head")
 
 
 def run_dense(model: nn.Module, inputs: Tensor, heads: Iterable[str] = DENSE_HEADS) -> None:
-    """Run backbone, neck and those of the dense heads that a detector has, for whoever listens to them.
+    """Run backbone, neck and dense heads of a detector, for the hooks that capture their outputs.
 
     The heads are called here: MMDetection's ``_forward`` calls their ``forward`` past the hooks.
+
+    Args:
+        model: The detector.
+        inputs: Images (N, 3, H, W) as its config normalises them.
+        heads: Names of the heads that run, of those that it has.
     """
     if set(heads) == {"backbone"} and type(model).extract_feat in PLAIN_FEATURES:
-        # Nobody listens to the neck.
+        # No hook captures the neck.
         model.backbone(inputs)
         return
     features = model.extract_feat(inputs)
     for name in DENSE_HEADS:
         if name in heads and hasattr(model, name):
             getattr(model, name)(features)
+
+
+def set_head_flags(model: nn.Module) -> None:
+    """Set the training flag of a detector and of its heads alone, so that heads return what they do in training."""
+    model.training = True
+    for name in HEADS:
+        if isinstance(getattr(model, name, None), nn.Module):
+            getattr(model, name).training = True
+
+
+@contextmanager
+def frozen_mode(model: nn.Module) -> Iterator[None]:
+    """Temporarily set a detector to the mode of a frozen one: modules in eval mode, head outputs as in training."""
+    with evaluating(model):
+        set_head_flags(model)
+        yield

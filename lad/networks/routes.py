@@ -1,64 +1,31 @@
-"""Which teachers there are, and who listens to whom."""
+"""Routes from teachers to methods: which networks a method learns from, and as which single teacher."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lad.errors import ConfigError, listed, nearest
-from lad.networks.building import build_teacher
+from lad.errors import ConfigError, UnsupportedError, listed, nearest
 from lad.networks.ensemble import EnsembleView, TeacherEnsemble
-from lad.networks.frozen import FrozenTeacher, TeacherView
+from lad.networks.frozen import FrozenTeacher
+from lad.networks.peer import PeerTeacher
+from lad.networks.view import TeacherView
 
-from mmdet.structures import SampleList
-from torch import Tensor, nn
-
-#: What the only teacher is called.
-ONLY = "teacher"
-
-
-def build_teachers(
-    teacher: dict | None, teachers: Mapping[str, dict] | None, student_preprocessor: nn.Module
-) -> dict[str, FrozenTeacher]:
-    """Build the teachers of a distillation config, by name.
-
-    Args:
-        teacher: The only one, or
-        teachers: several by name; exactly one of both.
-        student_preprocessor: What normalises the images that they will be shown.
-
-    Raises:
-        ConfigError: both or neither are given, or a name cannot be one.
-        CheckpointError: see :func:`lad.networks.building.build_teacher`.
-    """
-    if (teacher is None) == (teachers is None):
-        raise ConfigError(
-            "DistillationDetector needs a teacher=dict(config=PATH, checkpoint=PATH_OR_URL), or several, "
-            f"teachers=dict(a=..., b=...); got {'neither' if teacher is None else 'both'}."
-        )
-    if teachers is None:
-        return {ONLY: build_teacher(teacher, student_preprocessor)}
-    if not isinstance(teachers, Mapping) or not teachers:
-        raise ConfigError("teachers must be a dict of teachers by name, teachers=dict(a=..., b=...).")
-    for name in teachers:
-        if not isinstance(name, str) or not name.isidentifier() or "loss" in name:
-            raise ConfigError(
-                f"teachers: a teacher cannot be called {name!r}: use a plain word like 'a' or 'r101', without 'loss'."
-            )
-    return {name: build_teacher(spec, student_preprocessor, name) for name, spec in teachers.items()}
+#: What a method binds to.
+Teacher = FrozenTeacher | PeerTeacher | TeacherEnsemble
 
 
 @dataclass(frozen=True)
-class Listening:
-    """Whom a method listens to.
+class TeacherRoute:
+    """The teachers of a method.
 
     Attributes:
         names: The teachers' names.
-        teacher: What the method binds to.
+        teacher: What the method binds to: the only one, or their ensemble.
     """
 
     names: tuple[str, ...]
-    teacher: FrozenTeacher | TeacherEnsemble
+    teacher: Teacher
 
     @property
     def label(self) -> str:
@@ -67,49 +34,53 @@ class Listening:
 
     @property
     def key(self) -> tuple[tuple[str, ...], str | None]:
-        """What it hears: who has the same key hears the same."""
+        """Routes with the same key have the same view of a batch."""
         return self.names, getattr(self.teacher, "combination", None)
 
     def view(self, views: Mapping[str, TeacherView]) -> TeacherView:
-        """What it hears, given each teacher's view of a batch."""
+        """The method's view of a batch, given each teacher's."""
         if isinstance(self.teacher, TeacherEnsemble):
             return EnsembleView([views[name] for name in self.names], self.teacher.combination)
         return views[self.names[0]]
 
 
-def choose(
-    teachers: Mapping[str, FrozenTeacher],
+def find_route(
+    frozen: Mapping[str, FrozenTeacher],
+    trained: Mapping[str, PeerTeacher],
     taught_by: str | Sequence[str] | None,
     ensemble: str | None,
     owner: str,
-) -> Listening:
-    """Whom a method listens to.
+) -> TeacherRoute:
+    """The teachers that a method's config names.
 
     Args:
-        teachers: All by name.
-        taught_by: The name that the method gives, or several. None: the only one.
+        frozen: Frozen teachers and snapshots by name.
+        trained: Trained networks and exits by name, in the role of a teacher.
+        taught_by: The name that the method gives, or several. None: the only frozen teacher.
         ensemble: How several become one, ``'average'`` or ``'attention'``.
         owner: The method's name, for messages.
 
     Raises:
-        ConfigError: there is no such teacher, or it is not said which is meant.
+        ConfigError: there is no such teacher, or the config does not name one of several.
     """
-    names = tuple(teachers) if taught_by is None else taught_by
+    teachers: dict[str, Teacher] = {**trained, **frozen}
+    names = tuple(frozen) if taught_by is None else taught_by
     names = (names,) if isinstance(names, str) else names
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
         raise ConfigError(
             f"{owner}: taught_by must be the name of a teacher or a list of names, got {taught_by!r}."
         )
     names = tuple(names)
-    if taught_by is None and len(names) > 1:
+    if taught_by is None and len(names) != 1:
         raise ConfigError(
-            f"{owner}: say which teacher it listens to, taught_by={names[0]!r}; there are {listed(names, 5)}."
+            f"{owner}: name its teacher, taught_by={next(iter(names or teachers))!r}; there are "
+            f"{listed(names or teachers, 5)}."
         )
     for name in names:
         if name not in teachers:
             raise ConfigError(
                 f"{owner}: taught_by names no teacher {name!r}{nearest(name, teachers)}; there are "
-                f"{listed(teachers, 5)}."
+                f"{listed(frozen or teachers, 5)}."
             )
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"{owner}: taught_by must name each teacher once, got {list(names)}.")
@@ -119,39 +90,43 @@ def choose(
             "without."
         )
     if ensemble is None:
-        return Listening(names, teachers[names[0]])
-    return Listening(names, TeacherEnsemble({name: teachers[name] for name in names}, ensemble))
+        return TeacherRoute(names, teachers[names[0]])
+    return TeacherRoute(names, TeacherEnsemble({name: teachers[name] for name in names}, ensemble))
 
 
-def hear(listeners: Mapping[str, Listening], views: Mapping[str, TeacherView]) -> dict[str, TeacherView]:
-    """What each listener hears; an ensemble is combined once for all who listen to it.
+def check_learner_is_not_its_teacher(learner: str, route: TeacherRoute, owner: str) -> None:
+    """Refuse a network that would learn from its own outputs of the same step.
+
+    Raises:
+        UnsupportedError: names the network and what works.
+    """
+    if learner in route.names:
+        raise UnsupportedError(
+            f"{owner}: {learner!r} cannot learn from its own outputs of the same step; name another network, an exit, "
+            "or a snapshot, teachers=dict(before=dict(snapshot_of=..., at='epoch'))."
+        )
+
+
+def resolve_views(
+    routes: Iterable[TeacherRoute], views: Mapping[str, TeacherView]
+) -> dict[tuple[tuple[str, ...], str | None], TeacherView]:
+    """The view of each route by its key; an ensemble is combined once for all methods that share it.
 
     Args:
-        listeners: By name.
-        views: Each teacher's view of a batch; see :func:`look`.
+        routes: Of the methods.
+        views: Each teacher's view of a batch.
     """
-    distinct = {listening.key: listening for listening in listeners.values()}
-    heard = {key: listening.view(views) for key, listening in distinct.items()}
-    return {name: heard[listening.key] for name, listening in listeners.items()}
+    return {route.key: route.view(views) for route in {route.key: route for route in routes}.values()}
 
 
-def look(
-    teachers: Mapping[str, FrozenTeacher],
-    inputs: Tensor,
-    data_samples: SampleList,
-    listeners: Sequence[tuple[Listening, Sequence[str]]],
-) -> dict[str, TeacherView]:
-    """Each teacher's view of one batch; nobody runs yet.
+def modules_read(
+    reads: Iterable[tuple[TeacherRoute, Sequence[str]]], teacher: str
+) -> tuple[tuple[str, ...], bool]:
+    """The modules of one teacher that any method reads, and whether several methods read some.
 
     Args:
-        teachers: All by name.
-        inputs: Images normalised for the student.
-        data_samples: Their metadata.
-        listeners: Of each method, whom it listens to and the modules that it wants to hear.
+        reads: Of each method, its route and the modules of its teachers that it reads.
+        teacher: The teacher's name.
     """
-    views = {}
-    for name, teacher in teachers.items():
-        wanted = [modules for listening, modules in listeners if name in listening.names and modules]
-        every = tuple(dict.fromkeys(module for modules in wanted for module in modules))
-        views[name] = teacher.look(inputs, data_samples, every, shared=len(wanted) > 1)
-    return views
+    wanted = [modules for route, modules in reads if teacher in route.names and modules]
+    return tuple(dict.fromkeys(name for modules in wanted for name in modules)), len(wanted) > 1

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import build, make_batch, small_detector, small_paa
+from helpers import co_learning as co_learning_config
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -47,11 +48,8 @@ def lad(tmp_path):
 
 def co_learning(tmp_path):
     networks = dict(a=small_paa(), b=small_paa())
-    config = dict(
-        type="CoLearningDetector", networks=networks, switch=dict(type="StdMeanSwitch", per="gt_level")
-    )
     torch.manual_seed(0)
-    model = MODELS.build(config)
+    model = MODELS.build(co_learning_config(networks, dict(type="StdMeanSwitch", per="gt_level")))
     model.init_weights()
     return model
 
@@ -93,7 +91,7 @@ def test_training_is_the_same_bit_by_bit_and_pictures_are_written(make, interval
     model = make(tmp_path)
     twin = copy.deepcopy(model)
     for network in (model, twin):
-        with_dropout(network.networks["a"] if make is co_learning else network.student)
+        with_dropout(network.student if make is co_learning else network.student)
     hook = dict(type="AssignmentVisualizationHook", interval=interval, max_images=2, max_objects=1)
     plain = train(model, tmp_path / "plain", [], f"{make.__name__}_plain")
     expected = copy.deepcopy(state_of(plain))

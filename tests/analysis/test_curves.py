@@ -134,14 +134,16 @@ def test_another_suffix_is_refused_in_one_line(work_dir, monkeypatch, capsys):
     assert capsys.readouterr().err == "error: --out must end in .png, .pdf, .svg, got 'losses.jpeg'.\n"
 
 
-@pytest.mark.parametrize(("predict_with", "shown"), [("None", "small"), ("'big'", "big")])
-def test_the_map_of_networks_that_learn_together_says_whose_it_is(tmp_path, predict_with, shown):
+@pytest.mark.parametrize(
+    ("role", "shown"), [("", "small"), (", deploy='big'", "big"), (", predict_with='ensemble'", "ensemble")]
+)
+def test_the_map_of_networks_that_learn_together_says_whose_it_is(tmp_path, role, shown):
     losses = {f"{name}.loss_cls": 1.0 for name in ("small", "big")}
     lines = [step(20, 1.0, 20, **losses), step(40, 0.5, 20, **losses), {"coco/bbox_mAP": 0.1, "step": 1}]
     folder = write(tmp_path / "colad", "20260101_000000", *lines)
     (folder / "20260101_000000/vis_data/config.py").write_text(
         "custom_imports = dict(imports=['no_such_module'])\n"
-        f"model = dict(type='CoLearningDetector', networks=dict(small=1, big=2), predict_with={predict_with})\n"
+        f"model = dict(type='DistillationDetector', networks=dict(small=1, big=2){role})\n"
     )
     runs = read_runs([folder])
     draw_curves(runs, choose_keys(runs, None), tmp_path / "x.svg")

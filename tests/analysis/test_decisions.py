@@ -10,7 +10,7 @@ from lad.heads.batched_paa_head import BatchedPAAHead
 import numpy as np
 import pytest
 import torch
-from helpers import build, make_batch, small_detector, small_paa
+from helpers import build, co_learning, make_batch, small_detector, small_paa
 from mmdet.registry import MODELS
 from seam_detectors import FAMILIES, decisions, distil, set_epoch, small
 
@@ -34,17 +34,12 @@ def batch_of(model, data):
 
 
 def co_learn(networks, per="gt_level"):
-    model = MODELS.build(
-        dict(
-            type="CoLearningDetector",
-            networks=copy.deepcopy(networks),
-            switch=dict(type="FisherSwitch" if per == "gt" else "StdMeanSwitch", per=per),
-        )
-    )
+    switch = dict(type="FisherSwitch" if per == "gt" else "StdMeanSwitch", per=per)
+    model = MODELS.build(co_learning(networks, switch))
     for seed, (name, config) in enumerate(networks.items()):
-        model.networks[name].load_state_dict(build(config, seed).state_dict())
+        model.trained_networks[name].load_state_dict(build(config, seed).state_dict())
     model.eval()
-    for network in model.networks.values():
+    for network in model.trained_networks.values():
         network.training = network.bbox_head.training = True
     return model
 
@@ -183,9 +178,9 @@ def test_paa_networks_that_learn_together(per):
     data = make_data()
     pictures = assignment_pictures(model, data)
     batch = batch_of(model, data)
-    head = model.networks["a"].bbox_head
+    head = model.trained_networks["a"].bbox_head
     assert drawn(pictures, 2) == paa_positives(head, lambda: model.loss(*copy.deepcopy(batch)))
-    alone = paa_positives(head, lambda: model.networks["a"].loss(*copy.deepcopy(batch)))
+    alone = paa_positives(head, lambda: model.trained_networks["a"].loss(*copy.deepcopy(batch)))
     assert drawn(pictures, 0) == alone
     losses = model.loss(*copy.deepcopy(batch))
     expected = [float(losses["a.share"]), float(losses["b.share"])]
@@ -206,7 +201,7 @@ def test_networks_with_assigners_that_learn_together(family):
     class First(torch.nn.Module):
         """The first network, learning in company."""
 
-        bbox_head = model.networks["a"].bbox_head
+        bbox_head = model.trained_networks["a"].bbox_head
 
         def loss(self, inputs, samples):
             return model.loss(inputs, samples)

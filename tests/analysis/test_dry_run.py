@@ -12,7 +12,7 @@ from lad.methods.base import Link
 
 import pytest
 import torch
-from helpers import ROOT, build, save_checkpoint, small_paa
+from helpers import ROOT, build, co_learning, save_checkpoint, small_paa
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from torch import nn
@@ -172,19 +172,17 @@ def test_tools_errors_are_one_line_with_the_nearest_names(dry_run):
 
 
 def test_networks_that_learn_together_are_told_with_their_switch():
-    config = dict(
-        type="CoLearningDetector",
-        networks=dict(small=small_paa(), big=small_paa(base=16)),
-        switch=dict(type="FisherSwitch", per="gt"),
-    )
+    networks = dict(small=small_paa(), big=small_paa(base=16))
+    config = co_learning(networks, dict(type="FisherSwitch", per="gt"))
     lines = [line.split() for line in describe(MODELS.build(config)).splitlines()]
     counts = [f"{sum(p.numel() for p in build(small_paa(base=base)).parameters()):,}" for base in (8, 16)]
-    assert lines[0] == ["network", "detector", "head", "parameters", "predicts"]
-    assert lines[2] == ["small", "PAA", "BatchedPAAHead", counts[0], "yes"]
-    assert lines[3] == ["big", "PAA", "BatchedPAAHead", counts[1], "-"]
-    assert lines[-1] == ["FisherSwitch", "says", "who", "teaches,", "per", "gt."]
-    everyone = describe(MODELS.build(dict(config, predict_with="ensemble"))).splitlines()
-    assert [line.split()[-1] for line in everyone[2:4]] == ["yes", "yes"]
+    assert lines[0] == ["network", "role", "detector", "head", "parameters"]
+    assert lines[2] == ["small", "deployed", "PAA", "BatchedPAAHead", counts[0]]
+    assert lines[3] == ["big", "trained", "PAA", "BatchedPAAHead", counts[1]]
+    assert ["FisherSwitch", "chooses", "who", "teaches,", "per", "gt."] in lines
+    losses = {line[0]: line[1] for line in lines if line and ".loss_" in line[0]}
+    assert losses["small.loss_cls"] == "small"
+    assert losses["big.loss_bbox"] == "big"
 
 
 @pytest.mark.parametrize("kind", ["DistillationDetector", "mmdet.DistillationDetector"])

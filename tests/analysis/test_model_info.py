@@ -23,7 +23,7 @@ from lad.errors import CheckpointError, ConfigError
 import mmcv.ops
 import pytest
 import torch
-from helpers import ROOT, build, make_batch, save_checkpoint, small_paa
+from helpers import ROOT, build, co_learning, make_batch, save_checkpoint, small_paa
 from mmdet.registry import MODELS
 from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
@@ -241,16 +241,13 @@ def test_a_distillation_step_is_shared_out_among_student_teacher_assignment_and_
 
 def test_co_learning_networks_have_a_forward_and_losses_each(clock):
     networks = dict(a=small_paa(base=4), b=small_paa(base=8))
-    model = dict(
-        type="CoLearningDetector", networks=networks, switch=dict(type="StdMeanSwitch", per="gt_level")
-    )
-    detector, _ = build_offline(model)
+    detector, _ = build_offline(co_learning(networks, dict(type="StdMeanSwitch", per="gt_level")))
     wrapper = build_optim_wrapper(detector, dict(optimizer=dict(type="SGD", lr=1e-3)))
-    spending(clock, detector.networks["a"].backbone, "forward", 1)
-    spending(clock, detector.networks["b"].backbone, "forward", 20)
-    spending(clock, detector.switch, "forward" if isinstance(detector.switch, nn.Module) else "__call__", 0)
-    spending(clock, detector.networks["a"].bbox_head, "assigned_losses", 300)
-    spending(clock, detector.networks["b"].bbox_head, "assigned_losses", 4000)
+    spending(clock, detector.trained_networks["a"].backbone, "forward", 1)
+    spending(clock, detector.trained_networks["b"].backbone, "forward", 20)
+    spending(clock, detector.methods[0].switch, "__call__", 0)
+    spending(clock, detector.trained_networks["a"].bbox_head, "assigned_losses", 300)
+    spending(clock, detector.trained_networks["b"].bbox_head, "assigned_losses", 4000)
     cost = measure_step(
         detector, wrapper, batches(images=2, shape=(64, 96), objects=3, num_classes=3), steps=1, warmup=0
     )

@@ -93,7 +93,7 @@ def test_role_switch_shows_who_taught(workplace, tmp_path, monkeypatch, capsys):
     [
         (["--checkpoint", "none.pth"], "there is no checkpoint 'none.pth'"),
         (["--images", "0000001.png"], "'0000001.png' is neither id nor file name of the data set's 4 images"),
-        (["--role-switch"], "--role-switch needs a CoLearningDetector"),
+        (["--role-switch"], "--role-switch needs a CoLearningAssignment"),
         (["--images", "id=77"], "'id=77' is neither id nor file name"),
         (["--images", "0"], "--images 0 draws nothing"),
         (["--images", "1", "2"], "objects; for the image with this id say id=1."),

@@ -110,11 +110,16 @@ def test_student_of_a_detector_named_with_its_scope_or_by_its_class_is_found(kin
 
 
 @pytest.mark.parametrize(
-    ("kind", "part"), [("DistillationDetector", "student"), ("CoLearningDetector", "networks")]
+    ("model", "message"),
+    [
+        (dict(), "^model: DistillationDetector needs student, or networks[.]$"),
+        (dict(networks=["a", "b"]), "^model.networks must be a dict of networks by name"),
+        (dict(student=3), "^student must be a config path or a dict, got int[.]$"),
+    ],
 )
-def test_detector_without_what_it_cannot_do_without_is_one_line(kind, part):
-    cfg = Config(dict(model=dict(type=kind), custom_hooks=None))
-    with pytest.raises(ConfigError, match=f"^model: {kind} needs {part}[.]$"):
+def test_detector_without_what_it_cannot_do_without_is_one_line(model, message):
+    cfg = Config(dict(model=dict(type="DistillationDetector", **model), custom_hooks=None))
+    with pytest.raises(ConfigError, match=message):
         plain_configs(cfg)
 
 

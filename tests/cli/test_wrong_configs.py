@@ -95,7 +95,7 @@ def student(**bbox_head):
 
 
 METHOD, TEACHER = "model.methods", "model.teacher"
-SWITCH = "model.switch"
+SWITCH = "model.methods.0.switch"
 DISTILLATION_MISTAKES = [
     (LAD, {f"{METHOD}.0.type": "LabelDistillation"}, "LabelDistillation is not in .* nearest: .*Distillation"),
     (LAD, {f"{METHOD}.0.mode": "medium"}, "mode must be 'hard' or 'soft', got 'medium'"),
@@ -127,7 +127,8 @@ DISTILLATION_MISTAKES = [
     (LAD, {"model.initialise_from_teacher": 3}, "initialise_from_teacher must be like"),
     (COLAD, {f"{SWITCH}.per": "level"}, "per"),
     (COLAD, {f"{SWITCH}.type": "StdSwitch"}, "StdSwitch is not in .* nearest: StdMeanSwitch"),
-    (COLAD, {"model.predict_with": "bog"}, "predict_with='bog' is no network; nearest: big"),
+    (COLAD, {"model.predict_with": "big"}, "predict_with='big': it is 'ensemble', or left out"),
+    (COLAD, {"model.deploy": "bog"}, "deploy='bog' is no network; nearest: big"),
 ]  # fmt: skip
 
 

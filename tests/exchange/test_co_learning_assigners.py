@@ -8,7 +8,7 @@ from lad.exchange.switching import StdMeanSwitch
 
 import pytest
 import torch
-from helpers import build, make_batch
+from helpers import build, co_learning, make_batch
 from mmdet.models.task_modules import AssignResult
 from mmdet.registry import MODELS
 from seam_detectors import decisions, distil, loss_of, set_epoch, small
@@ -22,18 +22,12 @@ def _after_toods_initial_epoch():
 
 
 def co_learn(networks, per="gt_level", seeds=(0, 10), switch="StdMeanSwitch"):
-    model = MODELS.build(
-        dict(
-            type="CoLearningDetector",
-            networks=copy.deepcopy(networks),
-            switch=dict(type=switch, per=per),
-        )
-    )
+    model = MODELS.build(co_learning(networks, dict(type=switch, per=per)))
     for (name, config), seed in zip(networks.items(), seeds, strict=True):
-        model.networks[name].load_state_dict(build(config, seed).state_dict())
+        model.trained_networks[name].load_state_dict(build(config, seed).state_dict())
     # Batch norm as at test time, heads as in training: networks with equal weights are equal.
     model.eval()
-    for network in model.networks.values():
+    for network in model.trained_networks.values():
         network.training = network.bbox_head.training = True
     return model
 
@@ -81,7 +75,7 @@ def test_who_always_teaches_learns_as_alone_and_the_other_as_its_lad_student(fam
     small_one, big_one = small(family), small(family, base=16)
     batch = make_batch((3, 2, 7))
     model = co_learn(dict(a=small_one, b=big_one))
-    model.switch = Always(1)
+    model.methods[0].switch = Always(1)
     losses = model.loss(batch[0], copy.deepcopy(batch[1]))
     teacher = build(big_one, 10).eval()
     teacher.training = teacher.bbox_head.training = True
@@ -107,7 +101,7 @@ def test_every_match_of_an_object_comes_from_the_network_that_teaches_it(family,
     model = co_learn(configs, per="gt")
     both = {}
     for name in configs:  # what each head learned from
-        model.bbox_head = model.networks[name].bbox_head
+        model.bbox_head = model.trained_networks[name].bbox_head
         both[name] = decisions(model, batch)
     alone = {}
     for (name, config), seed in zip(configs.items(), (0, 10), strict=True):
@@ -138,7 +132,7 @@ def test_qualities_are_each_networks_own(family):
     batch = make_batch((4, 6))
     found = {}
     for name in ("a", "b"):
-        model.bbox_head = model.networks[name].bbox_head
+        model.bbox_head = model.trained_networks[name].bbox_head
         found[name] = decisions(model, batch)
     for first, second in zip(found["a"], found["b"], strict=True):
         positive = first.gt_inds > 0
@@ -165,7 +159,7 @@ def test_gradients_reach_every_parameter_and_images_without_objects_train(family
     else:
         assert "a.share" not in losses
     alone = [build(config, 0) for config in (small(family), small(family, base=16))]
-    for network, plain in zip(model.networks.values(), alone, strict=True):
+    for network, plain in zip(model.trained_networks.values(), alone, strict=True):
         loss = plain.train().loss(*make_batch(objects))
         sum(sum(v) if isinstance(v, list | tuple) else v for k, v in loss.items() if "loss" in k).backward()
         without = {name for name, parameter in plain.named_parameters() if parameter.grad is None}

@@ -1,9 +1,9 @@
-"""CoLearningDetector: roles, losses, gradients, predictions, mistakes."""
+"""CoLearningAssignment: roles, losses, gradients, predictions, mistakes."""
 
 import copy
 
 from lad.assignment.paa import reassign
-from lad.detectors.co_learning import merge, network_state
+from lad.detectors.ensemble import merge
 from lad.errors import ConfigError, UnsupportedError
 from lad.exchange.co_learning.paa import PAACoLearning, _sides
 from lad.exchange.switching import StdMeanSwitch
@@ -11,7 +11,7 @@ from lad.heads.batched_paa_head import BatchedPAAHead
 
 import pytest
 import torch
-from helpers import build, fake_cuda, make_batch, small_detector, small_paa
+from helpers import build, co_learning, fake_cuda, make_batch, small_detector, small_paa
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
@@ -23,11 +23,9 @@ BIG = small_paa(base=16)
 
 def co_learn(networks=None, switch=SWITCH, seeds=(0, 1), **settings):
     networks = networks or dict(a=SMALL, b=BIG)
-    model = MODELS.build(
-        dict(type="CoLearningDetector", networks=copy.deepcopy(networks), switch=dict(switch), **settings)
-    )
+    model = MODELS.build(co_learning(networks, switch, **settings))
     for (name, config), seed in zip(networks.items(), seeds, strict=True):
-        model.networks[name].load_state_dict(build(config, seed).state_dict())
+        model.trained_networks[name].load_state_dict(build(config, seed).state_dict())
     return model.train()
 
 
@@ -72,7 +70,7 @@ def test_who_always_teaches_learns_as_alone_and_the_other_as_its_lad_student(tea
     inputs, samples = make_batch((3, 2, 7))
     configs, names = (SMALL, BIG), ("a", "b")
     model = co_learn()
-    model.switch = Always(number)
+    model.methods[0].switch = Always(number)
     # A frozen teacher's batch norm is in eval mode, one that learns too is not.
     evaluated = model.eval().loss(inputs, copy.deepcopy(samples))
     losses = model.train().loss(inputs, copy.deepcopy(samples))
@@ -125,7 +123,7 @@ def test_gradients_of_a_network_come_from_its_own_losses_only(name):
     model = co_learn()
     losses = model.loss(*make_batch((3, 0, 7)))
     sum(of(losses, name).values()).backward()
-    for other, network in model.networks.items():
+    for other, network in model.trained_networks.items():
         gradients = [parameter.grad for parameter in network.parameters()]
         if other == name:
             assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
@@ -154,13 +152,13 @@ def test_object_whose_candidates_are_too_few_for_a_mixture_has_no_positive():
     # Almost an anchor of the first level; every other anchor overlaps it by less than 0.9.
     samples[0].gt_instances.bboxes = torch.tensor([[8.1, 8.0, 72.0, 72.0]])
     model = co_learn()
-    for network in model.networks.values():
+    for network in model.trained_networks.values():
         network.bbox_head.assigner.pos_iou_thr = network.bbox_head.assigner.neg_iou_thr = 0.9
     candidates = []
     assign = BatchedPAAHead.reassign
-    model.networks.a.bbox_head.reassign = lambda losses, found: (
+    model.student.bbox_head.reassign = lambda losses, found: (
         candidates.append(found),
-        assign(model.networks.a.bbox_head, losses, found),
+        assign(model.student.bbox_head, losses, found),
     )[1]
     losses = model.loss(inputs, samples)
     assert len(candidates[0]) == 1
@@ -174,7 +172,7 @@ def test_networks_normalised_differently_see_what_their_own_config_says():
     grey.data_preprocessor.update(mean=[0.0] * 3, std=[1.0] * 3, bgr_to_rgb=False)
     inputs, samples = make_batch((3, 4))
     model = co_learn(dict(a=SMALL, b=grey))
-    model.switch = Always(1)
+    model.methods[0].switch = Always(1)
     losses = model.loss(inputs, copy.deepcopy(samples))
     mean, std = (torch.tensor(SMALL.data_preprocessor[key]).view(3, 1, 1) for key in ("mean", "std"))
     raw = (inputs * std + mean).flip(1)
@@ -183,10 +181,10 @@ def test_networks_normalised_differently_see_what_their_own_config_says():
         torch.testing.assert_close(of(losses, "b")[key], value, rtol=1e-4, atol=1e-5)
 
 
-def test_predicts_with_the_network_that_is_named():
+def test_predicts_with_the_deployed_network():
     inputs, samples = make_batch((1, 1))
     for name, config, seed in (("a", SMALL, 0), ("b", BIG, 1)):
-        model = co_learn(predict_with=name).eval()
+        model = co_learn(deploy=name).eval()
         expected = build(config, seed).eval().predict(inputs, copy.deepcopy(samples), rescale=False)
         found = model.predict(inputs, copy.deepcopy(samples), rescale=False)
         for own, wanted in zip(found, expected, strict=True):
@@ -195,8 +193,8 @@ def test_predicts_with_the_network_that_is_named():
             assert torch.equal(own.pred_instances.scores, wanted.pred_instances.scores)
 
 
-def test_first_network_predicts_by_default():
-    assert co_learn().predict_with == "a"
+def test_first_network_is_deployed_by_default():
+    assert co_learn().deploy == "a"
 
 
 def test_ensemble_keeps_the_better_of_two_overlapping_detections_of_a_class():
@@ -221,7 +219,7 @@ def test_ensemble_of_two_copies_predicts_what_one_predicts():
     inputs, samples = make_batch((1, 1))
     model = co_learn(dict(a=SMALL, b=SMALL), seeds=(0, 0), predict_with="ensemble").eval()
     found = model.predict(inputs, copy.deepcopy(samples), rescale=False)
-    model.predict_with = "a"
+    model.predict_with = None
     expected = model.predict(inputs, copy.deepcopy(samples), rescale=False)
     for own, wanted in zip(found, expected, strict=True):
         own, wanted = own.pred_instances, wanted.pred_instances
@@ -235,7 +233,7 @@ def test_network_state_is_a_plain_detectors():
     model = co_learn()
     for name, config, seed in (("a", SMALL, 0), ("b", BIG, 1)):
         plain = build(config, seed)
-        state = network_state(model.state_dict(), name)
+        state = model.network_state(model.state_dict(), name)
         assert list(state) == list(plain.state_dict())
         plain.load_state_dict(state, strict=True)
 
@@ -270,7 +268,7 @@ def test_loss_runs_on_cuda_tensors_without_data(monkeypatch, switch):
     model.loss(inputs, copy.deepcopy(samples))
     monkeypatch.setattr(candidates, "fetch", lambda values: answers[0])
     with fake_cuda() as mode:
-        heads = [network.bbox_head.to("cuda") for network in model.networks.values()]
+        heads = [network.bbox_head.to("cuda") for network in model.trained_networks.values()]
         strides = [stride[0] for stride in heads[0].prior_generator.strides]
         levels = [(-(-96 // stride), -(-128 // stride)) for stride in strides]
         outputs = [
@@ -287,7 +285,7 @@ def test_loss_runs_on_cuda_tensors_without_data(monkeypatch, switch):
                 labels=mode.from_tensor(instances.labels).to("cuda"),
             )
             sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4, device="cuda"))
-        losses, roles = PAACoLearning().losses(heads, outputs, samples, model.switch)
+        losses, roles = PAACoLearning().losses(heads, outputs, samples, model.methods[0].switch)
         assert all(value.device.type == "cuda" for own in losses for value in own.values())
         assert roles.share.device.type == "cuda"
 
@@ -295,21 +293,86 @@ def test_loss_runs_on_cuda_tensors_without_data(monkeypatch, switch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(networks=dict(a=SMALL)), "needs two networks"),
+        (dict(networks=dict(a=SMALL)), "networks must name two trained networks"),
         (dict(networks={"my_loss": SMALL, "b": SMALL}), "cannot be called 'my_loss'"),
         (dict(networks={"a.b": SMALL, "b": SMALL}), "cannot be called 'a.b'"),
         (dict(networks={"a/b": SMALL, "b": SMALL}), "cannot be called 'a/b'"),
         (dict(networks={"keys": SMALL, "b": SMALL}), "cannot be called 'keys'"),
-        (dict(predict_with="bb"), "predict_with='bb' is no network; nearest: b"),
+        (dict(deploy="bb"), "deploy='bb' is no network; nearest: b"),
+        (dict(predict_with="b"), "predict_with='b': it is 'ensemble', or left out"),
     ],
 )
 def test_wrong_settings_are_answered_in_one_line(settings, message):
     with pytest.raises(ConfigError, match=message):
-        MODELS.build(
-            dict(
-                type="CoLearningDetector", **{"networks": dict(a=SMALL, b=SMALL), "switch": SWITCH} | settings
-            )
-        )
+        MODELS.build(co_learning(**{"networks": dict(a=SMALL, b=SMALL), "switch": SWITCH} | settings))
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (dict(among=["a"]), r"among names two or more of them; got \['a'\] of a, b"),
+        (dict(among=["a", "c"]), r"got \['a', 'c'\] of a, b"),
+        (dict(among=["a", "a"]), r"got \['a', 'a'\] of a, b"),
+        (dict(among="a"), r"got 'a' of a, b"),
+        (dict(learner="a"), "it has among=.* and no learner"),
+        (dict(taught_by="a"), "it has among=.* and no taught_by"),
+    ],
+)
+def test_wrong_networks_of_the_method_are_answered_in_one_line(method, message):
+    config = co_learning(dict(a=SMALL, b=SMALL), SWITCH)
+    config["methods"][0] |= method
+    with pytest.raises(ConfigError, match=message):
+        MODELS.build(config)
+
+
+def test_two_of_three_networks_learn_together_and_the_third_alone():
+    networks = dict(a=SMALL, b=BIG, c=SMALL)
+    config = co_learning(networks, SWITCH)
+    config["methods"][0]["among"] = ["c", "a"]
+    model = MODELS.build(config)
+    for seed, (name, network) in enumerate(model.trained_networks.items()):
+        network.load_state_dict(build(networks[name], seed).state_dict())
+    inputs, samples = make_batch((3, 5))
+    losses = model.train().loss(inputs, copy.deepcopy(samples))
+    alone = build(BIG, 1).train().loss(inputs, copy.deepcopy(samples))
+    assert losses["a.share"] + losses["c.share"] == pytest.approx(1)
+    assert "b.share" not in losses
+    for key, value in alone.items():
+        torch.testing.assert_close(of(losses, "b")[key], value, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("predict_with", "shown"),
+    [
+        (None, "networks=dict(a=..., b=...), deploy='a', methods="),
+        ("b", "networks=dict(a=..., b=...), deploy='b', methods="),
+        ("ensemble", "networks=dict(a=..., b=...), deploy='a', predict_with='ensemble', methods="),
+    ],
+)
+def test_config_of_the_former_detector_is_answered_by_the_new_one(predict_with, shown):
+    old = dict(type="CoLearningDetector", networks=dict(a=SMALL, b=BIG), switch=SWITCH)
+    if predict_with:
+        old["predict_with"] = predict_with
+    with pytest.raises(ConfigError) as refused:
+        MODELS.build(old)
+    message = str(refused.value)
+    assert shown in message
+    assert "dict(type='CoLearningAssignment', switch=" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("deploy", ["a", "b"])
+def test_checkpoint_of_the_former_detector_loads(deploy):
+    wanted = co_learn(deploy=deploy, seeds=(2, 3))
+    old = {
+        f"networks.{name}.{key}": value
+        for name, network in wanted.trained_networks.items()
+        for key, value in network.state_dict().items()
+    }
+    model = co_learn(deploy=deploy)
+    assert model.load_state_dict(old, strict=True)
+    for key, value in wanted.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value)
 
 
 def changed(**bbox_head):

@@ -278,7 +278,7 @@ def test_losses_on_cuda_inputs_do_not_wait():
                 return calls[name]
 
         teacher.target = calls.__getitem__
-        teacher.through = lambda function, *args: function(model, *args)
+        teacher.forward_through = lambda function, *args: function(model, *args)
         step = Step(
             None, None, SimpleNamespace(bbox_head=model.bbox_head), teacher, Outputs(bbox_head=outputs)
         )
@@ -286,5 +286,5 @@ def test_losses_on_cuda_inputs_do_not_wait():
             for height, width in sizes:
                 labels = torch.zeros(2 * height * width, dtype=torch.long, device="cuda")
                 reader.hook(model.bbox_head.loss_cls, (None, labels, labels.float() + 1), {})
-        step.notes[method] = reader
+        step.observations[method] = reader
         assert all(value.device.type == "cuda" for value in method.losses(step).values())

@@ -246,5 +246,5 @@ def test_losses_on_cuda_inputs_do_not_wait(loss):
             for height, width in sizes:
                 labels = torch.zeros(2 * height * width, dtype=torch.long, device="cuda")
                 reader.hook(head.loss_cls, (None, (labels, labels.float()), labels.float() + 1), {})
-        step.notes[method] = reader
+        step.observations[method] = reader
         assert method.losses(step)["loss_kd"].device.type == "cuda"

@@ -6,7 +6,7 @@ from lad.methods.feature.base import adapt
 
 import pytest
 import torch
-from helpers import make_batch, small_paa
+from helpers import at, make_batch, small_paa
 from two_stage_detectors import distil, random_teacher, seeded_loss, total, two_stage
 
 TASK = 10**9
@@ -28,7 +28,7 @@ def test_paraphrasers_learn_alone_and_then_rest_while_translators_learn(tmp_path
     width = model.student.neck.out_channels
     assert {link.connector for link in method.links()} == {f"Translator, Paraphraser (teacher) {width} -> 24"}
     hints = model.teacher.model.extract_feat(inputs)
-    model.enter_phase(0, 0)
+    at(model, 0)
     losses = seeded_loss(model, inputs, samples)
     assert set(losses) == {"loss_paraphrase"}
     with torch.no_grad():
@@ -43,7 +43,7 @@ def test_paraphrasers_learn_alone_and_then_rest_while_translators_learn(tmp_path
     assert len(learned) == 5 * 12
     assert all(name.startswith(f"{prefix}teacher_transforms.") for name in learned)
     model.zero_grad()
-    model.enter_phase(TASK, TASK)
+    at(model, TASK)
     model.student.eval()
     model.student.training = True
     for head in ("bbox_head", "rpn_head", "roi_head"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from dense_detectors import dense
 from detr_detectors import small_detr
-from helpers import ROOT, build, make_batch, save_checkpoint
+from helpers import ROOT, at, build, make_batch, save_checkpoint
 from mmdet.registry import MODELS
 from seam_detectors import set_epoch
 from two_stage_detectors import two_stage, with_masks
@@ -104,7 +104,7 @@ def test_methods_that_work_train_together_and_the_others_are_refused(detector, t
     if getattr(model.student, "with_mask", False):
         with_masks(samples)
     for place in (0, 10**9):
-        model.enter_phase(place, place)
+        at(model, place)
         losses, _ = model.parse_losses(model.train().loss(inputs, copy.deepcopy(samples)))
         losses.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}

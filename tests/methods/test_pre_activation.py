@@ -6,7 +6,7 @@ from lad.losses import activation_boundary_loss, negative_expectation, partial_l
 
 import pytest
 import torch
-from helpers import make_batch, small_paa
+from helpers import at, make_batch, small_paa
 from two_stage_detectors import distil, random_teacher, seeded_loss, total, two_stage
 
 TASK = 10**9
@@ -56,7 +56,7 @@ def test_boundaries_are_learned_first_by_backbone_and_connectors_alone(tmp_path,
         (f"backbone.layer{stage}.1.relu:input[-1]", f"ConvModule {width} -> {2 * width}")
         for stage, width in ((2, 16), (3, 32), (4, 64))
     ]
-    model.enter_phase(0, 0)
+    at(model, 0)
     expected = 0
     for stage, weight, connector in zip((2, 3, 4), (0.25, 0.5, 1.0), method.connectors, strict=True):
         own = before_relu(model.student, inputs, f"layer{stage}")
@@ -73,7 +73,7 @@ def test_boundaries_are_learned_first_by_backbone_and_connectors_alone(tmp_path,
     assert {"backbone.conv1.weight", "backbone.layer4.1.bn2.weight"} <= learned
     assert sum(name.startswith("distillation.") for name in learned) == 9  # convolution, scale and shift
     model.zero_grad()
-    model.enter_phase(TASK, TASK)
+    at(model, TASK)
     losses = seeded_loss(model, inputs, samples)
     assert "loss_ab" not in losses
     total(losses).backward()
@@ -163,33 +163,33 @@ def test_what_cannot_work_is_refused_when_built(tmp_path, method, error, message
     assert "\n" not in str(caught.value)
 
 
-def test_nobody_listens_for_a_method_that_has_nothing_to_do(tmp_path):
-    """After its pretraining AB reads nothing: another method is alone with the teacher, and AB alone wakes nobody."""
+def test_nothing_is_captured_for_a_method_that_has_nothing_to_do(tmp_path):
+    """After its pretraining AB reads nothing: with AB alone the teacher does not run."""
     inputs, samples = make_batch((2, 1), size=(64, 96))
     model = distil(tmp_path, [AB, dict(type="HintDistillation")], teacher=random_teacher(two_stage(base=16)))
     teacher = model.teacher
-    looks, hooks = [], []
-    look = teacher.look
+    read, hooks = [], []
+    view = teacher.view
 
     def seen(inputs, data_samples, modules, shared=False):
-        looks.append((tuple(modules), shared))
+        read.append((tuple(modules), shared))
         hooks.append(len(model.student.backbone.layer3[-1].relu._forward_pre_hooks))
-        return look(inputs, data_samples, modules, shared)
+        return view(inputs, data_samples, modules, shared)
 
-    teacher.look = seen
+    teacher.view = seen
     for phase in (0, TASK):
-        model.enter_phase(phase, phase)
+        at(model, phase)
         seeded_loss(model, inputs, samples)
     stages = tuple(f"backbone.layer{stage}.1.relu:input" for stage in (2, 3, 4))
-    assert looks == [(stages, False), (("neck",), False)]
+    assert read == [(stages, False), (("neck",), False)]
     assert hooks[1] == 0
     model = distil(tmp_path, [AB], teacher=random_teacher(two_stage(base=16)))
-    model.enter_phase(TASK, TASK)
-    model.teacher.model.backbone.register_forward_hook(lambda *_: looks.append("ran"))
+    at(model, TASK)
+    model.teacher.model.backbone.register_forward_hook(lambda *_: read.append("ran"))
     seeded_loss(model, inputs, samples)
-    assert "ran" not in looks
+    assert "ran" not in read
     # Without a pretraining it is one of the task's losses.
     assert AB["type"] in distil(tmp_path, [dict(AB, pretrain=None)]).distillation
     method = distil(tmp_path, [dict(AB, pretrain=None)]).methods[0]
-    assert method.listens_to(False) == (stages, stages)
-    assert method.listens_to(True) == ((), ())
+    assert method.modules_read(False) == (stages, stages)
+    assert method.modules_read(True) == ((), ())

@@ -86,7 +86,7 @@ def test_part_of_a_backbone_and_one_of_several_teachers(teacher_spec):
     own, taught = model.backbone.layer1.state_dict(), model.teachers["b"].model.backbone.layer1.state_dict()
     assert all(torch.equal(value, taught[name]) for name, value in own.items())
     assert len(model.inheritance.copied) == len(own)
-    with pytest.raises(ConfigError, match="initialise_from_teacher: say which teacher"):
+    with pytest.raises(ConfigError, match="initialise_from_teacher: name its teacher"):
         distil(None, ["neck"], teachers=teachers)
 
 

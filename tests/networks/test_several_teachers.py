@@ -186,7 +186,7 @@ def test_ensemble_members_that_do_not_correspond_are_refused(pair, teacher_spec)
 @pytest.mark.parametrize(
     ("method", "says"),
     [
-        (SOFT, "SoftLabelDistillation: say which teacher .* taught_by='a'; there are a, b"),
+        (SOFT, "SoftLabelDistillation: name its teacher, taught_by='a'; there are a, b"),
         (dict(SOFT, taught_by="c"), "no teacher 'c'.*; there are a, b"),
         (dict(SOFT, taught_by=["a", "b"]), "go with ensemble='average' or 'attention'"),
         (dict(SOFT, taught_by="a", ensemble="average"), "one goes without"),
@@ -216,7 +216,7 @@ def test_one_or_several_but_not_both_nor_none(pair):
     with pytest.raises(ConfigError, match="b needs a checkpoint"):
         distil(dict(pair, b=dict(type="PAA")))
     model = distil(pair)
-    with pytest.raises(ConfigError, match="several teachers, a, b"):
+    with pytest.raises(ConfigError, match=r"there are 2 frozen teachers \(a, b\): name one"):
         _ = model.teacher
 
 
@@ -343,13 +343,13 @@ def test_an_ensemble_is_combined_once_a_step_for_all_who_listen_to_it(pair, monk
 def test_gradient_passes_through_an_ensemble_to_what_the_student_handed_over(pair):
     """Half of it through each."""
     model = distil(pair, dict(type="NeckProbe", taught_by="a"))
-    views = [teacher.look(*make_batch((1, 1)), ["neck"]) for teacher in model.teachers.values()]
+    views = [teacher.view(*make_batch((1, 1)), ["neck"]) for teacher in model.teachers.values()]
     handed = torch.ones(1, 32, 2, 2, requires_grad=True)
 
     def finish(network, features):
         return network.neck.fpn_convs[0].conv(features)
 
-    answer = ensembles.EnsembleView(views, "average").through(finish, handed)
-    torch.testing.assert_close(answer, sum(view.through(finish, handed) for view in views) / 2)
+    answer = ensembles.EnsembleView(views, "average").forward_through(finish, handed)
+    torch.testing.assert_close(answer, sum(view.forward_through(finish, handed) for view in views) / 2)
     answer.sum().backward()
     assert handed.grad.abs().sum() > 0

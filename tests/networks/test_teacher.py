@@ -136,7 +136,7 @@ def test_view_of_the_teacher_is_computed_at_the_first_question_and_once(teacher_
     teacher = load(teacher_spec())
     calls = []
     teacher.model.backbone.register_forward_hook(lambda *args: calls.append(1))
-    view = teacher.look(*make_batch(), ["bbox_head", "neck"])
+    view = teacher.view(*make_batch(), ["bbox_head", "neck"])
     assert not calls
     scores, _, _ = view.outputs["bbox_head"]
     assert scores[0].requires_grad is False
@@ -155,8 +155,8 @@ def test_teacher_answers_questions_about_its_features_in_tensors_that_a_loss_can
         seen.append((model is teacher.model, torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
         return [outputs["neck"][1] * factor, "words"]
 
-    view = teacher.look(*make_batch(), ["neck"])
-    answer, words = view.ask(second_level, 2)
+    view = teacher.view(*make_batch(), ["neck"])
+    answer, words = view.evaluate(second_level, 2)
     assert (seen, words) == ([(True, False, inference_mode)], "words")
     [levels] = view.target("neck")
     assert torch.equal(answer, levels[1] * 2)

@@ -11,7 +11,7 @@ from lad.datasets import DigitsParameters, make_digits
 
 import numpy as np
 import pytest
-from helpers import ROOT, build, save_checkpoint
+from helpers import ROOT, build, co_learning, save_checkpoint
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="memory is read from Linux's /proc"
@@ -111,9 +111,7 @@ def test_resources_of_co_learning_are_flat(folder):
     small, big = networks(folder)
     config = dict(
         _delete_=True,
-        type="CoLearningDetector",
-        networks=dict(small=small, big=big),
-        switch=dict(type="StdMeanSwitch", per="gt_level"),
+        **co_learning(dict(small=small, big=big), dict(type="StdMeanSwitch", per="gt_level")),
     )
     hooks = "dict(type='RoleSwitchHook', interval=20), dict(type='SaveNetworksHook')"
     check_flat(resources(folder, "colad", "colad/colad_r18-c16-r18-c32_fpn_digits.py", config, hooks))

@@ -113,9 +113,9 @@ def main() -> None:
     features = "neck" if hasattr(distilled.teacher.model, "neck") else "backbone"
 
     def forward_teacher() -> None:
-        view = distilled.teacher.look(inputs, samples, [features, "rpn_head"])
+        view = distilled.teacher.view(inputs, samples, [features, "rpn_head"])
         for stage in range(len(stages_of(distilled.teacher.model))):
-            view.ask(
+            view.evaluate(
                 lambda model, outputs, stage=stage: forward_stage(
                     model.roi_head, stage, outputs[features], rois
                 )

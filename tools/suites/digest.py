@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lad.base.config import detector_config, kind_of
+from lad.base.config import detector_config
+from lad.detectors.configs import is_distillation, with_networks
 from lad.engine.defaults import LOOPS
 from suites.suite import placeholders
 
@@ -93,17 +94,11 @@ def with_detectors(model: dict) -> dict:
     Raises:
         ConfigError: a detector's description is none, or its file is not there.
     """
-    model = dict(model)
-    if kind_of(model) == "DistillationDetector":
-        if "student" in model:
-            model["student"] = _detector(model["student"])
-        if isinstance(model.get("teacher"), dict):
-            model["teacher"] = _teacher(model["teacher"])
-        if isinstance(model.get("teachers"), dict):
-            model["teachers"] = {name: _teacher(spec) for name, spec in model["teachers"].items()}
-    if kind_of(model) == "CoLearningDetector":
-        model["networks"] = {name: _detector(spec) for name, spec in model["networks"].items()}
-    return model
+    if not is_distillation(model):
+        return dict(model)
+    return with_networks(
+        model, trained=lambda spec, role: _detector(spec), frozen=lambda spec, role: _teacher(spec)
+    )
 
 
 def _part(cfg: Config, part: str) -> Any:
@@ -122,11 +117,8 @@ def _without_files(model: dict) -> dict:
     model = {
         key: value for key, value in model.items() if key != "teacher_ckpt"
     }  # of MMDetection's detectors
-    if kind_of(model) == "DistillationDetector":
-        if isinstance(model.get("teacher"), dict):
-            model["teacher"] = _without(model["teacher"], OF_TEACHER)
-        if isinstance(model.get("teachers"), dict):
-            model["teachers"] = {name: _without(spec, OF_TEACHER) for name, spec in model["teachers"].items()}
+    if is_distillation(model):
+        model = with_networks(model, frozen=lambda spec, role: _without(spec, OF_TEACHER))
     return model
 
 

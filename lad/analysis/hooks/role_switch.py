@@ -1,12 +1,13 @@
-"""Who taught when: the shares of co-learning networks as TensorBoard scalars and as a picture."""
+"""Shares of objects that co-learning networks taught, as TensorBoard scalars and as a picture."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from lad.detectors import CoLearningDetector
+from lad.detectors.inspection import bound_methods
 from lad.engine.model import detector_of
 from lad.errors import ConfigError
+from lad.methods.assignment.co_learning import CoLearningAssignment
 
 import numpy as np
 from mmengine.dist import master_only
@@ -18,7 +19,7 @@ from mmengine.runner import Runner
 
 @HOOKS.register_module()
 class RoleSwitchHook(Hook):
-    """Shows which network of a :class:`CoLearningDetector` taught what share of the objects.
+    """Shows which network of a :class:`CoLearningAssignment` taught what share of the objects.
 
     Every ``interval`` iterations the average share since the last time goes to the visualizer (TensorBoard, where its
     backend is configured) as ``role_switch/NETWORK``. At the end of training ``role_switch.png`` in the work_dir
@@ -39,12 +40,13 @@ class RoleSwitchHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Refuse models that have no roles to switch."""
         model = detector_of(runner)
-        if not isinstance(model, CoLearningDetector):
+        found = [one for one in bound_methods(model).values() if isinstance(one.method, CoLearningAssignment)]
+        if not found:
             raise ConfigError(
-                f"RoleSwitchHook shows a CoLearningDetector's roles, and the model is a {type(model).__name__}: "
+                f"RoleSwitchHook shows the roles of a CoLearningAssignment, which this {type(model).__name__} has not: "
                 "take the hook out of custom_hooks."
             )
-        self.names = list(model.networks)
+        self.names = list(found[0].learners)
         self._seen = len(_history(self.names[0]))
 
     @master_only

@@ -1,9 +1,9 @@
-"""What a detector's networks decide about images, for :mod:`lad.analysis.pictures.assignment_drawing`."""
+"""Label assignments of a detector's networks on images, to be drawn."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 from lad.analysis.pictures.assignment_drawing import AssignmentPicture, Candidates, Panel
 from lad.analysis.pictures.decisions import Decisions, Teacher, cost_of, decide, decide_together, seam_of
 from lad.base.modes import evaluating
-from lad.detectors.co_learning import CoLearningDetector
-from lad.detectors.distillation import DistillationDetector
+from lad.detectors.binding import BoundMethod
+from lad.detectors.inspection import bound_methods, frozen_teachers, network_inputs, trained_networks
 from lad.errors import UnsupportedError
+from lad.methods.assignment.co_learning import CoLearningAssignment
 from lad.methods.assignment.label_assignment import LabelAssignmentDistillation
 
 import numpy as np
@@ -28,19 +29,19 @@ def check_drawable(model: nn.Module) -> None:
     Raises:
         UnsupportedError: a head decides from anchors alone, or by queries.
     """
-    for network in _networks(model):
+    for network in trained_networks(model).values():
         seam_of(getattr(network, "bbox_head", None))
 
 
 def assignment_pictures(
     model: nn.Module, data: dict[str, Any], class_names: Sequence[str] | None = None
 ) -> list[AssignmentPicture]:
-    """What the networks of a detector decide about images.
+    """Label assignments of the networks of a detector on images.
 
-    Of a :class:`DistillationDetector`: the student alone, the teacher, and the student with LAD (where that is a
-    method). Of a :class:`CoLearningDetector`: each network alone, and all together. Of a plain detector: itself. Batch
-    norm and dropout are as at test time. The detector and the random state are as before, and processes exchange
-    nothing.
+    With :class:`CoLearningAssignment`: those of each network alone, and of all together. Otherwise of each trained
+    network alone, and, of a distillation with a frozen teacher, the teacher's and (where that is a method) the
+    student's with LAD. Of a plain detector: its own. Batch norm and dropout are as at
+    test time. The detector and the random state are as before, and processes exchange nothing.
 
     Args:
         model: The detector.
@@ -59,16 +60,10 @@ def assignment_pictures(
     images = [_rgb(image) for image in data["inputs"]]
     batch = model.data_preprocessor(copy.deepcopy(data), training=False)
     inputs, samples = batch["inputs"], batch["data_samples"]
-    with torch.no_grad(), as_at_test_time(_networks(model), inputs.device):
-        if isinstance(model, CoLearningDetector):
-            panels, changed = _co_learning(model, inputs, samples), None
-        elif isinstance(model, DistillationDetector):
-            panels = _distillation(model, inputs, samples)
-            changed = (0, 2) if len(panels[0]) == 3 else None
-        else:
-            decisions = decide(model.bbox_head, _outputs(model, inputs), samples)
-            panels, changed = [[_panel("assigned", objects)] for objects in decisions], None
-    head = _networks(model)[0].bbox_head
+    networks = trained_networks(model)
+    with torch.no_grad(), as_at_test_time(list(networks.values()), inputs.device):
+        panels, changed = _panels(model, inputs, samples)
+    head = next(iter(networks.values())).bbox_head
     strides = tuple(int(stride[0]) for stride in head.prior_generator.strides)
     return [
         AssignmentPicture(
@@ -96,54 +91,93 @@ def as_at_test_time(networks: Sequence[nn.Module], device: torch.device) -> Iter
         yield
 
 
-def _networks(model: nn.Module) -> list[nn.Module]:
-    """The networks that are trained."""
-    if isinstance(model, CoLearningDetector):
-        return list(model.networks.values())
-    return [model.student if isinstance(model, DistillationDetector) else model]
-
-
 def _outputs(network: nn.Module, inputs: Tensor) -> Any:
     return network.bbox_head(network.extract_feat(inputs))
 
 
-def _distillation(model: DistillationDetector, inputs: Tensor, samples: SampleList) -> list[list[Panel]]:
-    student = model.student.bbox_head
-    outputs = _outputs(model.student, inputs)
-    titled = [("student alone", decide(student, outputs, samples))]
+def _panels(
+    model: nn.Module, inputs: Tensor, samples: SampleList
+) -> tuple[list[list[Panel]], tuple[int, int] | None]:
+    """The panels of each image, and the numbers of the two whose difference is marked."""
     steering = [
-        (name, method)
-        for name, method in model.distillation.items()
-        if isinstance(method, LabelAssignmentDistillation)
+        one
+        for one in bound_methods(model).values()
+        if isinstance(one.method, (CoLearningAssignment, LabelAssignmentDistillation))
     ]
-    teacher = model.teacher_of(steering[0][0]) if steering else next(iter(model.teachers.values()))
-    head = getattr(teacher.model, "bbox_head", None)
+    joint = [one for one in steering if one.method.is_joint]
+    if joint:
+        return _co_learning(model, joint[0], inputs, samples), None
+    networks = trained_networks(model)
+    if not bound_methods(model):
+        title = "assigned" if len(networks) == 1 else "{} alone"
+        alone = _alone(model, networks, inputs, samples, title)
+        return _by_image(alone), None
+    if steering:
+        networks = {steering[0].learner: model.learners[steering[0].learner]}
+    titled = _alone(model, networks, inputs, samples, "{} alone")
+    if len(networks) == 1:
+        titled += _taught(model, steering[0] if steering else None, inputs, samples)
+    return _by_image(titled), (0, 2) if len(titled) == 3 else None
+
+
+def _alone(
+    model: nn.Module, networks: Mapping[str, nn.Module], inputs: Tensor, samples: SampleList, title: str
+) -> list[tuple[str, Decisions]]:
+    return [
+        (
+            title.format(name),
+            decide(network.bbox_head, _outputs(network, _inputs(model, name, inputs, samples)), samples),
+        )
+        for name, network in networks.items()
+    ]
+
+
+def _inputs(model: nn.Module, learner: str, inputs: Tensor, samples: SampleList) -> Tensor:
+    return network_inputs(model, learner.partition(".")[0], inputs, samples)
+
+
+def _taught(
+    model: nn.Module, lad: BoundMethod | None, inputs: Tensor, samples: SampleList
+) -> list[tuple[str, Decisions]]:
+    """The assignments of the teacher, and of the learner on the teacher's positives where LAD is a method."""
+    names = lad.route.names if lad is not None else tuple(frozen_teachers(model))
+    if not names:
+        return []
+    teacher = frozen_teachers(model).get(names[0])
+    network = model.learners[names[0]] if teacher is None else teacher.model
+    head = getattr(network, "bbox_head", None)
     try:
         seam_of(head)
     except UnsupportedError:
         # A teacher of another kind decides nothing that could be drawn.
-        return _by_image(titled)
-    taught = teacher.look(inputs, samples, ["bbox_head"]).target("bbox_head")[0]
-    label = model.taught_by(steering[0][0]) if steering else ""
-    titled.append((f"teacher {label}".strip(), decide(head, taught, samples)))
-    if steering:
-        source = Teacher(steering[0][1].seam, head, taught)
-        titled.append(("student with LAD", decide(student, outputs, samples, source)))
-    return _by_image(titled)
+        return []
+    if teacher is None:
+        with as_at_test_time([network], inputs.device):
+            taught = _outputs(network, _inputs(model, names[0], inputs, samples))
+    else:
+        taught = teacher.view(inputs, samples, ["bbox_head"]).target("bbox_head")[0]
+    label = model.taught_by(lad.name) if lad is not None else ""
+    titled = [(f"teacher {label}".strip(), decide(head, taught, samples))]
+    if lad is not None:
+        learner = model.learners[lad.learner]
+        own = _outputs(learner, _inputs(model, lad.learner, inputs, samples))
+        source = Teacher(lad.method.seam, head, taught)
+        titled.append((f"{lad.learner} with LAD", decide(learner.bbox_head, own, samples, source)))
+    return titled
 
 
-def _co_learning(model: CoLearningDetector, inputs: Tensor, samples: SampleList) -> list[list[Panel]]:
-    heads = [network.bbox_head for network in model.networks.values()]
-    names = list(model.networks)
-    outputs = [
-        _outputs(network, model.renormalisations[name](inputs, samples))
-        for name, network in model.networks.items()
-    ]
+def _co_learning(
+    model: nn.Module, joint: BoundMethod, inputs: Tensor, samples: SampleList
+) -> list[list[Panel]]:
+    networks = {name: model.learners[name] for name in joint.learners}
+    heads, names = [network.bbox_head for network in networks.values()], list(networks)
+    outputs = [_outputs(network, _inputs(model, name, inputs, samples)) for name, network in networks.items()]
     alone = [
         (f"{name} alone", decide(head, own, samples))
         for name, head, own in zip(names, heads, outputs, strict=True)
     ]
-    together = decide_together(model.co_learning, heads, outputs, samples, model.switch)
+    method = joint.method
+    together = decide_together(method.co_learning, heads, outputs, samples, method.switch)
     panels = _by_image(alone)
     for of_image, objects, teachers in zip(panels, together.decisions, together.teachers, strict=True):
         of_image.append(_panel("both" if len(names) == 2 else "all", objects, names, teachers))

@@ -151,7 +151,7 @@ def _who_predicts(files: Sequence[Path]) -> str | None:
     # What the config imports is not needed to read it.
     model = Config.fromfile(configs[-1], import_custom_modules=False).get("model") or {}
     networks = model.get("networks") or {}
-    return model.get("predict_with") or next(iter(networks), None)
+    return model.get("predict_with") or model.get("deploy") or next(iter(networks), None)
 
 
 def _lines(file: Path) -> list[dict]:

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from lad.base.config import detector_config
+from lad.detectors.configs import is_distillation, with_networks
 from lad.networks.building import without_pretraining
 
 import torch
@@ -25,7 +26,7 @@ def build_offline(model: dict, random_teacher: bool = False) -> tuple[nn.Module,
     is left out).
 
     Args:
-        model: The ``model`` of a config: a plain detector, a DistillationDetector or a CoLearningDetector.
+        model: The ``model`` of a config: a plain detector or a DistillationDetector.
         random_teacher: Give teachers random weights in any case.
 
     Returns:
@@ -37,25 +38,21 @@ def build_offline(model: dict, random_teacher: bool = False) -> tuple[nn.Module,
     model = ConfigDict(copy.deepcopy(dict(model)))
     origins: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        if model.get("student") is not None:
-            model.student = _offline(model.student, "student")
+        if is_distillation(model):
+
+            def frozen(spec: dict, role: str) -> dict:
+                # Without a checkpoint it is the detector's to refuse.
+                if not spec.get("checkpoint"):
+                    return spec
+                origins[role] = spec["checkpoint"]
+                if random_teacher or not Path(spec["checkpoint"]).is_file():
+                    origins[role] = RANDOM
+                    return _with_random_weights(spec, Path(folder) / f"{role}.pth")
+                return spec
+
+            model = ConfigDict(with_networks(model, trained=_offline, frozen=frozen))
             for method in model.get("methods", ()):
                 method.pop("cache", None)
-            teachers = model.get("teachers") or dict(teacher=model.get("teacher"))
-            for name, spec in teachers.items():
-                # What is not there, or is no dict, is the detector's to refuse.
-                if not isinstance(spec, dict) or not spec.get("checkpoint"):
-                    continue
-                origins[name] = spec["checkpoint"]
-                if random_teacher or not Path(spec["checkpoint"]).is_file():
-                    origins[name] = RANDOM
-                    teachers[name] = _with_random_weights(spec, Path(folder) / f"{name}.pth")
-            if model.get("teachers") is None:
-                model.teacher = teachers["teacher"]
-        elif model.get("networks") is not None:
-            model.networks = {
-                name: _offline(spec, f"network {name}") for name, spec in model.networks.items()
-            }
         detector = MODELS.build(without_pretraining(model))
     detector.init_weights()
     return detector, origins

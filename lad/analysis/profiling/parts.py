@@ -9,8 +9,9 @@ from typing import Any
 
 from lad.analysis.profiling.stopwatch import Stopwatch
 from lad.base.replace import replaced
-from lad.detectors import CoLearningDetector, DistillationDetector
+from lad.detectors.inspection import bound_methods, frozen_teachers, trained_networks
 from lad.heads import BatchedPAAHead
+from lad.methods.assignment.co_learning import CoLearningAssignment
 from lad.methods.base import DistillationMethod
 
 from mmdet.models.task_modules import BaseAssigner, BaseSampler
@@ -48,8 +49,8 @@ def watched(detector: nn.Module, watch: Stopwatch) -> Iterator[None]:
                     stack.callback(before.remove)
                     stack.callback(after.remove)
         for owner, name, part in _calls(detector):
-            if name == "look":
-                timed = _asking(getattr(owner, name), part, watch)
+            if name == "view":
+                timed = _timed_view(getattr(owner, name), part, watch)
             else:
                 timed = _timed(getattr(owner, name), part, watch)
             stack.enter_context(replaced(owner, name, timed))
@@ -57,21 +58,15 @@ def watched(detector: nn.Module, watch: Stopwatch) -> Iterator[None]:
 
 
 def networks_of(detector: nn.Module) -> dict[nn.Module, str]:
-    """The networks that are trained, and what to call each: 'student', the names of a co-learning's, or nothing."""
-    if isinstance(detector, DistillationDetector):
-        return {detector.student: "student"}
-    if isinstance(detector, CoLearningDetector):
-        return {network: name for name, network in detector.networks.items()}
-    return {detector: ""}
+    """The trained networks and the name of each; a plain detector has none."""
+    return {network: name for name, network in trained_networks(detector).items()}
 
 
 def part_order(detector: nn.Module) -> list[str]:
     """All parts in the order in which a reader expects them."""
     names = list(networks_of(detector).values())
-    teachers, methods = [], []
-    if isinstance(detector, DistillationDetector):
-        teachers = [_teacher_part(detector, name) for name in detector.teachers]
-        methods = [_method_part(name) for name in detector.distillation]
+    teachers = [_teacher_part(detector, name) for name in frozen_teachers(detector)]
+    methods = [_method_part(name) for name in bound_methods(detector)]
     forwards = [f"{name} forward".strip() for name in names]
     losses = [f"{name} losses".strip() for name in names]
     return [
@@ -79,8 +74,8 @@ def part_order(detector: nn.Module) -> list[str]:
     ]  # fmt: skip
 
 
-def _teacher_part(detector: DistillationDetector, name: str) -> str:
-    return f"teacher {name}" if len(detector.teachers) > 1 else "teacher"
+def _teacher_part(detector: nn.Module, name: str) -> str:
+    return f"teacher {name}" if len(frozen_teachers(detector)) > 1 else "teacher"
 
 
 def _method_part(name: str) -> str:
@@ -93,15 +88,14 @@ def _calls(detector: nn.Module) -> Iterator[Call]:
         yield network, "loss", losses
         for module in network.modules():
             yield from _calls_of_module(module, losses)
-    if isinstance(detector, DistillationDetector):
-        for name, teacher in detector.teachers.items():
-            yield teacher, "run", _teacher_part(detector, name)
-            yield teacher, "look", _teacher_part(detector, name)
-        for name, method in detector.distillation.items():
-            if type(method).losses is not DistillationMethod.losses:
-                yield method, "losses", _method_part(name)
-    if isinstance(detector, CoLearningDetector):
-        yield detector.co_learning, "losses", ASSIGNMENT
+    for name, teacher in frozen_teachers(detector).items():
+        yield teacher, "run", _teacher_part(detector, name)
+        yield teacher, "view", _teacher_part(detector, name)
+    for name, one in bound_methods(detector).items():
+        if type(one.method).losses is not DistillationMethod.losses:
+            yield one.method, "losses", _method_part(name)
+        if isinstance(one.method, CoLearningAssignment):
+            yield one.method.co_learning, "losses", ASSIGNMENT
 
 
 def _calls_of_module(module: nn.Module, losses: str) -> Iterator[Call]:
@@ -135,13 +129,13 @@ def _timed(function: Callable[..., Any], part: str, watch: Stopwatch) -> Callabl
     return run
 
 
-def _asking(look: Callable[..., Any], part: str, watch: Stopwatch) -> Callable[..., Any]:
-    """A teacher's ``look`` whose views charge what they are asked to the teacher."""
+def _timed_view(make_view: Callable[..., Any], part: str, watch: Stopwatch) -> Callable[..., Any]:
+    """A teacher's ``view`` whose results charge what they evaluate to the teacher."""
 
-    @functools.wraps(look)
+    @functools.wraps(make_view)
     def run(*args: Any, **kwargs: Any) -> Any:
-        view = look(*args, **kwargs)
-        view.ask = _timed(view.ask, part, watch)
+        view = make_view(*args, **kwargs)
+        view.evaluate = _timed(view.evaluate, part, watch)
         return view
 
     return run

@@ -9,7 +9,7 @@ from lad.analysis.profiling.batch import batches, input_shape, random_batch
 from lad.analysis.profiling.building import RANDOM, build_offline
 from lad.analysis.profiling.complexity import Complexity, complexity_of
 from lad.analysis.profiling.step import StepCost, device_of, measure_step
-from lad.detectors import CoLearningDetector, DistillationDetector
+from lad.detectors.inspection import bound_methods, frozen_teachers, trained_networks
 from lad.errors import ConfigError
 
 import torch
@@ -173,13 +173,12 @@ def _networks(detector: nn.Module, origins: dict[str, str], batch: dict) -> tupl
     data = detector.eval().data_preprocessor(batch, False)
     detector.train(flags)
     arguments = data["inputs"], data["data_samples"]
-    if isinstance(detector, DistillationDetector):
-        networks = dict(student=complexity_of(detector.student, *arguments, RANDOM))
-        for name, teacher in detector.teachers.items():
-            networks[name] = complexity_of(teacher.model, *arguments, origins[name])
-        return networks, sum(p.numel() for p in detector.distillation.parameters())
-    if isinstance(detector, CoLearningDetector):
-        return {
-            name: complexity_of(network, *arguments, RANDOM) for name, network in detector.networks.items()
-        }, 0
-    return dict(detector=complexity_of(detector, *arguments, RANDOM)), 0
+    trained, teachers = trained_networks(detector), frozen_teachers(detector)
+    networks = {
+        name or "detector": complexity_of(network, *arguments, RANDOM) for name, network in trained.items()
+    }
+    for name, teacher in teachers.items():
+        networks[name] = complexity_of(teacher.model, *arguments, origins.get(name, RANDOM))
+    return networks, sum(
+        p.numel() for one in bound_methods(detector).values() for p in one.method.parameters()
+    )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from lad.analysis.profiling import parts
 from lad.analysis.profiling.stopwatch import Stopwatch, memory_meter
+from lad.base.replace import replaced
 from lad.errors import ConfigError
 
 import torch
@@ -78,7 +80,19 @@ def measure_step(
     detector.train()
     MessageHub.get_current_instance().update_info("epoch", _LATE)
     if getattr(detector, "pretraining", None) is not None:
-        detector.enter_phase(iteration=_LATE, epoch=_LATE)
+        with replaced(detector, "loss", partial(detector.loss_at, detector.pretraining.end)):
+            return _measured(detector, optim_wrapper, batches, steps, warmup, device)
+    return _measured(detector, optim_wrapper, batches, steps, warmup, device)
+
+
+def _measured(
+    detector: nn.Module,
+    optim_wrapper: OptimWrapper,
+    batches: Iterator[dict],
+    steps: int,
+    warmup: int,
+    device: torch.device,
+) -> StepCost:
     meter = memory_meter(device)
     if meter is not None:
         meter.settle()

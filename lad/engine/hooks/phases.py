@@ -1,10 +1,10 @@
-"""Tells a detector which phase of its training it is in."""
+"""Phases of a distillation: pretraining, then the task; the optimizer passes over what rests."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from lad.detectors import DistillationDetector
+from lad.detectors.distillation import DistillationDetector
 from lad.detectors.pretraining import pretrained
 from lad.engine.model import detector_of
 from lad.errors import ConfigError
@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 @HOOKS.register_module()
 class PhaseHook(Hook):
-    """Pretraining first, then the task, in one run.
+    """Keeps the weights that rest in a phase of a distillation (pretraining, or the task) out of the optimizer.
 
     The phase is a function of the iteration (or epoch) that comes next, and so the same after a resume as without one.
     The optimizer passes over what rests in a phase: neither momentum nor weight decay moves it. Learning rate
@@ -33,15 +33,16 @@ class PhaseHook(Hook):
 
     priority = "VERY_HIGH"
     _model: DistillationDetector | None = None
+    _was_pretraining: bool | None = None
     _task_begins: int  # the task's first iteration
 
     def before_train(self, runner: Runner) -> None:
         """Refuse a pretraining that never ends; take the place before the optimizer's step."""
-        self._model = detector_of(runner)
-        pretraining = getattr(self._model, "pretraining", None)
-        if not isinstance(self._model, DistillationDetector) or pretraining is None:
-            self._model = None
+        model = detector_of(runner)
+        pretraining = getattr(model, "pretraining", None)
+        if pretraining is None:
             return
+        self._model = model
         if pretraining.epochs is not None and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise ConfigError(
                 "pretrain=dict(epochs=...): this run counts iterations, so say pretrain=dict(iters=...)."
@@ -58,14 +59,19 @@ class PhaseHook(Hook):
                 f"pretraining ends after {self._task_begins} iterations, in the middle of {accumulated} whose "
                 f"gradients are accumulated (accumulative_counts): make it a multiple of {accumulated} iterations."
             )
-        runner.optim_wrapper.optimizer.register_step_pre_hook(self._pass_over_resting)
+        runner.optim_wrapper.optimizer.register_step_pre_hook(self._skip_resting)
+        model.optimizer_skips_resting = True
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Enter the phase of this iteration."""
-        if self._model is None or not self._model.enter_phase(runner.iter, runner.epoch):
+        """Log the beginning of a phase."""
+        if self._model is None:
             return
-        names = pretrained(self._model.distillation)
-        if self._model.phase.is_pretraining:
+        is_pretraining = self._model.pretraining.covers(runner.iter, runner.epoch)
+        if is_pretraining == self._was_pretraining:
+            return
+        self._was_pretraining = is_pretraining
+        names = pretrained(self._model.bound)
+        if is_pretraining:
             length = self._model.pretraining.length
             runner.logger.info(
                 f"Iteration {runner.iter + 1}: pretraining of {', '.join(names)}, {length} in all."
@@ -80,5 +86,5 @@ class PhaseHook(Hook):
             for name in losses:
                 del runner.message_hub.log_scalars[name]
 
-    def _pass_over_resting(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+    def _skip_resting(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
         self._model.phase.drop_gradients()

@@ -1,4 +1,4 @@
-"""Each co-learning network as a checkpoint of its own."""
+"""Checkpoints of each of several trained networks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import io
 from pathlib import Path
 
 from lad.compat.safe_loading import load_safely
-from lad.detectors import CoLearningDetector
-from lad.detectors.co_learning import network_state
+from lad.detectors.inspection import trained_networks
+from lad.detectors.state import network_state
 from lad.engine.checkpoints import write_whole
 from lad.engine.model import detector_of
 from lad.errors import ConfigError
@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 
 @HOOKS.register_module()
 class SaveNetworksHook(Hook):
-    """Writes each network of a :class:`CoLearningDetector` as a plain MMDetection checkpoint.
+    """Writes each of several trained networks as a plain MMDetection checkpoint.
 
     Beside every ``epoch_3.pth`` or ``best_*.pth`` of the training there is an ``a_epoch_3.pth`` for network ``a``: its
     weights without prefix and the data set's metainfo, nothing else (no optimizer, no config). They are made from the
@@ -32,14 +32,15 @@ class SaveNetworksHook(Hook):
     priority = "LOWEST"
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse models that are one network."""
+        """Refuse models with one trained network, whose checkpoint is a plain one already."""
         model = detector_of(runner)
-        if not isinstance(model, CoLearningDetector):
+        self.names = list(trained_networks(model))
+        if len(self.names) < 2:
             raise ConfigError(
-                f"SaveNetworksHook splits a CoLearningDetector, and the model is a {type(model).__name__}: "
-                "take the hook out of custom_hooks."
+                f"SaveNetworksHook writes the networks of networks=dict(a=..., b=...) apart, and "
+                f"{type(model).__name__} trains one: take the hook out of custom_hooks."
             )
-        self.names = list(model.networks)
+        self.deploy = model.deploy
         self._last: list[Path] = []
         self._find_split(runner)
 
@@ -85,7 +86,7 @@ class SaveNetworksHook(Hook):
             checkpoint = load_safely(str(path), map_location="cpu")
             dataset_meta = checkpoint.get("meta", {}).get("dataset_meta")
             for name in self.names:
-                state = network_state(checkpoint["state_dict"], name)
+                state = network_state(checkpoint["state_dict"], name, self.deploy)
                 content = io.BytesIO()
                 torch.save(dict(meta=dict(dataset_meta=dataset_meta), state_dict=state), content)
                 write_whole(_sibling(path, name), content.getvalue())

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from lad.base.modes import evaluating
-from lad.detectors import DistillationDetector
+from lad.detectors.inspection import frozen_teachers
 from lad.engine.model import detector_of
 from lad.engine.randomness import Draw, SeededItems
 from lad.errors import ConfigError
 from lad.networks.frozen import FrozenTeacher
+from lad.networks.snapshot import Snapshot
 
 import numpy as np
 import torch
@@ -161,7 +162,7 @@ class TeacherCheckHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Ask the teacher."""
         model = detector_of(runner)
-        if not isinstance(model, DistillationDetector):
+        if not any(not isinstance(teacher, Snapshot) for teacher in frozen_teachers(model).values()):
             return
         try:
             self._check(runner, model)
@@ -170,7 +171,7 @@ class TeacherCheckHook(Hook):
             reason = " ".join(str(error).split())[:200]
             runner.logger.warning(f"The teacher could not be checked: {type(error).__name__}: {reason}")
 
-    def _check(self, runner: Runner, model: DistillationDetector) -> None:
+    def _check(self, runner: Runner, model: nn.Module) -> None:
         dataset = runner.train_loop.dataloader.dataset
         samples = labelled_samples(dataset, self.images, seed=0)
         if len(samples) < 2:
@@ -181,10 +182,12 @@ class TeacherCheckHook(Hook):
         objects = [_objects(sample["data_samples"]) for sample in samples]
         device = next(model.parameters()).device
         classes = tuple((getattr(dataset, "metainfo", None) or {}).get("classes") or ())
-        for name, teacher in model.teachers.items():
+        for name, teacher in frozen_teachers(model).items():
+            if isinstance(teacher, Snapshot):
+                continue  # a copy of what is about to be trained
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 found = predictions_of(teacher, model.data_preprocessor, samples)
-            which = f" {name}" if len(model.teachers) > 1 else ""
+            which = f" {name}" if len(frozen_teachers(model)) > 1 else ""
             self._judge(runner, which, found, objects, teacher.classes == classes)
 
     @staticmethod

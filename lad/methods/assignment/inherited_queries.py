@@ -15,7 +15,7 @@ from lad.exchange.seams import Mode
 from lad.exchange.seams.detr import DETRSeam
 from lad.methods.base import Step
 from lad.networks.cache import hash_of
-from lad.networks.frozen import FrozenTeacher
+from lad.networks.routes import Teacher
 
 import torch
 from mmdet.models.detectors import DINO, DeformableDETR
@@ -123,7 +123,7 @@ class InheritedQueries(BaseModule):
         UnsupportedError: the student cannot take over the teacher's queries.
     """
 
-    def __init__(self, student: nn.Module, teacher: FrozenTeacher, frozen: bool = False) -> None:
+    def __init__(self, student: nn.Module, teacher: Teacher, frozen: bool = False) -> None:
         super().__init__()
         self.family = _check(student, teacher.model)
         # In a tuple, so that it is not registered a second time as a module of this one.
@@ -160,7 +160,7 @@ class InheritedQueries(BaseModule):
     @contextmanager
     def replay(self, step: Step, seam: DETRSeam, mode: Mode) -> Iterator[None]:
         """A context in which the student starts from the teacher's reference points and takes over its matches."""
-        cls_scores, bbox_preds, references = step.teacher.ask(decode, self._features, step.data_samples)
+        cls_scores, bbox_preds, references = step.teacher.evaluate(decode, self._features, step.data_samples)
         heads = step.student.bbox_head, step.teacher.model.bbox_head
         matches = seam.replay(*heads, lambda images: (cls_scores, bbox_preds), step.data_samples, mode)
         with self.starting_from(references), matches:

@@ -13,7 +13,7 @@ from lad.methods.assignment.inherited_queries import InheritedQueries
 from lad.methods.base import DistillationMethod, Step
 from lad.networks.batch_memory import BatchMemory, precision_of
 from lad.networks.cache import TeacherCache, hash_of
-from lad.networks.frozen import FrozenTeacher
+from lad.networks.routes import Teacher
 
 from mmdet.registry import MODELS
 from torch import nn
@@ -43,6 +43,8 @@ class LabelAssignmentDistillation(DistillationMethod):
     """
 
     teacher_modules = ("bbox_head",)
+    steers = ("bbox_head",)
+    needs_teacher_first = True
     ensembles = False  # a decision is somebody's: the mean of two networks' predictions is nobody's
 
     def __init__(
@@ -70,8 +72,12 @@ class LabelAssignmentDistillation(DistillationMethod):
         self.cache: TeacherCache | None = None
         self._cache_settings = cache
         self.needs_fingerprints = cache is not None
+        if cache is not None:
+            self.needs_frozen = "its cache keeps what a teacher computed in earlier steps: leave out `cache`"
+        elif inherit_queries:
+            self.needs_frozen = "the student inherits trained queries before the first step"
 
-    def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
+    def bind(self, student: nn.Module, teacher: Teacher) -> None:
         """Find where the two heads decide; refuse those that cannot share a decision."""
         if self.inherit_queries:
             self.queries = InheritedQueries(student, teacher, frozen=self.inherit_queries == "frozen")

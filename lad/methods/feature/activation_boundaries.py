@@ -65,10 +65,10 @@ class ActivationBoundaryDistillation(PreActivationDistillation):
         )
         self.pretraining = Pretraining.from_config(pretrain, type(self).__name__, learning, ("connectors",))
 
-    def listens_to(self, is_pretraining: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def modules_read(self, is_pretraining: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Nothing in the task, once there was a pretraining."""
         idle = self.pretraining is not None and not is_pretraining
-        return ((), ()) if idle else super().listens_to(is_pretraining)
+        return ((), ()) if idle else super().modules_read(is_pretraining)
 
     def pretraining_losses(self, step: Step) -> dict[str, Tensor]:
         """The weighted sum over the pairs."""

@@ -15,7 +15,7 @@ from lad.methods.base import DistillationMethod, Link, Step
 from lad.networks.connectors import build_connector, match_size, tokens_to_map
 from lad.networks.dry_run import dry_run
 from lad.networks.forward import DENSE_HEADS
-from lad.networks.frozen import FrozenTeacher
+from lad.networks.routes import Teacher
 
 import torch
 from mmdet.models.detectors import DetectionTransformer
@@ -124,7 +124,7 @@ class FeatureDistillation(DistillationMethod):
 
     # -- Building -----------------------------------------------------------------------------------------------
 
-    def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
+    def bind(self, student: nn.Module, teacher: Teacher) -> None:
         """Pair the maps and build what each pair needs, from the shapes for a small image."""
         self._check_modules(student, self.student_modules)
         self._check_modules(teacher.model, self.teacher_modules)

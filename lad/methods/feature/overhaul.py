@@ -9,7 +9,7 @@ from lad.errors import UnsupportedError
 from lad.losses.overhaul import MarginReLU, negative_expectation
 from lad.methods.feature.base import Pair, channels_of
 from lad.methods.feature.pre_activation import STAGES, PreActivationDistillation, last_block
-from lad.networks.frozen import FrozenTeacher
+from lad.networks.routes import Teacher
 
 import torch
 from mmdet.registry import MODELS
@@ -39,6 +39,8 @@ class OverhaulDistillation(PreActivationDistillation):
         init_cfg: As in MMEngine.
     """
 
+    needs_frozen = "its margins follow from the statistics of trained batch norms"
+
     def __init__(
         self,
         student: str | Sequence[str] = STAGES,
@@ -66,7 +68,7 @@ class OverhaulDistillation(PreActivationDistillation):
                 f"{len(self.norms)} norms for {len(self.teacher)} of the teacher's modules; name one for each."
             )
 
-    def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
+    def bind(self, student: nn.Module, teacher: Teacher) -> None:
         """Find the batch norms, then pair the maps."""
         self._check_modules(teacher.model, self.teacher_modules)
         norms = self.norms or [last_norm(teacher.model, name) for name in self.teacher]

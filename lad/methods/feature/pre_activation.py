@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lad.base.capture import INPUT, find_module, split_level
 from lad.methods.feature.base import FeatureDistillation
-from lad.networks.frozen import FrozenTeacher
+from lad.networks.routes import Teacher
 
 from mmdet.models.backbones.resnet import BasicBlock, Bottleneck
 from torch import nn
@@ -43,7 +43,7 @@ class PreActivationDistillation(FeatureDistillation):
             raise self.mistake(f"level_weights must be 'halving', numbers or None, got {level_weights!r}.")
         super().__init__(student, teacher, level_weights=None if self.halves else level_weights, **settings)
 
-    def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
+    def bind(self, student: nn.Module, teacher: Teacher) -> None:
         """Find the ends of the stages, then pair the maps."""
         self._check_modules(student, self.student_modules)
         self._check_modules(teacher.model, self.teacher_modules)

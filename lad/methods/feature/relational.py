@@ -11,7 +11,7 @@ from lad.losses.relational import RKDLoss
 from lad.methods.base import DistillationMethod, Link, Step
 from lad.methods.feature.base import DRY_RUN_SIZE, objects_of
 from lad.networks.dry_run import dry_run
-from lad.networks.frozen import FrozenTeacher
+from lad.networks.routes import Teacher
 
 import torch
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
@@ -110,7 +110,7 @@ class RelationalDistillation(DistillationMethod):
         self.loss_name = loss_name
         self.loss = RKDLoss(distance_weight, angle_weight, loss_weight)
 
-    def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
+    def bind(self, student: nn.Module, teacher: Teacher) -> None:
         """Find the strides of both pyramids."""
         ((own_name,), (taught_name,)) = self.student_modules, self.teacher_modules
         find_module(student, own_name)

@@ -22,7 +22,7 @@ from lad.methods.response.dense import (
 )
 from lad.methods.response.logits import build_logit_loss
 from lad.networks.connectors import build_connector
-from lad.networks.frozen import FrozenTeacher
+from lad.networks.routes import Teacher
 
 import torch
 from mmcv.cnn import ConvModule
@@ -99,7 +99,7 @@ class CrossHeadDistillation(DenseDistillation):
         self.align = align
         self.connector = connector
 
-    def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
+    def bind(self, student: nn.Module, teacher: Teacher) -> None:
         """Refuse heads whose towers cannot be joined; find where they are."""
         heads = self.heads(student, teacher)
         check_fit(OWNER, heads, (student, teacher.model), has_towers, WORKS_WITH)
@@ -199,7 +199,7 @@ class CrossHeadDistillation(DenseDistillation):
                 pairs = zip(features, step.teacher.target(taught), strict=True)
                 features = [align_statistics(*pair) for pair in pairs]
             towers.append(features)
-        return step.teacher.through(finish_head, *towers, self.depth)
+        return step.teacher.forward_through(finish_head, *towers, self.depth)
 
     def _boxes(self, head: nn.Module, levels: Sequence[Tensor]) -> Tensor:
         """(n, 4, bins) edges for ``LDLoss``, otherwise (n, 4) boxes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from lad.errors import UnsupportedError
@@ -13,7 +13,7 @@ from lad.exchange.seams import check_same_priors, flatten_levels
 from lad.heads.batched_paa_head import BatchedPAAHead
 from lad.heads.objectness_head import LOGIT_EPS
 from lad.methods.base import DistillationMethod, Step
-from lad.networks.frozen import FrozenTeacher
+from lad.networks.routes import Teacher
 
 import torch
 from mmdet.models.dense_heads import (
@@ -56,23 +56,20 @@ class DenseDistillation(DistillationMethod):
             "SoftLabelDistillation trains a PAA head, RPNDistillation with RCNNDistillation a Faster R-CNN."
         )
 
-    def steer(self, step: Step) -> AbstractContextManager:
-        """The student's own loss, with its labels written down."""
-        return self._listen(step)
-
     @contextmanager
-    def _listen(self, step: Step) -> Iterator[None]:
+    def observe(self, step: Step) -> Iterator[None]:
+        """Record the labels of the student's own loss."""
         with reading_labels(step.student.bbox_head) as reader:
-            step.notes[self] = reader
+            step.observations[self] = reader
             yield
 
     def labels(self, step: Step) -> DenseLabels:
         """The labels of the batch that the student has just trained on."""
         levels = step.outputs["bbox_head"][0]
-        reader: LabelReader = step.notes[self]
+        reader: LabelReader = step.observations[self]
         return reader.labels(len(levels[0]), level_counts(step.student.bbox_head, levels))
 
-    def heads(self, student: nn.Module, teacher: FrozenTeacher) -> list[nn.Module | None]:
+    def heads(self, student: nn.Module, teacher: Teacher) -> list[nn.Module | None]:
         """The heads of the two, None where there is none."""
         return [getattr(model, "bbox_head", None) for model in (student, teacher.model)]
 

@@ -18,7 +18,7 @@ from lad.methods.response.dense import (
     class_logits,
     level_counts,
 )
-from lad.networks.frozen import FrozenTeacher
+from lad.networks.routes import Teacher
 
 import torch
 from mmdet.models.dense_heads import GFLHead
@@ -64,7 +64,7 @@ class LocalisationDistillation(DenseDistillation):
         self.temperature = temperature
         self.gamma = gamma
 
-    def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
+    def bind(self, student: nn.Module, teacher: Teacher) -> None:
         """Refuse heads without edge distributions, and those whose distributions do not correspond."""
         heads = self.heads(student, teacher)
         works_with = "GFLHead and its subclasses, whose boxes are distributions"

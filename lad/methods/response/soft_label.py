@@ -9,7 +9,7 @@ from lad.exchange.seams import check_same_priors
 from lad.heads.batched_paa_head import BatchedPAAHead, PAAPredictions
 from lad.losses import focal_kl_loss
 from lad.methods.base import DistillationMethod, Step
-from lad.networks.frozen import FrozenTeacher
+from lad.networks.routes import Teacher
 
 import torch
 from mmdet.models.dense_heads import PAAHead
@@ -64,7 +64,7 @@ class SoftLabelDistillation(DistillationMethod):
         self.gamma = gamma
         self.min_iou = min_iou
 
-    def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
+    def bind(self, student: nn.Module, teacher: Teacher) -> None:
         """Refuse heads whose predictions do not correspond anchor by anchor."""
         heads = [getattr(model, "bbox_head", None) for model in (student, teacher.model)]
         if not all(isinstance(head, PAAHead) for head in heads):

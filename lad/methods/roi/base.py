@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from lad.methods.roi.heads import (
     stages_of,
 )
 from lad.methods.roi.two_stage import find_class_mapping
-from lad.networks.frozen import FrozenTeacher
+from lad.networks.routes import Teacher
 
 import torch
 from mmdet.models.roi_heads import CascadeRoIHead
@@ -100,11 +100,7 @@ class RoIDistillation(DistillationMethod):
             teacher_boxes: (n, 4) or (n, 4 C) the teacher's deltas.
         """
 
-    def hard_losses(self, losses: dict) -> dict:
-        """The student's own losses of a stage as they are to count."""
-        return losses
-
-    def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
+    def bind(self, student: nn.Module, teacher: Teacher) -> None:
         """Refuse RoI heads that cannot be compared; find the teacher's classes."""
         owner = type(self).__name__
         check_roi_head("student", student, owner)
@@ -141,43 +137,40 @@ class RoIDistillation(DistillationMethod):
             return self.mapping.binary_logits(teacher_scores)
         return self.mapping.logits(teacher_scores, temperature)
 
-    def steer(self, step: Step) -> AbstractContextManager:
-        """The student's own loss, with proposals, predictions and targets of each stage written down."""
-        return self._listen(step)
-
     @contextmanager
-    def _listen(self, step: Step) -> Iterator[None]:
-        seen = step.notes[self] = []
+    def observe(self, step: Step) -> Iterator[None]:
+        """Record proposals, predictions and targets of each stage of the student's own loss."""
+        seen = step.observations[self] = []
 
-        def listener(number: int, head: BBoxHead) -> Callable[..., dict]:
+        def recorder(number: int, head: BBoxHead) -> Callable[..., dict]:
             loss_and_target = head.loss_and_target
 
-            def loss_and_note(
+            def loss_and_record(
                 cls_score: Tensor, bbox_pred: Tensor, rois: Tensor, *args: Any, **kw: Any
             ) -> dict:
                 result = loss_and_target(cls_score, bbox_pred, rois, *args, **kw)
                 targets = RoITargets(*result["bbox_targets"])
                 seen.append(StageOutputs(number, rois, cls_score, bbox_pred, targets))
-                return dict(result, loss_bbox=self.hard_losses(result["loss_bbox"]))
+                return result
 
-            return loss_and_note
+            return loss_and_record
 
         with ExitStack() as stack:
             for number, head in enumerate(stages_of(step.student)):
-                stack.enter_context(replaced(head, "loss_and_target", listener(number, head)))
+                stack.enter_context(replaced(head, "loss_and_target", recorder(number, head)))
             yield
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """The losses of :meth:`compare` of each stage."""
         student = step.student
         is_cascade = isinstance(student.roi_head, CascadeRoIHead)
-        seen = step.notes[self] if step.student_loss else self._run_without_labels(step)
+        seen = step.observations[self] if step.student_loss else self._run_without_labels(step)
         terms = {}
         for outputs in seen:
             number = outputs.number
             head = stages_of(student)[number]
             stage = self.teacher_stage[number]
-            scores, boxes = step.teacher.ask(
+            scores, boxes = step.teacher.evaluate(
                 score_rois, self.teacher_features, stage, outputs.rois, step.teacher.is_ensemble
             )
             losses = self.compare(head, outputs, scores, boxes)

@@ -10,7 +10,7 @@ from lad.methods.response.logits import build_logit_loss, logit_loss
 from lad.methods.roi.base import RoIDistillation, StageOutputs
 from lad.methods.roi.heads import is_sigmoid, stages_of
 from lad.methods.roi.two_stage import averaged_over_ranks
-from lad.networks.frozen import FrozenTeacher
+from lad.networks.routes import Teacher
 
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.registry import MODELS
@@ -49,7 +49,7 @@ class RoILogitDistillation(RoIDistillation):
         self.loss_config = dict(loss or dict(type="KDLoss"))
         self.loss_name = self.stage_loss_name = loss_name
 
-    def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
+    def bind(self, student: nn.Module, teacher: Teacher) -> None:
         """Refuse RoI heads whose classes cannot be compared."""
         super().bind(student, teacher)
         self.loss = build_logit_loss(self.loss_config, is_sigmoid(stages_of(student)[0]))

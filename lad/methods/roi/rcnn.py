@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
+from lad.base.replace import replaced
 from lad.errors import UnsupportedError
 from lad.losses import binary_soft_cross_entropy, soft_cross_entropy
 from lad.methods.base import Step
@@ -18,7 +21,7 @@ from lad.methods.roi.two_stage import (
     scale_hard,
     target_deltas,
 )
-from lad.networks.frozen import FrozenTeacher
+from lad.networks.routes import Teacher
 
 import torch
 from mmdet.models.losses.utils import weight_reduce_loss
@@ -59,6 +62,7 @@ class RCNNDistillation(TwoStageDistillation, RoIDistillation):
     """
 
     trains = ("roi_head",)
+    steers = ("roi_head",)
 
     def __init__(
         self,
@@ -75,7 +79,7 @@ class RCNNDistillation(TwoStageDistillation, RoIDistillation):
         super().__init__(mu, nu, margin, reg_weight, background_weight, temperature, rescale, init_cfg)
         self.classes = tuple(classes) if classes is not None else None
 
-    def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
+    def bind(self, student: nn.Module, teacher: Teacher) -> None:
         """Refuse RoI heads that cannot be compared; find the teacher's classes and units."""
         super().bind(student, teacher)
         own, taught = stages_of(student), stages_of(teacher.model)
@@ -95,9 +99,21 @@ class RCNNDistillation(TwoStageDistillation, RoIDistillation):
                 "such as Faster R-CNN and Cascade R-CNN."
             )
 
-    def hard_losses(self, losses: dict) -> dict:
-        """The student's own losses, scaled."""
-        return scale_hard(losses, self.mu, self.reg_weight)
+    @contextmanager
+    def steer(self, step: Step) -> Iterator[None]:
+        """Scale the student's own losses of each stage by mu and lambda."""
+
+        def scaled(loss_and_target: Callable[..., dict]) -> Callable[..., dict]:
+            def run(*args: Any, **kwargs: Any) -> dict:
+                result = loss_and_target(*args, **kwargs)
+                return dict(result, loss_bbox=scale_hard(result["loss_bbox"], self.mu, self.reg_weight))
+
+            return run
+
+        with ExitStack() as stack:
+            for head in stages_of(step.student):
+                stack.enter_context(replaced(head, "loss_and_target", scaled(head.loss_and_target)))
+            yield
 
     def compare(
         self, head: BBoxHead, outputs: StageOutputs, teacher_scores: Tensor, teacher_boxes: Tensor

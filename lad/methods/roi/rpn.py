@@ -21,7 +21,7 @@ from lad.methods.roi.two_stage import (
     scale_hard,
     target_deltas,
 )
-from lad.networks.frozen import FrozenTeacher
+from lad.networks.routes import Teacher
 
 import torch
 from mmdet.models.dense_heads import RPNHead
@@ -116,8 +116,9 @@ class RPNDistillation(TwoStageDistillation):
     compares_classes = False
     compares_units = ("rpn_head",)
     trains = ("rpn_head",)
+    steers = ("rpn_head",)
 
-    def bind(self, student: nn.Module, teacher: FrozenTeacher) -> None:
+    def bind(self, student: nn.Module, teacher: Teacher) -> None:
         """Refuse RPNs whose predictions do not correspond anchor by anchor."""
         heads = [getattr(model, "rpn_head", None) for model in (student, teacher.model)]
         for role, model, head in zip(("student", "teacher"), (student, teacher.model), heads, strict=True):
@@ -145,20 +146,17 @@ class RPNDistillation(TwoStageDistillation):
             ) from error
         self.to_student = DeltaConversion(heads[1].bbox_coder, heads[0].bbox_coder, "RPNDistillation")
 
-    def steer(self, step: Step) -> AbstractContextManager:
-        """The student's own loss, scaled, with its targets written down."""
-        return self._listen(step)
-
     @contextmanager
-    def _listen(self, step: Step) -> Iterator[None]:
+    def observe(self, step: Step) -> Iterator[None]:
+        """Record the targets of the student's own loss."""
         head = step.student.rpn_head
-        get_targets, loss_by_feat = head.get_targets, head.loss_by_feat
+        get_targets = head.get_targets
 
-        def get_targets_and_note(anchors: list, *args: Any, **kwargs: Any) -> tuple:
+        def get_targets_and_record(anchors: list, *args: Any, **kwargs: Any) -> tuple:
             targets = get_targets(anchors, *args, **kwargs)
             _, label_weights, bbox_targets, bbox_weights = (torch.cat(part, 1) for part in targets[:4])
             flat = torch.cat([_flat(levels) for levels in anchors]) if head.reg_decoded_bbox else None
-            step.notes[self] = RPNTargets(
+            step.observations[self] = RPNTargets(
                 label_weights.flatten(),
                 bbox_targets.flatten(0, 1),
                 bbox_weights.flatten(0, 1)[:, 0],
@@ -167,11 +165,18 @@ class RPNDistillation(TwoStageDistillation):
             )
             return targets
 
+        with replaced(head, "get_targets", get_targets_and_record):
+            yield
+
+    def steer(self, step: Step) -> AbstractContextManager:
+        """Scale the student's own loss by mu and lambda."""
+        head = step.student.rpn_head
+        loss_by_feat = head.loss_by_feat
+
         def scaled_loss(*args: Any, **kwargs: Any) -> dict:
             return scale_hard(loss_by_feat(*args, **kwargs), self.mu, self.reg_weight)
 
-        with replaced(head, "get_targets", get_targets_and_note), replaced(head, "loss_by_feat", scaled_loss):
-            yield
+        return replaced(head, "loss_by_feat", scaled_loss)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """``loss_rpn_cls_soft`` with ``loss_rpn_bbox_bounded``, or ``loss_rpn_bbox_soft`` without labels."""
@@ -191,7 +196,7 @@ class RPNDistillation(TwoStageDistillation):
             anchors = torch.cat([_flat(image) for image in levels])
             valid = torch.stack([torch.cat(image) for image in flags])
             return self.losses_without_labels(head, student, teacher, anchors, valid)
-        return self.losses_with_labels(head, student, teacher, step.notes[self])
+        return self.losses_with_labels(head, student, teacher, step.observations[self])
 
     def losses_with_labels(
         self, head: RPNHead, student: RPNPredictions, teacher: RPNPredictions, targets: RPNTargets

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lad.errors import ConfigError, UnsupportedError, nearest
 from lad.losses import bounded_regression_loss
 from lad.methods.base import DistillationMethod
-from lad.networks.frozen import FrozenTeacher
+from lad.networks.routes import Teacher
 
 import torch
 from mmdet.models.losses.utils import weight_reduce_loss
@@ -129,7 +129,7 @@ def find_class_mapping(
     classes: Sequence[str] | None,
     num_classes: int,
     num_taught: int,
-    teacher: FrozenTeacher,
+    teacher: Teacher,
 ) -> ClassMapping:
     """The teacher's classes in the student's order.
 

@@ -1,0 +1,87 @@
+"""The networks that a config's ``model`` describes, before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lad.base.config import detector_config, kind_of
+from lad.errors import ConfigError
+from lad.networks.roles import STUDENT
+from lad.networks.snapshot import is_snapshot
+
+from mmengine.config import ConfigDict
+
+#: Types of models that describe several networks.
+KINDS = ("DistillationDetector",)
+
+
+def is_distillation(model: Any) -> bool:
+    """Whether a config's ``model`` carries several networks, rather than being a plain detector."""
+    return kind_of(model) in KINDS
+
+
+def trained_specs(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What a distillation config says of its trained networks, by name: config paths or dicts.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if model.get("networks") is not None:
+        if not isinstance(model["networks"], Mapping):
+            raise ConfigError(
+                "model.networks must be a dict of networks by name, networks=dict(a=CONFIG, b=CONFIG)."
+            )
+        return dict(model["networks"])
+    if model.get(STUDENT) is None:
+        raise ConfigError(f"model: {kind_of(model)} needs student, or networks.")
+    return {STUDENT: model[STUDENT]}
+
+
+def trained_configs(model: Mapping[str, Any]) -> dict[str, ConfigDict]:
+    """The plain model configs of a distillation config's trained networks, by name.
+
+    Raises:
+        ConfigError: there are none, or a description is none.
+    """
+    configs = {name: detector_config(spec, _role(name)) for name, spec in trained_specs(model).items()}
+    if model.get("data_preprocessor") is not None:
+        configs[deployed_name(model)].data_preprocessor = model["data_preprocessor"]
+    return configs
+
+
+def deployed_name(model: Mapping[str, Any]) -> str:
+    """The name of a distillation config's deployed network."""
+    return model.get("deploy") or next(iter(trained_specs(model)))
+
+
+def with_networks(
+    model: Mapping[str, Any],
+    trained: Callable[[Any, str], Any] = lambda spec, role: spec,
+    frozen: Callable[[Any, str], Any] = lambda spec, role: spec,
+) -> dict[str, Any]:
+    """A copy of a distillation config whose networks are replaced by what functions make of them.
+
+    Args:
+        model: The config; what is missing or malformed stays as it is, for the detector to refuse.
+        trained: Called with what the config says of a trained network, and the network's role.
+        frozen: Likewise of a frozen teacher; snapshots are no networks of their own and stay.
+    """
+    model = dict(model)
+    if model.get(STUDENT) is not None:
+        model[STUDENT] = trained(model[STUDENT], STUDENT)
+    if isinstance(model.get("networks"), Mapping):
+        model["networks"] = {name: trained(spec, _role(name)) for name, spec in model["networks"].items()}
+    if isinstance(model.get("teacher"), dict):
+        model["teacher"] = frozen(model["teacher"], "teacher")
+    if isinstance(model.get("teachers"), Mapping):
+        model["teachers"] = {
+            name: frozen(spec, name) if isinstance(spec, dict) and not is_snapshot(spec) else spec
+            for name, spec in model["teachers"].items()
+        }
+    return model
+
+
+def _role(name: str) -> str:
+    """What a trained network is called in messages."""
+    return STUDENT if name == STUDENT else f"network {name}"

@@ -1,0 +1,53 @@
+"""Predictions of several networks as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmcv.ops import batched_nms
+from mmdet.structures import SampleList
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+ENSEMBLE = "ensemble"
+
+
+def predict_together(
+    networks: Mapping[str, nn.Module], inputs: Mapping[str, Tensor], data_samples: SampleList, **kwargs: Any
+) -> SampleList:
+    """Detections of several networks, merged image by image by non-maximum suppression.
+
+    Args:
+        networks: The networks by name; the first one's ``test_cfg`` says how to merge.
+        inputs: Images (N, 3, H, W) as each network's config normalises them.
+        data_samples: Their metadata; takes the detections.
+        kwargs: As for the networks' ``predict``.
+    """
+    results = []
+    for name, network in networks.items():
+        samples = network.predict(inputs[name], data_samples, **kwargs)
+        results.append([sample.pred_instances for sample in samples])
+    test_cfg = next(iter(networks.values())).test_cfg
+    for sample, *instances in zip(data_samples, *results, strict=True):
+        # YOLOX sets no limit.
+        sample.pred_instances = merge(instances, test_cfg["nms"], test_cfg.get("max_per_img", -1))
+    return data_samples
+
+
+def merge(instances: Sequence[InstanceData], nms: dict, max_per_img: int) -> InstanceData:
+    """Detections of several networks on one image, without what overlaps a better one of its class.
+
+    Args:
+        instances: Each network's, with ``bboxes``, ``scores`` and ``labels``.
+        nms: Settings of the non-maximum suppression.
+        max_per_img: How many are kept; -1 for all.
+    """
+    together = InstanceData.cat(list(instances))
+    if len(together) == 0:
+        return together
+    scored, keep = batched_nms(together.bboxes, together.scores, together.labels, nms)
+    count = len(keep) if max_per_img < 0 else max_per_img
+    together = together[keep[:count]]
+    together.scores = scored[:count, -1]
+    return together

@@ -1,0 +1,128 @@
+"""Exits: auxiliary predictors on a truncated backbone, which are trained with their network and not deployed."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from lad.base.capture import levels_of
+from lad.base.replace import replaced
+from lad.errors import ConfigError, UnsupportedError
+from lad.networks.dry_run import dry_run
+
+from mmdet.models.detectors import BaseDetector, DetectionTransformer, SingleStageDetector
+from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+from torch import Tensor, nn
+
+#: What an exit's config may set.
+KEYS = ("levels", "neck", "bbox_head")
+
+
+class TruncatedBackbone(nn.Module):
+    """Some of the feature maps of another network's backbone, whose weights it does not own.
+
+    Within :meth:`sharing` they are the maps that the network has computed already; elsewhere its backbone runs.
+
+    Args:
+        backbone: The network's backbone; not registered here.
+        levels: Numbers of its output maps.
+    """
+
+    def __init__(self, backbone: nn.Module, levels: Sequence[int]) -> None:
+        super().__init__()
+        self._backbone = (backbone,)
+        self.levels = tuple(levels)
+        self.maps: Sequence[Tensor] | None = None
+
+    def sharing(self, maps: Sequence[Tensor]) -> AbstractContextManager:
+        """A context in which the maps of the backbone are given."""
+        return replaced(self, "maps", maps)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """The chosen maps of images (N, 3, H, W)."""
+        maps = self._backbone[0](inputs) if self.maps is None else self.maps
+        return tuple(maps[level] for level in self.levels)
+
+
+class Exit(SingleStageDetector):
+    """Dense detector of a truncated backbone: a neck and a head of its own on the maps of its network.
+
+    By default the neck is MMDetection's ``ChannelMapper``, which makes as many levels as the head has strides, and the
+    head is the network's with a single convolution in its towers, so that its priors are the network's. (Auxiliary
+    classifiers of Zhang et al., "Be Your Own Teacher", ICCV 2019.)
+
+    Args:
+        network: The trained network, a single-stage detector.
+        model: Its config.
+        config: ``levels``, the numbers of the backbone's output maps; optionally ``neck`` and ``bbox_head``, settings
+            that override the defaults.
+        name: For messages.
+
+    Raises:
+        ConfigError: unknown keys or levels.
+        UnsupportedError: the network has no dense head whose priors an exit could share.
+    """
+
+    def __init__(self, network: nn.Module, model: ConfigDict, config: dict, name: str) -> None:
+        BaseDetector.__init__(self)
+        check_exit(network, config, name)
+        maps = levels_of(dry_run(network, ["backbone"]).calls("backbone"))
+        levels = config["levels"]
+        if not all(isinstance(level, int) and 0 <= level < len(maps) for level in levels) or not levels:
+            raise ConfigError(
+                f"exit {name}: levels must be numbers of the backbone's {len(maps)} output maps, 0 to {len(maps) - 1}, "
+                f"got {levels!r}."
+            )
+        head = network.bbox_head
+        self.backbone = TruncatedBackbone(network.backbone, levels)
+        neck = dict(
+            type="ChannelMapper",
+            in_channels=[maps[level].shape[1] for level in levels],
+            out_channels=head.in_channels,
+            kernel_size=3,
+            num_outs=len(head.prior_generator.strides),
+        )
+        self.neck = MODELS.build(neck | dict(config.get("neck") or {}))
+        self.bbox_head = MODELS.build(head_config(model) | dict(config.get("bbox_head") or {}))
+        self.train_cfg, self.test_cfg = network.train_cfg, network.test_cfg
+
+
+def head_config(model: ConfigDict) -> dict[str, Any]:
+    """The config of an exit's head: the network's, with a single convolution in its towers."""
+    head = copy.deepcopy(model.bbox_head.to_dict())
+    head |= {key: copy.deepcopy(model.get(key)) for key in ("train_cfg", "test_cfg")}
+    if "stacked_convs" in _settings(MODELS.get(head["type"])):
+        head["stacked_convs"] = 1
+    return ConfigDict(head)
+
+
+def _settings(kind: type) -> Iterator[str]:
+    """Names of the settings of a class and of the classes whose ``**kwargs`` it passes on."""
+    for base in kind.__mro__:
+        if "__init__" in vars(base):
+            yield from inspect.signature(base.__init__).parameters
+
+
+def check_exit(network: nn.Module, config: Any, name: str) -> None:
+    """Refuse an exit's config and a network that cannot have exits.
+
+    Raises:
+        ConfigError, UnsupportedError: see :class:`Exit`.
+    """
+    if not isinstance(config, dict) or "levels" not in config or set(config) - set(KEYS):
+        raise ConfigError(
+            f"exit {name}: an exit is dict(levels=[1]), optionally with neck=dict(...) and bbox_head=dict(...), got "
+            f"{config!r}."
+        )
+    if not isinstance(config["levels"], (list, tuple)):
+        raise ConfigError(f"exit {name}: levels must be a list such as [1], got {config['levels']!r}.")
+    dense = isinstance(network, SingleStageDetector) and not isinstance(network, DetectionTransformer)
+    if not dense or not hasattr(getattr(network, "bbox_head", None), "prior_generator"):
+        raise UnsupportedError(
+            f"exit {name}: {type(network).__name__} has no dense head whose priors an exit could share; exits work on "
+            "single-stage detectors such as RetinaNet, FCOS, ATSS, GFL, PAA, TOOD and RTMDet."
+        )
