@@ -7,5 +7,5 @@ compat.apply()
 
 from lad import analysis, datasets, detectors, engine, evaluation, heads, methods
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["analysis", "compat", "datasets", "detectors", "engine", "evaluation", "heads", "methods"]

@@ -1,38 +1,38 @@
-"""Two-component Gaussian mixtures of many small one-dimensional samples, fitted all at once.
+"""Batched fit of two-component Gaussian mixtures to many small one-dimensional samples.
 
 Probabilistic anchor assignment fits one mixture per ground-truth box. Fitting them one by one on the host
 costs milliseconds per box and a device synchronisation each; here every box of a batch is a row of one
-tensor, and expectation-maximisation runs over all rows together on whatever device they live on.
+tensor, and expectation-maximisation runs over all rows together on the device of the values.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 COVARIANCE_TYPES = ("full", "diag", "spherical", "tied")
 
-# Iterations between two looks at which groups have converged. Looking costs more small operations than an
-# iteration does, so it is done for several at once; all of them are kept until then, so they are not many.
+# Iterations between two checks of which groups have converged. A check costs more small operations than an
+# iteration does, so it covers several at once; their parameters are all kept until then, which bounds the number.
 _WINDOW = 8
-# Converged groups leave the working tensors once they are at least this share of them; below it, copying
-# the others costs more than the arithmetic saved.
+# Converged groups are dropped from the working tensors once they are at least this share of them; below it,
+# copying the others costs more than the arithmetic saved.
 _DROP_SHARE = 0.2
-# scikit-learn adds ten machine epsilons to the mass of each component, lest an empty one divide by zero.
+# scikit-learn adds ten machine epsilons to the mass of each component, so that an empty one does not divide by zero.
 _MASS_FLOOR = 10 * torch.finfo(torch.float64).eps
 # How far apart the joint densities of a candidate equally probable in both components may come out, relative
 # to 1 + their magnitude. The last digit of a logarithm depends on where its argument stands in a vector
-# register: without allowance the answer for equal candidates would depend on their places.
+# register: without a tolerance the component of equal candidates would depend on their positions.
 _ROUNDING = 8 * torch.finfo(torch.float64).eps
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 @dataclass(frozen=True)
 class TwoGaussians:
-    """G fitted mixtures of two Gaussians, and what each says of its own M candidates.
+    """G fitted mixtures of two Gaussians, each evaluated at its own M candidates.
 
     Attributes:
         assignment: (G, M) long. The component (0 or 1) each candidate most probably comes from, 0 if both are
@@ -56,21 +56,21 @@ class TwoGaussians:
 
 @dataclass(frozen=True)
 class _Groups:
-    """The groups still worked on.
+    """State of expectation-maximisation for the groups that are still iterated.
 
     Parameters are (2, G, 3): for each component and group its mean, variance and mass. A component's mass is
     its weight times the number of values; used in place of the weight it adds a constant to a group's
-    log-likelihood, which neither the shares nor the convergence test can tell.
+    log-likelihood, which changes neither the responsibilities nor the convergence test.
 
     Attributes:
         x: (G, M) values, something finite in invalid slots.
         present: (G, M) 1.0 in valid slots, 0.0 in others.
         least_change: (G, 1) a group goes on while its log-likelihood changes by this or more.
-        active: (G, 1) bool, false for a converged group that has not been left out.
+        active: (G, 1) bool, false for a converged group that has not been dropped yet.
         previous: (G, 1) log-likelihood of the last iteration.
         squared: (2, G, M) squared distances to the current means.
         current: Parameters after the last iteration, whether converged or not.
-        kept: Parameters a converged group answers with; of an active one, those after the last iteration.
+        kept: Parameters with which a group converged; of an active one, those after the last iteration.
         iterations: (G, 1) long, as for `kept`.
     """
 
@@ -85,7 +85,7 @@ class _Groups:
     iterations: Tensor
 
     def rows(self, index: Tensor) -> _Groups:
-        """Only these of the groups."""
+        """Select groups by their index."""
         group_first = (self.x, self.present, self.least_change, self.active, self.previous)
         group_second = (self.squared, self.current, self.kept)
         return _Groups(
@@ -119,14 +119,14 @@ def _variances(
 
 
 def _iterate(groups: _Groups, count: int, covariance_type: str, regularisation: Tensor) -> _Groups:
-    """Make `count` iterations, then find out which groups converged in which of them.
+    """Make `count` iterations, then determine which groups converged in which of them.
 
-    Nothing is frozen on the way: a converged group goes on, and its parameters are taken from the record.
+    All groups make all iterations; the parameters of a converged one are taken from the recorded history.
     """
     x, present, squared = groups.x, groups.present, groups.squared
     mean, variance, mass = groups.current.split(1, 2)
     joints, shares = x.new_empty(2, count, 2, *x.shape).unbind(0)
-    record: list[Tensor] = []
+    history: list[Tensor] = []
     for joint, share in zip(joints.unbind(0), shares.unbind(0), strict=True):
         # E step.
         torch.addcmul(_log_height(variance, mass), squared, variance.reciprocal(), value=-0.5, out=joint)
@@ -137,18 +137,18 @@ def _iterate(groups: _Groups, count: int, covariance_type: str, regularisation: 
         squared = (x - mean).square_()
         scatter = torch.mul(share, squared).sum(2, keepdim=True)
         variance = _variances(scatter, mass, mean, covariance_type, regularisation)
-        record += (mean, variance, mass)
+        history += (mean, variance, mass)
 
     # log(exp(a) + exp(b)) is the larger exponent minus the logarithm of the larger share; where there is no
-    # value both shares are 0, so 1 is added lest the logarithm be infinite.
+    # value both shares are 0, so 1 is added to keep the logarithm finite.
     log_share = shares.amax(1).add_(1 - present).log_()
     bounds = joints.amax(1).sub_(log_share).mul_(present).sum(2).T
     changes = torch.cat((groups.previous, bounds), 1).diff(dim=1).abs_()
     still = changes >= groups.least_change
     going = still.all(1, keepdim=True)
-    # The first iteration whose change was too small: argmin answers with the first of several.
+    # The first iteration whose change was too small: argmin returns the first of several.
     last = torch.where(going, count - 1, still.long().argmin(1, keepdim=True))
-    steps = torch.cat(record, 2).unflatten(2, (count, 3))
+    steps = torch.cat(history, 2).unflatten(2, (count, 3))
     reached = steps.gather(2, last[:, :, None].expand(2, -1, 1, 3)).squeeze(2)
     return _Groups(
         x=x,
@@ -186,6 +186,81 @@ def _check_arguments(
         raise ValueError(f"reg_covar must be positive, got {reg_covar}")
 
 
+def _initial_groups(values: Tensor, valid: Tensor, tol: float) -> _Groups:
+    """All groups before the first iteration: means at the extremes, variances 1, equal masses; M must not be 0."""
+    x = values.double()
+    lowest = x.masked_fill(~valid, math.inf).amin(1, keepdim=True)
+    highest = x.masked_fill(~valid, -math.inf).amax(1, keepdim=True)
+    count = valid.sum(1, keepdim=True)
+    mean = torch.stack((lowest, highest)).masked_fill(count == 0, 0.0)
+    # Invalid slots enter the arithmetic with weight 0, so they need a finite value.
+    x = torch.where(valid, x, mean[0])
+    mass = (0.5 * count.clamp(min=1)).to(x.dtype).expand_as(mean)
+    parameters = torch.cat((mean, torch.ones_like(mean), mass), 2)
+    return _Groups(
+        x=x,
+        present=valid.to(x.dtype),
+        least_change=count.clamp(min=1) * tol,  # scikit-learn compares means, these are sums
+        active=torch.ones_like(valid[:, :1]),
+        previous=torch.full_like(x[:, :1], -math.inf),
+        squared=(x - mean).square_(),
+        current=parameters,
+        kept=parameters,
+        iterations=torch.zeros_like(count),
+    )
+
+
+def _maximise(
+    groups: _Groups, covariance_type: str, max_iter: int, reg_covar: float, check_every: int
+) -> tuple[Tensor, Tensor]:
+    """Run expectation-maximisation until every group converged or `max_iter` iterations were made.
+
+    Converged groups are dropped from the working tensors at every check, if they are enough to be worth the copy.
+
+    Returns:
+        Parameters (2, G, 3) and iterations (G, 1) of all groups, as in `_Groups`.
+    """
+    parameters, iterations = groups.kept, groups.iterations
+    regularisation = groups.x.new_full((), reg_covar)
+    rows: Tensor | None = None  # which groups `groups` holds; None is all of them
+    done, next_check = 0, check_every
+    while done < max_iter:
+        window = min(_WINDOW, check_every or _WINDOW, max_iter - done)
+        groups = _iterate(groups, window, covariance_type, regularisation)
+        done += window
+        if rows is None:
+            parameters, iterations = groups.kept, groups.iterations
+        else:
+            parameters[:, rows], iterations[rows] = groups.kept, groups.iterations
+        if not check_every or done < next_check or done == max_iter:
+            continue
+        next_check = done + check_every
+        going = groups.active[:, 0].nonzero()[:, 0]
+        if not len(going):
+            break
+        if len(going) <= (1 - _DROP_SHARE) * len(groups.x):
+            rows = going if rows is None else rows[going]
+            groups = groups.rows(going)
+    return parameters, iterations
+
+
+def _evaluate(x: Tensor, valid: Tensor, parameters: Tensor, iterations: Tensor) -> TwoGaussians:
+    """Mixtures with given parameters (2, G, 3), evaluated at the values x (G, M)."""
+    mean, variance, mass = parameters.split(1, 2)
+    weight = mass / mass.sum(0, keepdim=True)
+    joint = torch.addcdiv(_log_height(variance, weight), (x - mean).square_(), variance, value=-0.5)
+    assignment = (joint[1] - joint[0] > _ROUNDING * (1 + joint[0].abs())) & valid
+    log_density = torch.logaddexp(joint[0], joint[1]).sub_(_HALF_LOG_2PI).masked_fill_(~valid, -math.inf)
+    return TwoGaussians(
+        assignment=assignment.long(),
+        log_density=log_density,
+        means=mean[:, :, 0].T,
+        variances=variance[:, :, 0].T,
+        weights=weight[:, :, 0].T,
+        iterations=iterations[:, 0],
+    )
+
+
 def _fit(
     values: Tensor,
     valid: Tensor,
@@ -197,63 +272,13 @@ def _fit(
 ) -> TwoGaussians:
     """`fit_two_gaussians` with arguments checked and defaults filled in."""
     num_slots = values.shape[1]
-    if num_slots == 0:  # minima need a slot to look at
+    if num_slots == 0:  # a minimum over no slots is undefined
         values, valid = values.new_zeros(values.shape[0], 1), valid.new_zeros(valid.shape[0], 1)
-
-    x = values.double()
-    lowest = x.masked_fill(~valid, math.inf).amin(1, keepdim=True)
-    highest = x.masked_fill(~valid, -math.inf).amax(1, keepdim=True)
-    count = valid.sum(1, keepdim=True)
-    mean = torch.stack((lowest, highest)).masked_fill(count == 0, 0.0)
-    # Invalid slots take part in the arithmetic, weighted 0, so they need a finite value.
-    x = torch.where(valid, x, mean[0])
-    mass = (0.5 * count.clamp(min=1)).to(x.dtype).expand_as(mean)
-    fitted = torch.cat((mean, torch.ones_like(mean), mass), 2)
-    iterations = torch.zeros_like(count)
-    groups = _Groups(
-        x=x,
-        present=valid.to(x.dtype),
-        least_change=count.clamp(min=1) * tol,  # scikit-learn compares means, these are sums
-        active=torch.ones_like(valid[:, :1]),
-        previous=torch.full_like(x[:, :1], -math.inf),
-        squared=(x - mean).square_(),
-        current=fitted,
-        kept=fitted,
-        iterations=iterations,
-    )
-    regularisation = x.new_full((), reg_covar)
-    rows: Tensor | None = None  # which groups `groups` holds; None is all of them
-    done, next_look = 0, check_every
-    while done < max_iter:
-        window = min(_WINDOW, check_every or _WINDOW, max_iter - done)
-        groups = _iterate(groups, window, covariance_type, regularisation)
-        done += window
-        if rows is None:
-            fitted, iterations = groups.kept, groups.iterations
-        else:
-            fitted[:, rows], iterations[rows] = groups.kept, groups.iterations
-        if not check_every or done < next_look or done == max_iter:
-            continue
-        next_look = done + check_every
-        going = groups.active[:, 0].nonzero()[:, 0]
-        if not len(going):
-            break
-        if len(going) <= (1 - _DROP_SHARE) * len(groups.x):
-            rows = going if rows is None else rows[going]
-            groups = groups.rows(going)
-
-    mean, variance, mass = fitted.split(1, 2)
-    weight = mass / mass.sum(0, keepdim=True)
-    joint = torch.addcdiv(_log_height(variance, weight), (x - mean).square_(), variance, value=-0.5)
-    assignment = (joint[1] - joint[0] > _ROUNDING * (1 + joint[0].abs())) & valid
-    log_density = torch.logaddexp(joint[0], joint[1]).sub_(_HALF_LOG_2PI).masked_fill_(~valid, -math.inf)
-    return TwoGaussians(
-        assignment=assignment.long()[:, :num_slots],
-        log_density=log_density[:, :num_slots],
-        means=mean[:, :, 0].T,
-        variances=variance[:, :, 0].T,
-        weights=weight[:, :, 0].T,
-        iterations=iterations[:, 0],
+    groups = _initial_groups(values, valid, tol)
+    parameters, iterations = _maximise(groups, covariance_type, max_iter, reg_covar, check_every)
+    fitted = _evaluate(groups.x, valid, parameters, iterations)
+    return replace(
+        fitted, assignment=fitted.assignment[:, :num_slots], log_density=fitted.log_density[:, :num_slots]
     )
 
 
@@ -278,7 +303,7 @@ def fit_two_gaussians(
     Where the two differ:
 
     * The variance is computed around the mean, not as E[x^2] - mean^2, so it is never below `reg_covar`
-      and every answer is finite. Where scikit-learn raises "ill-defined empirical covariance" (MMDetection
+      and every result is finite. Where scikit-learn raises "ill-defined empirical covariance" (MMDetection
       issue 9390: equal or nearly equal values whose square times the machine epsilon exceeds `reg_covar`) the
       variance here is the true one, about `reg_covar`, plus mean^2 * 10 epsilon / mass, as scikit-learn's
       formula has it in exact arithmetic.
@@ -288,17 +313,17 @@ def fit_two_gaussians(
     `reg_covar` and weights 1/2.
 
     Args:
-        values: (G, M) of any float dtype. Valid values must be finite and below 1e150 in magnitude; what
-            stands in invalid slots is not looked at.
+        values: (G, M) of any float dtype. Valid values must be finite and below 1e150 in magnitude; those in
+            invalid slots are ignored.
         valid: (G, M) bool, which slots hold a value; in any arrangement.
         covariance_type: 'full', 'diag', 'spherical' (all the same in one dimension, apart from rounding) or
             'tied' (one variance for both components).
         max_iter: Most iterations made; 0 returns the starting parameters.
         tol: Convergence threshold on the mean log-likelihood per value.
         reg_covar: Added to each variance, in the unit of the values squared; positive.
-        check_every: Look for converged rows every so many iterations or a few more, to leave them out and to
-            stop early; 0 is never. Looking waits for the device. None: every few iterations on a CPU, else
-            never. The answer does not depend on it.
+        check_every: Check for converged rows every so many iterations or a few more, to drop them and to
+            stop early; 0 is never. A check waits for the device. None: every few iterations on a CPU, else
+            never. The result does not depend on it.
 
     Returns:
         The mixtures, on the device of `values`.
@@ -310,7 +335,7 @@ def fit_two_gaussians(
     _check_arguments(values, valid, covariance_type, max_iter, tol, reg_covar, check_every)
     if check_every is None:
         check_every = _WINDOW if values.device.type == "cpu" else 0
-    # Bookkeeping for gradients takes a tenth of the time. Clones are ordinary tensors again, which later
+    # Recording for autograd takes a tenth of the time. Clones are ordinary tensors again, which later
     # computations with gradients may use.
     with torch.inference_mode():
         fitted = _fit(values, valid, covariance_type, max_iter, tol, reg_covar, check_every)

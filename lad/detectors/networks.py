@@ -79,7 +79,7 @@ class NetworksDetector(BaseDetector):
         self.data_preprocessor = self.student.data_preprocessor
         self.renormalisations = nn.ModuleDict(
             {
-                name: Renormalisation(self.data_preprocessor, network.data_preprocessor)
+                name: Renormalisation(self.data_preprocessor, network.data_preprocessor, exact=True)
                 for name, network in self.peers.items()
             }
         )
@@ -126,7 +126,7 @@ class NetworksDetector(BaseDetector):
             check_snapshot(name, spec, self.trained_networks)
             source = spec["snapshot_of"]
             network = self.trained_networks[source]
-            between = Renormalisation(self.data_preprocessor, network.data_preprocessor)
+            between = Renormalisation(self.data_preprocessor, network.data_preprocessor, exact=True)
             self.teachers[name] = Snapshot(source, network, between, spec.get("at", "start"))
 
     # -- Networks -------------------------------------------------------------------------------------------------

@@ -12,10 +12,13 @@ from lad.networks.speed import uncompiled
 import torch
 from torch import nn
 
+#: Height and width of the images of a dry run, in pixels.
+DRY_RUN_SIZE = (128, 128)
+
 
 @torch.no_grad()
-def dry_run(model: nn.Module, modules: Iterable[str], size: tuple[int, int] = (128, 128)) -> Outputs:
-    """What modules of backbone, neck and dense heads put out for images of zeros, for the sake of the shapes.
+def dry_run(model: nn.Module, modules: Iterable[str], size: tuple[int, int] = DRY_RUN_SIZE) -> Outputs:
+    """Run a detector on zero images to infer the output shapes of modules of backbone, neck and dense heads.
 
     The detector is as before: no statistics of a batch norm, no training flag and no random state change.
     """

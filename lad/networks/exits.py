@@ -11,7 +11,7 @@ from typing import Any
 from lad.base.capture import levels_of
 from lad.base.replace import replaced
 from lad.errors import ConfigError, UnsupportedError
-from lad.networks.dry_run import dry_run
+from lad.networks.dry_run import DRY_RUN_SIZE, dry_run
 
 from mmdet.models.detectors import BaseDetector, DetectionTransformer, SingleStageDetector
 from mmdet.registry import MODELS
@@ -78,6 +78,7 @@ class Exit(SingleStageDetector):
                 f"got {levels!r}."
             )
         head = network.bbox_head
+        check_levels(head, maps, levels, name)
         self.backbone = TruncatedBackbone(network.backbone, levels)
         neck = dict(
             type="ChannelMapper",
@@ -89,6 +90,29 @@ class Exit(SingleStageDetector):
         self.neck = MODELS.build(neck | dict(config.get("neck") or {}))
         self.bbox_head = MODELS.build(head_config(model) | dict(config.get("bbox_head") or {}))
         self.train_cfg, self.test_cfg = network.train_cfg, network.test_cfg
+
+
+def check_levels(head: nn.Module, maps: Sequence[Tensor], levels: Sequence[int], name: str) -> None:
+    """Refuse maps of other strides than the head's first levels, whose priors an exit would not share.
+
+    Args:
+        head: The network's head.
+        maps: The maps of the network's backbone in a dry run.
+        levels: Numbers of the exit's.
+        name: For messages.
+
+    Raises:
+        ConfigError: names the levels that would work.
+    """
+    strides = [stride[0] if isinstance(stride, tuple) else stride for stride in head.prior_generator.strides]
+    own = [DRY_RUN_SIZE[0] // each.shape[-2] for each in maps]
+    if [own[level] for level in levels] != strides[: len(levels)]:
+        first = own.index(strides[0]) if strides[0] in own else None
+        fitting = "its network's neck makes its first level itself" if first is None else f"levels=[{first}]"
+        raise ConfigError(
+            f"exit {name}: the backbone's maps {list(levels)} have strides {[own[level] for level in levels]} and the "
+            f"head's first levels {strides[: len(levels)]}; begin where the head does: {fitting}."
+        )
 
 
 def head_config(model: ConfigDict) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Images normalised for one network, as another network expects them."""
+"""Images normalised for one network, renormalised as another network's config asks."""
 
 from __future__ import annotations
 
@@ -9,39 +9,54 @@ from mmdet.structures import SampleList
 from mmengine.model import ImgDataPreprocessor
 from torch import Tensor, nn
 
+#: Recovered pixel values that are nearer to a whole number than this are whole: images are read as bytes.
+PIXEL_TOLERANCE = 1e-4
+
 
 class Renormalisation(nn.Module):
-    """Images normalised for the student, as the teacher's own config would normalise them.
+    """Renormalises images from the mean, standard deviation and channel order of one network to those of another.
 
     Args:
-        student: The student's data preprocessor.
-        teacher: The teacher's data preprocessor.
+        source: Data preprocessor that normalised the images.
+        target: Data preprocessor of the network that gets them.
+        exact: Recover the pixel values first and normalise them anew, in the operations of MMEngine's data
+            preprocessor: images of whole pixel values are then, to the bit, what ``target`` makes of them. Otherwise
+            one multiplication and one addition, equal to rounding, which is cheaper.
     """
 
-    def __init__(self, student: ImgDataPreprocessor, teacher: ImgDataPreprocessor) -> None:
+    def __init__(
+        self, source: ImgDataPreprocessor, target: ImgDataPreprocessor, exact: bool = False
+    ) -> None:
         super().__init__()
-        self.swap_channels = student._channel_conversion != teacher._channel_conversion
-        self.pad_value = teacher.pad_value
-        student_mean, student_std = _mean_std(student)
-        teacher_mean, teacher_std = _mean_std(teacher)
+        self.swap_channels = source._channel_conversion != target._channel_conversion
+        self.pad_value = target.pad_value
+        self.exact = exact
+        source_mean, source_std = _mean_std(source)
+        target_mean, target_std = _mean_std(target)
         if self.swap_channels:
-            student_mean, student_std = student_mean.flip(0), student_std.flip(0)
-        self.register_buffer("scale", student_std / teacher_std, persistent=False)
-        self.register_buffer("shift", (student_mean - teacher_mean) / teacher_std, persistent=False)
+            source_mean, source_std = source_mean.flip(0), source_std.flip(0)
+        if exact:
+            for name, value in dict(
+                source_mean=source_mean, source_std=source_std, target_mean=target_mean, target_std=target_std
+            ).items():
+                self.register_buffer(name, value, persistent=False)
+        else:
+            self.register_buffer("scale", source_std / target_std, persistent=False)
+            self.register_buffer("shift", (source_mean - target_mean) / target_std, persistent=False)
         self.is_identity = (
             not self.swap_channels
-            and student.pad_value == teacher.pad_value
-            and torch.equal(student_mean, teacher_mean)
-            and torch.equal(student_std, teacher_std)
+            and source.pad_value == target.pad_value
+            and torch.equal(source_mean, target_mean)
+            and torch.equal(source_std, target_std)
         )
 
     def forward(self, inputs: Tensor, data_samples: SampleList) -> Tensor:
-        """Images of shape (N, 3, H, W), padding set to the teacher's pad value outside each ``img_shape``."""
+        """Renormalise images (N, 3, H, W); padding outside each ``img_shape`` gets the target's pad value."""
         if self.is_identity:
             return inputs
         if self.swap_channels:
             inputs = inputs.flip(1)
-        images = inputs * self.scale + self.shift
+        images = self._normalised_anew(inputs) if self.exact else inputs * self.scale + self.shift
         shapes = torch.tensor([sample.img_shape[:2] for sample in data_samples])
         height, width = inputs.shape[-2:]
         if bool((shapes == shapes.new_tensor([height, width])).all()):  # sizes live on the host: no wait
@@ -51,6 +66,12 @@ class Renormalisation(nn.Module):
         columns = torch.arange(width, device=inputs.device) < shapes[:, 1:]
         inside = rows[:, None, :, None] & columns[:, None, None, :]
         return torch.where(inside, images, images.new_full((), self.pad_value))
+
+    def _normalised_anew(self, inputs: Tensor) -> Tensor:
+        pixels = inputs * self.source_std + self.source_mean
+        whole = pixels.round()
+        pixels = torch.where((pixels - whole).abs() < PIXEL_TOLERANCE, whole, pixels)
+        return (pixels - self.target_mean) / self.target_std
 
 
 def _mean_std(preprocessor: ImgDataPreprocessor) -> tuple[Tensor, Tensor]:

@@ -91,7 +91,7 @@ def test_training_is_the_same_bit_by_bit_and_pictures_are_written(make, interval
     model = make(tmp_path)
     twin = copy.deepcopy(model)
     for network in (model, twin):
-        with_dropout(network.student if make is co_learning else network.student)
+        with_dropout(network.student)
     hook = dict(type="AssignmentVisualizationHook", interval=interval, max_images=2, max_objects=1)
     plain = train(model, tmp_path / "plain", [], f"{make.__name__}_plain")
     expected = copy.deepcopy(state_of(plain))

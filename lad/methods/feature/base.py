@@ -13,7 +13,7 @@ from lad.errors import ConfigError, UnsupportedError, listed, nearest
 from lad.losses.feature import Objects
 from lad.methods.base import DistillationMethod, Link, Step
 from lad.networks.connectors import build_connector, match_size, tokens_to_map
-from lad.networks.dry_run import dry_run
+from lad.networks.dry_run import DRY_RUN_SIZE, dry_run
 from lad.networks.forward import DENSE_HEADS
 from lad.networks.routes import Teacher
 
@@ -26,8 +26,6 @@ from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 WHOLE_IMAGE = ("backbone", "neck", *DENSE_HEADS)
-#: Height and width of the dry run's images, in pixels.
-DRY_RUN_SIZE: tuple[int, int] = tuple(inspect.signature(dry_run).parameters["size"].default)
 
 
 @dataclass(frozen=True)
