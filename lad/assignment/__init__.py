@@ -1,1 +1,1 @@
-"""Label assignment as pure functions of tensors."""
+"""Label assignment as pure functions on tensors."""

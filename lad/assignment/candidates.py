@@ -1,4 +1,4 @@
-"""The anchors that PAA chooses positives from, for a whole batch."""
+"""PAA's candidate anchors of a whole batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PAACandidates:
-    """Anchors that max-IoU gives to a ground truth: K of them in a batch of N images with P anchors each.
+    """Anchors that max-IoU assigns to a ground truth: K of them in a batch of N images with P anchors each.
 
     Attributes:
         index: (K,) int64 into the N * P anchors of the batch.
@@ -45,12 +45,12 @@ class PAACandidates:
 
     @property
     def num_gts(self) -> int:
-        """Ground truths in the batch."""
+        """Number of ground truths in the batch."""
         return sum(self.gt_counts)
 
 
 def fetch(values: Tensor) -> list[int]:
-    """Values that the host must know: the one place where the assignment of a batch waits for the device."""
+    """Copy values to the host: the one place where the assignment of a batch waits for the device."""
     return values.tolist()
 
 
@@ -61,7 +61,9 @@ def find_candidates(
     batch_img_metas: Sequence[dict],
     finite: Tensor,
 ) -> PAACandidates:
-    """Gather the candidates of a batch; waits for the device once, in :func:`fetch`.
+    """Gather the candidates of a batch.
+
+    Waits for the device once, in :func:`fetch`.
 
     Args:
         grid: The anchors.
@@ -71,7 +73,7 @@ def find_candidates(
         finite: (N,) bool, whether an image's predictions are all finite; fetched with the count.
 
     Raises:
-        FloatingPointError: an image's predictions are not finite; the message names it.
+        FloatingPointError: an image's predictions are not finite; the message names the image.
     """
     device = assigned.device
     num_priors = assigned.shape[1]
@@ -80,7 +82,7 @@ def find_candidates(
     count, *healthy = fetch(torch.cat([place[-1:], finite.to(place.dtype)]))
     if not all(healthy):
         raise FloatingPointError(_name_images(batch_img_metas, healthy))
-    # nonzero() with a known count: what is no candidate goes to one slot more, which is cut off.
+    # nonzero() with a known count: anchors that are no candidates are written to one extra slot, which is cut off.
     index = place.new_zeros(count + 1)
     index.scatter_(0, torch.where(is_candidate, place - 1, count), torch.arange(len(place), device=device))
     index = index[:count]

@@ -1,4 +1,4 @@
-"""Max-IoU pre-assignment of a whole batch at once."""
+"""Batched max-IoU assignment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 # Overlaps (ground truths x priors) computed at once, about 75 MB with their temporaries. A batch with more of
-# them is done in several parts, so that memory does not grow with the batch.
+# them is processed in several parts, so that memory does not grow with the batch.
 MAX_OVERLAPS = 1 << 21
 
 IGNORED = -2
@@ -27,7 +27,7 @@ def assign_max_iou(
     gt_bboxes: Sequence[Tensor],
     assigner: MaxIoUAssigner,
 ) -> Tensor:
-    """MMDetection's :class:`MaxIoUAssigner` for all images of a batch, without waiting for the device.
+    """Assign the priors of all images of a batch as MMDetection's :class:`MaxIoUAssigner` does, without device waits.
 
     Args:
         priors: Anchors shared by the images, (P, 4), xyxy in pixels.
@@ -47,7 +47,7 @@ def assign_max_iou(
     real = torch.arange(most)[None] < torch.tensor([[len(boxes)] for boxes in gt_bboxes])
     real = real.to(inside.device, non_blocking=True)
     per_part = max(1, MAX_OVERLAPS // (most * num_priors))
-    # Over parts of the batch: bounds the memory; one part unless there are very many objects.
+    # In parts to bound the memory; a single one unless there are very many objects.
     parts = [
         _assign(priors, inside[i : i + per_part], padded[i : i + per_part], real[i : i + per_part], assigner)
         for i in range(0, num_images, per_part)
@@ -57,7 +57,7 @@ def assign_max_iou(
 
 def _assign(priors: Tensor, inside: Tensor, boxes: Tensor, real: Tensor, assigner: MaxIoUAssigner) -> Tensor:
     overlaps = bbox_overlaps(boxes, priors.expand(len(boxes), -1, -1))  # (n, G, P)
-    # Below every IoU: neither padding nor a prior outside is anybody's best.
+    # Below every IoU, so that neither padding nor a prior outside is ever the best match.
     overlaps = overlaps.masked_fill(~(real[:, :, None] & inside[:, None, :]), -1.0)
     best_iou, best_gt = overlaps.max(dim=1)
     assigned = torch.full_like(best_gt, IGNORED)
@@ -75,7 +75,7 @@ def _assign(priors: Tensor, inside: Tensor, boxes: Tensor, real: Tensor, assigne
         else:
             matched = torch.zeros_like(overlaps, dtype=torch.bool).scatter_(2, gt_best_prior, True)
         matched &= (gt_best_iou >= assigner.min_pos_iou) & real[:, :, None]
-        # MMDetection overwrites in the order of the ground truths: the last match stands.
+        # MMDetection overwrites in the order of the ground truths: the last match is kept.
         order = torch.arange(1, boxes.shape[1] + 1, device=boxes.device)
         last = (matched * order[:, None]).amax(dim=1)
         assigned = torch.where(last > 0, last - 1, assigned)
@@ -83,7 +83,7 @@ def _assign(priors: Tensor, inside: Tensor, boxes: Tensor, real: Tensor, assigne
 
 
 def is_batchable(assigner: BaseAssigner, sampler: BaseSampler, has_ignored_regions: bool) -> bool:
-    """Whether :func:`assign_max_iou` gives exactly this assigner's and sampler's answer."""
+    """Whether :func:`assign_max_iou` reproduces this assigner and sampler exactly."""
     return (
         type(assigner) is MaxIoUAssigner
         and type(sampler) is PseudoSampler
@@ -101,7 +101,7 @@ def assign_one_by_one(
     batch_gt_instances_ignore: Sequence[InstanceData | None],
     assigner: BaseAssigner,
 ) -> Tensor:
-    """Any assigner that decides from priors alone, image by image as MMDetection calls it.
+    """Assign image by image with any assigner that uses priors alone, as MMDetection calls it.
 
     For assigners that :func:`assign_max_iou` does not cover; waits for the device at every image.
     Returns the same as :func:`assign_max_iou`.

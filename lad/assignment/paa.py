@@ -1,8 +1,8 @@
-"""Probabilistic anchor assignment (PAA) of a whole batch as a fixed sequence of tensor operations.
+"""Batched probabilistic anchor assignment (PAA), as a fixed sequence of tensor operations.
 
 Kim & Lee, "Probabilistic Anchor Assignment with IoU Prediction for Object Detection", ECCV 2020,
-arXiv 2007.08103. MMDetection's ``PAAHead.paa_reassign`` loops over images, ground truths and levels and asks
-the device for a number at every step; here the sizes of all tensors follow from numbers the host already has.
+arXiv 2007.08103. MMDetection's ``PAAHead.paa_reassign`` loops over images, ground truths and levels and waits
+for the device at every step; here the sizes of all tensors follow from numbers that are already on the host.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Selection:
-    """The candidates of each of G ground truths that take part, in M = num_levels * topk slots.
+    """The candidates selected for each of G ground truths, in M = num_levels * topk slots.
 
     Attributes:
         candidate: (G, M) long. Index into the K candidates, in ascending order of loss; 0 in empty slots.
@@ -33,7 +33,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class PAAReassignment:
-    """Outcome of PAA for G ground truths with M = num_levels * topk slots each.
+    """Result of PAA for G ground truths with M = num_levels * topk slots each.
 
     Attributes:
         candidate: (G, M) long. Index into the K candidates, in ascending order of loss; 0 in empty slots.
@@ -52,7 +52,7 @@ class PAAReassignment:
 
 
 def _sort_within_cells(losses: Tensor, cell: Tensor, num_cells: int) -> tuple[Tensor, Tensor]:
-    """Stable order of the candidates by cell, then loss, and the cells in that order; all (K,).
+    """Sort candidates stably by cell, then loss; returns their order and the cells in that order, both (K,).
 
     Cells are in [-1, num_cells].
     """
@@ -60,15 +60,15 @@ def _sort_within_cells(losses: Tensor, cell: Tensor, num_cells: int) -> tuple[Te
         by_loss = torch.sort(losses, stable=True).indices
         cells, by_cell = torch.sort(cell[by_loss], stable=True)
         return by_loss[by_cell], cells
-    # The bits of a float32, read as an integer, order as the number does once the negative ones are turned
-    # round: cell and loss fit one 64-bit key exactly, and one integer sort is three times as fast as two.
+    # The bits of a float32, read as an integer, order as the number does once those of negative numbers are
+    # inverted: cell and loss fit one 64-bit key exactly, and one integer sort is three times as fast as two.
     bits = (losses.float() + 0.0).view(torch.int32)  # adding 0 makes -0 equal to it
     bits = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() + 2**31
     on_cpu = losses.device.type == "cpu"
     cell_bits, index_bits = (num_cells + 1).bit_length(), len(losses).bit_length() if on_cpu else 0
     if on_cpu and cell_bits + 32 + index_bits <= 64:
-        # If the index fits in as well, the keys alone say it all, and numpy's vectorised sort, which knows
-        # no indices and is not stable, is several times as fast again. Half the range makes use of the sign.
+        # If the index fits in as well, sorting the keys alone suffices, and numpy's vectorised sort, which returns
+        # no indices and is not stable, is several times as fast again. Offsetting by half the range uses the sign bit.
         half = 2 ** (cell_bits - 1)
         keys = ((cell + (1 - half)) << (32 + index_bits)) + (bits << index_bits) + torch.arange(len(losses))
         keys.numpy().sort()
@@ -81,7 +81,7 @@ def _sort_within_cells(losses: Tensor, cell: Tensor, num_cells: int) -> tuple[Te
 def select_candidates(
     losses: Tensor, gt_index: Tensor, level: Tensor, num_gts: int, num_levels: int, topk: int
 ) -> Selection:
-    """Take each ground truth's `topk` candidates of smallest loss from each level, sorted by loss.
+    """Select each ground truth's `topk` candidates of smallest loss from each level, sorted by loss.
 
     Equal losses keep the order of the candidates: of two candidates of one ground truth and level the earlier
     is taken first, and within a row a lower level, then an earlier candidate, comes first. Comparisons are
@@ -89,14 +89,14 @@ def select_candidates(
 
     Args:
         losses: (K,) of any float dtype, one loss for each candidate of the whole batch. Must not be NaN or
-            infinite (a NaN sorts after every number, infinities are taken as numbers; what the mixture makes
-            of them is undefined).
+            infinite (a NaN sorts after every number, infinities are sorted as numbers; the mixture fitted to
+            them is undefined).
         gt_index: (K,) long, the ground truth each candidate is assigned to, counted through the whole batch.
-            A candidate whose index is outside [0, num_gts) is never taken, so callers may pad.
+            A candidate whose index is outside [0, num_gts) is never selected, so callers may pad.
         level: (K,) long in [0, num_levels), the pyramid level of each candidate.
         num_gts: Number of ground truths in the batch, G.
         num_levels: Number of pyramid levels.
-        topk: Most candidates taken from one level for one ground truth; at least 1.
+        topk: Most candidates selected from one level for one ground truth; at least 1.
 
     Returns:
         The selection, on the device of `losses`.
@@ -123,13 +123,13 @@ def select_candidates(
     count = losses.shape[0]
     device = losses.device
 
-    # A cell is one level of one ground truth. Candidates of none are put outside them all.
+    # A cell is one level of one ground truth. Candidates of no ground truth get an index beyond all cells.
     cell = (gt_index * num_levels + level).clamp(-1, num_cells)
     order, cells = _sort_within_cells(losses, cell, num_cells)
     bounds = torch.searchsorted(cells, torch.arange(num_cells + 1, device=device))
     position = bounds[:-1, None] + torch.arange(topk, device=device)
     taken = position < bounds[1:, None]
-    # Empty slots point at one more candidate, of infinite loss: it sorts last in its row.
+    # Empty slots point at an extra candidate of infinite loss, which sorts last in its row.
     order = torch.cat((order, order.new_full((1,), count)))
     picked = order[position.masked_fill_(~taken, count)].view(num_gts, num_slots)
     picked_loss = torch.cat((losses, losses.new_full((1,), math.inf)))[picked].double()
@@ -140,13 +140,13 @@ def select_candidates(
 
 
 def _without_empty_slots(selection: Selection) -> Selection:
-    """Cut off the slots that are empty for every ground truth: objects rarely have candidates on every level."""
+    """Drop the slots that are empty for every ground truth: objects rarely have candidates on every level."""
     used = int(selection.valid.any(0).sum())
     return Selection(selection.candidate[:, :used], selection.loss[:, :used], selection.valid[:, :used])
 
 
 def separate(mixture: TwoGaussians, valid: Tensor, loss: Tensor | None = None) -> Tensor:
-    """Tell positives from the rest by the fitted mixtures: scheme (c) of Fig. 3 of the PAA paper.
+    """Separate positives from the other candidates by the fitted mixtures: scheme (c) of Fig. 3 of the PAA paper.
 
     Of the candidates in component 0 (the one of low losses), in ascending order of loss, all up to and
     including the one of highest density are positive. The first such one counts if several are equally dense;
@@ -165,7 +165,7 @@ def separate(mixture: TwoGaussians, valid: Tensor, loss: Tensor | None = None) -
         return torch.zeros_like(valid)
     enough = valid.sum(1, keepdim=True) >= 2
     foreground = (mixture.assignment == 0) & valid & enough
-    # argmax answers with the first of several.
+    # argmax returns the first of several.
     densest = mixture.log_density.masked_fill(~foreground, -math.inf).argmax(1, keepdim=True)
     if loss is not None:
         equal = (loss == loss.gather(1, densest)) & foreground
@@ -206,8 +206,8 @@ def reassign(
         covariance_type: 'full', 'diag', 'spherical' or 'tied'.
 
     Returns:
-        The reassignment, in M = num_levels * topk slots a ground truth; on a CPU, where looking costs nothing, in as
-        many as the largest ground truth needs.
+        The reassignment, in M = num_levels * topk slots a ground truth; on a CPU, where reading a count costs nothing,
+        in as many as the largest ground truth needs.
 
     Raises:
         ValueError: as the functions named above.

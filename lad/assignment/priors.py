@@ -1,4 +1,4 @@
-"""The anchors that all images of a batch share, and where each of them lies."""
+"""Anchors shared by all images of a batch, with the level and cell of each."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ class PriorGrid:
 
     @property
     def num_levels(self) -> int:
-        """How many feature levels there are."""
+        """Number of feature levels."""
         return len(self.sizes)
 
     def sizes_for(self, shape: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """The part of each level, (height, width) in cells, that an image padded to ``shape`` alone would have."""
+        """Size of each level, (height, width) in cells, for an image padded to ``shape`` alone."""
         return tuple(
             (min(ceil(shape[0] / stride[1]), size[0]), min(ceil(shape[1] / stride[0]), size[1]))
             for stride, size in zip(self.strides, self.sizes, strict=True)
         )
 
     def inside(self, batch_img_metas: Sequence[dict], allowed_border: int) -> Tensor:
-        """Which anchors take part in each image, (N, P) bool, as ``AnchorHead`` decides.
+        """Mask of the anchors that are used in each image, (N, P) bool, by the rule of ``AnchorHead``.
 
         An anchor's cell must begin within the image's ``pad_shape``; with ``allowed_border >= 0`` the anchor may
         reach at most that many pixels beyond ``img_shape``.
@@ -70,7 +70,11 @@ class PriorGrid:
 def prior_grid(
     generator: AnchorGenerator, sizes: Sequence[tuple[int, int]], device: torch.device | str
 ) -> PriorGrid:
-    """The anchors of feature maps of the given ``sizes`` (height, width in cells), one generation for a batch."""
+    """Generate the anchors of feature maps of given ``sizes`` (height, width in cells), once for a batch.
+
+    Raises:
+        ValueError: the number of ``sizes`` is not that of the generator's levels.
+    """
     sizes = tuple((int(height), int(width)) for height, width in sizes)
     if len(sizes) != generator.num_levels:
         raise ValueError(f"{len(sizes)} feature levels for an anchor generator of {generator.num_levels}")

@@ -1,4 +1,4 @@
-"""Score voting: each detection's box becomes a weighted mean of the boxes around it, all at once."""
+"""Batched score voting: each detection's box becomes a weighted mean of the overlapping boxes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MIN_UNION = 1e-6
 
 
 def _eligible_pairs(scores: Tensor, det_labels: Tensor, score_thr: float) -> tuple[Tensor, Tensor, Tensor]:
-    """All pairs of a detection and a candidate that scores enough for the detection's class, detection by detection.
+    """Pairs of a detection and a candidate above the threshold for the detection's class, sorted by detection.
 
     Returns:
         Detection and candidate of each pair, both (N,) long, and (D,) where each detection's pairs begin.
@@ -23,7 +23,7 @@ def _eligible_pairs(scores: Tensor, det_labels: Tensor, score_thr: float) -> tup
         det, candidate = (own_scores > score_thr).nonzero().unbind(1)
         repeats = torch.bincount(det, minlength=len(det_labels))
         return det, candidate, repeats.cumsum(0) - repeats
-    # The few scores above the threshold are found once, sorted by class and handed to the detections of that class.
+    # The few scores above the threshold are found once, sorted by class and repeated for the detections of that class.
     # numpy finds few in many three times as fast, and repeats ten times as fast.
     is_wide = scores.dtype in (torch.float32, torch.float64)
     above = np.flatnonzero(scores.numpy() > score_thr if is_wide else (scores > score_thr).numpy())
@@ -41,7 +41,7 @@ def _eligible_pairs(scores: Tensor, det_labels: Tensor, score_thr: float) -> tup
 
 
 def _votes(own: Tensor, boxes: Tensor, scores: Tensor) -> Tensor:
-    """Weights of boxes voting for other boxes: exp(-(1 - IoU)^2 / sigma) * score, 0 if they hardly overlap.
+    """Voting weights: exp(-(1 - IoU)^2 / sigma) * score, 0 where the IoU is at most 0.01.
 
     Args:
         own: (4, ...) x1, y1, x2, y2 of the detections.
@@ -50,7 +50,7 @@ def _votes(own: Tensor, boxes: Tensor, scores: Tensor) -> Tensor:
     """
     x1, y1, x2, y2 = boxes
     own_x1, own_y1, own_x2, own_y2 = own
-    # In place all along: memory traffic is what costs.
+    # In place throughout: memory traffic dominates the cost.
     width = torch.minimum(x2, own_x2).sub_(torch.maximum(x1, own_x1)).clamp_(min=0)
     height = torch.minimum(y2, own_y2).sub_(torch.maximum(y1, own_y1)).clamp_(min=0)
     overlap = width.mul_(height)
@@ -74,8 +74,8 @@ def vote_boxes(
     A candidate votes if its score for the detection's class is above `score_thr` and its IoU with the
     detection above 0.01, with weight exp(-(1 - IoU)^2 / 0.025) * score: the score voting of Kim & Lee,
     "Probabilistic Anchor Assignment with IoU Prediction for Object Detection", ECCV 2020, arXiv 2007.08103,
-    as MMDetection's ``PAAHead.score_voting`` computes it and in the order it returns. A detection nobody
-    votes for keeps its box (MMDetection drops it if its class has no candidates at all, and answers NaN
+    as MMDetection's ``PAAHead.score_voting`` computes it and in the order it returns. A detection without
+    votes keeps its box (MMDetection drops it if its class has no candidates at all, and returns NaN
     otherwise; neither happens to a detection that is a candidate itself).
 
     Args:
@@ -88,7 +88,7 @@ def vote_boxes(
         score_thr: Lowest score, exclusive, of a candidate.
         compact: Compute only the pairs of a detection and a candidate whose score suffices, few of the D * P,
             rather than all of them. Finding how many there are waits for the device. None: on a CPU only.
-            The answer does not depend on it, rounding apart.
+            The result does not depend on it, rounding apart.
 
     Returns:
         (D, 5) voted boxes with the scores unchanged, in the dtype of `det_bboxes`, and (D,) their labels; in
@@ -109,13 +109,13 @@ def vote_boxes(
     det_bboxes = det_bboxes[order]
     dtype = torch.promote_types(torch.promote_types(det_bboxes.dtype, bboxes.dtype), torch.float32)
     boxes, own = bboxes.to(dtype), det_bboxes[:, :4].to(dtype)
-    # Boxes without a vote weigh 0, which a coordinate that is not finite would turn into NaN; the column of
-    # ones sums up the weights.
+    # Boxes without a vote have weight 0, which a coordinate that is not finite would turn into NaN; the column of
+    # ones accumulates the weights.
     summands = pad(boxes.nan_to_num(0.0, 0.0, 0.0), (0, 1), value=1.0)
 
     if compact:
         det, candidate, begin = _eligible_pairs(scores, det_labels, score_thr)
-        # Rows by number, and their weighted sums, are what embeddings are made for: several times as fast as indexing.
+        # Embedding kernels gather rows and sum them with weights several times as fast as indexing.
         weight = _votes(
             embedding(det, own).unbind(1),
             embedding(candidate, boxes).unbind(1),

@@ -1,4 +1,4 @@
-"""The valuable localisation region: anchors too far off to be positive and near enough to say where a box is."""
+"""Valuable localisation region of localisation distillation: anchors near an object that are not positive."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def valuable_region(
     topk: int = 9,
     gamma: float = 0.25,
 ) -> Tensor:
-    """The largest IoU of each anchor with an object in whose valuable localisation region it lies, else 0.
+    """Largest IoU of each anchor with the objects whose valuable localisation region contains it, else 0.
 
     Zheng et al., "Localization Distillation for Dense Object Detection", CVPR 2022, arXiv 2102.12252, Algorithm 1: with
     the threshold a of an object that ATSS takes for its positives (mean plus standard deviation of the IoUs of the
-    ``topk`` anchors of each level whose centres are nearest), the region holds the anchors with
-    gamma a <= DIoU < a. The IoU as a weight is the authors' code's. An anchor may be positive and in the region: its
-    DIoU is less than its IoU.
+    ``topk`` anchors of each level whose centres are nearest), the region contains the anchors with
+    gamma a <= DIoU < a. The IoU as a weight follows the authors' code. An anchor may be both positive and in the
+    region, as its DIoU is less than its IoU.
 
     Args:
         anchors: (P, 4) xyxy in pixels, by level.
-        inside: (N, P) bool, anchors that take part in each image.
+        inside: (N, P) bool, anchors that are used in each image.
         gt_bboxes: (N, G, 4) xyxy, boxes without area where an image has fewer than G objects.
         counts: Number of anchors of each level.
-        topk: Candidates of a level; ATSS' own.
-        gamma: Lower end of the region, as a part of the threshold; in [0, 1].
+        topk: Candidates of a level, as in ATSS.
+        gamma: Lower end of the region, as a fraction of the threshold; in [0, 1].
 
     Returns:
         (N, P) float32.
@@ -44,7 +44,7 @@ def valuable_region(
     most = gt_bboxes.shape[1]
     if most == 0:
         return anchors.new_zeros(inside.shape)
-    # In parts where objects are very many: bounds the memory.
+    # In parts to bound the memory; a single one unless there are very many objects.
     per_part = max(1, MAX_OVERLAPS // (most * len(anchors)))
     parts = zip(inside.split(per_part), gt_bboxes.split(per_part), strict=True)
     return torch.cat([_region(anchors, *part, counts, topk, gamma) for part in parts])
@@ -58,7 +58,7 @@ def _region(
     centres, gt_centres = ((box[..., :2] + box[..., 2:]) / 2 for box in (boxes, gt_bboxes))
     distance = (gt_centres[:, :, None] - centres[:, None]).square().sum(dim=3)
     taking_part = inside[:, None].expand_as(distance)
-    # Each level has candidates of its own, and few levels there are.
+    # A loop over the few levels: each has its own candidates.
     nearest = [
         part.topk(min(topk, part.shape[2]), dim=2, largest=False)[1] + sum(counts[:level])
         for level, part in enumerate(distance.masked_fill(~taking_part, torch.inf).split(list(counts), dim=2))
