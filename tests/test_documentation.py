@@ -114,7 +114,7 @@ RULES = [
     Rule(r"slurm_train.* (mine_lad|\S*_coco)", SMALL, slow=True),
     Rule(r"slurm_train", SHORT, slow=True),
     Rule(r"mine_lad.py --dry-run", slow=True),
-    Rule(r"--dry-run", SHORT, {"CONFIG": "configs/lad/solad_r18-c16-paa-r18-c32_fpn_digits.py"}),
+    Rule(r"--dry-run", SHORT, {"CONFIG": "configs/lad/solad_paa-r18-c16_paa-r18-c32_fpn_digits.py"}),
     Rule(r"--resume CHECKPOINT", SHORT, slow=True, after=(TRAIN.format("lad/paa_r18-c16_fpn_digits"),)),
     Rule(r"--tta", TTA, {"CHECKPOINT": "work_dirs/paa-cop_r50_fpn_1x_coco/epoch_12.pth"}, slow=True),
     Rule(r"tools/(train|test).py .*_coco", SMALL, slow=True),
@@ -126,10 +126,10 @@ RULES = [
     Rule(r"plot_losses.py WORK_DIR", "", {"WORK_DIR": "work_dirs/paa_r18-c16_fpn_digits"},
          after=(TRAIN.format("lad/paa_r18-c16_fpn_digits"),)),
     Rule(r"plot_losses.py work_dirs/paa", slow=True,
-         after=(TRAIN.format("lad/paa_r18-c16_fpn_digits"), TRAIN.format("lad/lad_r18-c16-paa-r18-c32_fpn_digits"))),
-    Rule(r"plot_losses.py work_dirs/colad", slow=True, after=(TRAIN.format("colad/colad_r18-c16-r18-c32_fpn_digits"),)),
+         after=(TRAIN.format("lad/paa_r18-c16_fpn_digits"), TRAIN.format("lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits"))),
+    Rule(r"plot_losses.py work_dirs/colad", slow=True, after=(TRAIN.format("colad/colad_paa-r18-c16_paa-r18-c32_fpn_digits"),)),
     Rule(r"visualize_assignment.py configs/", slow=True),
-    Rule(r"visualize_assignment.py", "", {"CONFIG": "configs/lad/lad_r18-c16-paa-r18-c32_fpn_digits.py"}),
+    Rule(r"visualize_assignment.py", "", {"CONFIG": "configs/lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits.py"}),
     # Other commands use the stand-in for its result.
     Rule(r"voc_to_coco.py", "", {"data/bccd": "data/made_bccd"}),
     Rule(r"tools/benchmark.py run bccd_beyond_paa", "--only tood --seeds 0", slow=True),
@@ -162,12 +162,12 @@ NOT_RUN = {
 
 #: Configs that listings of a part of a config are put into: the first whose word is in the listing.
 PARTS = [
-    ("inherit_queries", "configs/dino/lad_r18-c16-dino-r18-c32_digits.py"),
-    ('mode="soft"', "configs/tood/lad_r18-c16-tood-r18-c32_fpn_digits.py"),
-    ("", "configs/lad/lad_r18-c16-paa-r18-c32_fpn_digits.py"),
+    ("inherit_queries", "configs/dino/lad_dino-r18-c16_dino-r18-c32_digits.py"),
+    ('mode="soft"', "configs/tood/lad_tood-r18-c16_tood-r18-c32_fpn_digits.py"),
+    ("", "configs/lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits.py"),
 ]
 #: Readers' own names in listings.
-LISTING_PLACEHOLDERS = {"NAME": "lad_r18-c16-paa-r18-c32_fpn_digits", "RUN": "paa_r18-c16_fpn_digits"}
+LISTING_PLACEHOLDERS = {"NAME": "lad_paa-r18-c16_paa-r18-c32_fpn_digits", "RUN": "paa_r18-c16_fpn_digits"}
 #: What listings that are for a reader's own code suppose to be there.
 PREAMBLES = {
     "class MySeam": "import torch\n"

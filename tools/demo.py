@@ -41,7 +41,7 @@ class Entry:
 ENTRIES = (
     Entry("teacher", "teacher", "paa_r18-c32_fpn_digits.py"),
     Entry("student alone", "student", "paa_r18-c16_fpn_digits.py"),
-    Entry("student with LAD", "lad", "lad_r18-c16-paa-r18-c32_fpn_digits.py"),
+    Entry("student with LAD", "lad", "lad_paa-r18-c16_paa-r18-c32_fpn_digits.py"),
 )
 
 

@@ -17,7 +17,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from torch import nn
 
-LAD = ROOT / "configs/lad/solad_r18-c16-paa-r18-c32_fpn_digits.py"
+LAD = ROOT / "configs/lad/solad_paa-r18-c16_paa-r18-c32_fpn_digits.py"
 
 
 @MODELS.register_module(force=True)

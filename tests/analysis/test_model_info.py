@@ -326,8 +326,8 @@ def test_random_boxes_are_inside_of_their_images_and_labels_below_the_number_of_
 @pytest.mark.parametrize(
     ("config", "shape"),
     [
-        ("configs/lad/lad_r18-c16-paa-r18-c32_fpn_digits.py", (128, 128)),
-        ("configs/lad/lad_r50-paa-r101_fpn_1x_coco.py", (800, 1333)),
+        ("configs/lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits.py", (128, 128)),
+        ("configs/lad/lad_paa-r50_paa-r101_fpn_1x_coco.py", (800, 1333)),
     ],
 )
 def test_images_are_as_large_as_the_training_pipeline_makes_them(config, shape):

@@ -12,7 +12,7 @@ from helpers import ROOT, save_checkpoint
 from mmdet.registry import MODELS
 
 CONFIGS = ROOT / "configs"
-LAD = CONFIGS / "lad/lad_r18-c16-paa-r18-c32_fpn_digits.py"
+LAD = CONFIGS / "lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits.py"
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_a_plain_detector_from_its_checkpoint(workplace, tmp_path, monkeypatch, 
 
 
 def test_role_switch_shows_who_taught(workplace, tmp_path, monkeypatch, capsys):
-    config = CONFIGS / "colad/colad_r18-c16-r18-c32_fpn_digits.py"
+    config = CONFIGS / "colad/colad_paa-r18-c16_paa-r18-c32_fpn_digits.py"
     draw(
         monkeypatch,
         workplace,

@@ -17,7 +17,7 @@ import pytest
 from helpers import ROOT
 from mmengine.config import Config
 
-LAD = "configs/lad/lad_r18-c16-paa-r18-c32_fpn_digits.py"
+LAD = "configs/lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits.py"
 
 
 def training(batch_size=2, base=16, enable=False, **optim_wrapper):

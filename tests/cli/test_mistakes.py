@@ -126,7 +126,7 @@ def test_unknown_mode_is_named(tmp_path):
         distil(small_paa(), small_paa(), tmp_path, [dict(type="LabelAssignmentDistillation", mode="medium")])
 
 
-LAD_CONFIG = "configs/lad/lad_r18-c16-paa-r18-c32_fpn_digits.py"
+LAD_CONFIG = "configs/lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits.py"
 STUDENT_CONFIG = "configs/lad/paa_r18-c16_fpn_digits.py"
 
 

@@ -23,9 +23,9 @@ from mmdet.registry import MODELS
 from mmengine.runner import Runner
 
 STUDENT = ROOT / "configs/lad/paa_r18-c16_fpn_digits.py"
-LAD = ROOT / "configs/lad/lad_r18-c16-paa-r18-c32_fpn_digits.py"
-COLAD = ROOT / "configs/colad/colad_r18-c16-r18-c32_fpn_digits.py"
-RCNN = ROOT / "configs/faster_rcnn/frcnn-all_r18-c16_r18-c32_fpn_digits.py"
+LAD = ROOT / "configs/lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits.py"
+COLAD = ROOT / "configs/colad/colad_paa-r18-c16_paa-r18-c32_fpn_digits.py"
+RCNN = ROOT / "configs/faster_rcnn/frcnn-all_faster-rcnn-r18-c16_faster-rcnn-r18-c32_fpn_digits.py"
 
 HEAD, NECK, DATA = "model.bbox_head", "model.neck", "train_dataloader.dataset"
 

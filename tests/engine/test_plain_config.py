@@ -25,7 +25,7 @@ def trained(config, **changes):
 
 def test_nothing_of_this_package_is_left_where_nothing_of_it_is_needed():
     before, after = trained(
-        "feature/fgd_retinanet-r50_x101_fpn_2x_coco.py",
+        "feature/fgd_retinanet-r50_retinanet-x101_fpn_2x_coco.py",
         custom_hooks=[dict(type="EMAHook"), dict(type="AssignmentVisualizationHook")],
         custom_imports=dict(imports=["lad", "lad.engine.hooks", "json"], allow_failed_imports=False),
     )
@@ -43,7 +43,7 @@ def test_nothing_of_this_package_is_left_where_nothing_of_it_is_needed():
 
 def test_the_batched_head_the_digits_and_the_metric_become_mmdetections():
     before, after = trained(
-        "lad/lad_r18-c16-paa-r18-c32_fpn_digits.py",
+        "lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits.py",
         **{"val_evaluator.backend": "faster-coco-eval", "optim_wrapper.type": "BFloat16OptimWrapper"},
     )
     assert "custom_imports" not in after

@@ -45,11 +45,11 @@ def teacher(tmp_path_factory):
 @pytest.mark.parametrize(
     ("config", "changes"),
     [
-        ("lad/lad_r18-c16-paa-r18-c32_fpn_digits.py", {}),
-        ("lad/solad_r18-c16-paa-r18-c32_fpn_digits.py", {}),
-        ("lad/kd_r18-c16-paa-r18-c32_fpn_digits.py", {}),
-        ("colad/colad_r18-c16-r18-c32_fpn_digits.py", {}),
-        ("colad/colad_r18-c16-r18-c32_fpn_digits.py", FISHER),
+        ("lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits.py", {}),
+        ("lad/solad_paa-r18-c16_paa-r18-c32_fpn_digits.py", {}),
+        ("lad/kd_paa-r18-c16_paa-r18-c32_fpn_digits.py", {}),
+        ("colad/colad_paa-r18-c16_paa-r18-c32_fpn_digits.py", {}),
+        ("colad/colad_paa-r18-c16_paa-r18-c32_fpn_digits.py", FISHER),
     ],
     ids=["lad", "solad", "kd", "colad", "colad-fisher"],
 )

@@ -103,7 +103,7 @@ def test_resources_of_lad_are_flat(folder):
     config = dict(
         _delete_=True, type="DistillationDetector", student=student, teacher=teacher, methods=methods
     )
-    check_flat(resources(folder, "lad", "lad/lad_r18-c16-paa-r18-c32_fpn_digits.py", config))
+    check_flat(resources(folder, "lad", "lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits.py", config))
 
 
 @pytest.mark.slow
@@ -114,4 +114,4 @@ def test_resources_of_co_learning_are_flat(folder):
         **co_learning(dict(small=small, big=big), dict(type="StdMeanSwitch", per="gt_level")),
     )
     hooks = "dict(type='RoleSwitchHook', interval=20), dict(type='SaveNetworksHook')"
-    check_flat(resources(folder, "colad", "colad/colad_r18-c16-r18-c32_fpn_digits.py", config, hooks))
+    check_flat(resources(folder, "colad", "colad/colad_paa-r18-c16_paa-r18-c32_fpn_digits.py", config, hooks))

@@ -18,9 +18,9 @@ from mmdet.apis import inference_detector, init_detector
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
-LAD_CONFIG = str(ROOT / "configs/lad/lad_r18-c16-paa-r18-c32_fpn_digits.py")
+LAD_CONFIG = str(ROOT / "configs/lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits.py")
 STUDENT_CONFIG = str(ROOT / "configs/lad/paa_r18-c16_fpn_digits.py")
-COLAD_CONFIG = str(ROOT / "configs/colad/colad_r18-c16-r18-c32_fpn_digits.py")
+COLAD_CONFIG = str(ROOT / "configs/colad/colad_paa-r18-c16_paa-r18-c32_fpn_digits.py")
 TEACHER_CONFIG = str(ROOT / "configs/lad/paa_r18-c32_fpn_digits.py")
 
 

@@ -30,7 +30,7 @@ def test_rank_without_objects_trains_with_one_that_has_them_to_identical_paramet
     checkpoint = save_checkpoint(teacher, tmp_path / "teacher.pth")
     config = tmp_path / "two.py"
     config.write_text(
-        f"_base_ = {str(CONFIGS / 'frcnn-all_r18-c16_r18-c32_fpn_digits.py')!r}\n"
+        f"_base_ = {str(CONFIGS / 'frcnn-all_faster-rcnn-r18-c16_faster-rcnn-r18-c32_fpn_digits.py')!r}\n"
         "custom_imports = dict(imports=['lad', 'fault_runs'])\n"
         "custom_hooks = [dict(type='SaveRanksHook')]\n"
     )

@@ -65,7 +65,7 @@ def test_two_processes_train_as_one_with_the_same_total_batch(trainer, name):
         path = trainer.folder / f"{name}_{batch_size}.py"
         path.write_text(
             CONFIG.format(
-                base=str(STUDENT_CONFIG.with_name(f"{name}_r18-c16-paa-r18-c32_fpn_digits.py")),
+                base=str(STUDENT_CONFIG.with_name(f"{name}_paa-r18-c16_paa-r18-c32_fpn_digits.py")),
                 student=str(STUDENT_CONFIG),
                 teacher=f"{trainer.folder}/teacher.pth",
                 batch_size=batch_size,

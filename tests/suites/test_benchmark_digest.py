@@ -13,7 +13,7 @@ import pytest
 from helpers import ROOT
 from mmengine.config import Config
 
-LAD = str(ROOT / "configs/lad/lad_r18-c16-paa-r18_fpn_bccd.py")
+LAD = str(ROOT / "configs/lad/lad_paa-r18-c16_paa-r18_fpn_bccd.py")
 
 
 @pytest.fixture(scope="module")

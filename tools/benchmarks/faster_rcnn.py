@@ -28,7 +28,7 @@ from mmengine.structures import InstanceData
 from timing import alternate, ratio
 from torch import Tensor, nn
 
-CONFIG = "configs/faster_rcnn/frcnn-all_r18-c16_r18_fpn_bccd.py"
+CONFIG = "configs/faster_rcnn/frcnn-all_faster-rcnn-r18-c16_faster-rcnn-r18_fpn_bccd.py"
 
 
 def random_batch(

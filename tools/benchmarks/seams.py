@@ -32,11 +32,11 @@ from timing import alternate, ratio
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = {
-    "tood": "configs/tood/lad_r18-c16-tood-r18_fpn_bccd.py",
-    "rtmdet": "configs/rtmdet/lad_nano-rtmdet-small_bccd.py",
-    "yolox": "configs/yolox/lad_nano-yolox-mini_digits.py",
-    "yolox taught by rtmdet": "configs/yolox/lad_nano-yolox-rtmdet-mini_digits.py",
-    "ddod": "configs/ddod/lad_r18-c16-ddod-r18-c32_fpn_digits.py",
+    "tood": "configs/tood/lad_tood-r18-c16_tood-r18_fpn_bccd.py",
+    "rtmdet": "configs/rtmdet/lad_rtmdet-nano_rtmdet-small_bccd.py",
+    "yolox": "configs/yolox/lad_yolox-nano_yolox-mini_digits.py",
+    "yolox taught by rtmdet": "configs/yolox/lad_yolox-nano_rtmdet-mini_digits.py",
+    "ddod": "configs/ddod/lad_ddod-r18-c16_ddod-r18-c32_fpn_digits.py",
 }
 SIZE = (256, 320)  # 240 is padded to a multiple of 32
 SHAPE = (240, 320)

@@ -1,0 +1,3 @@
+# Its soft classification alone.
+_base_ = "frcnn-all_faster-rcnn-r18-c16_faster-rcnn-r18-c32_fpn_digits.py"
+model = dict(methods=[dict(type="RPNDistillation", nu=0.0), dict(type="RCNNDistillation", nu=0.0)])

@@ -1,0 +1,3 @@
+# Its soft classification alone.
+_base_ = "frcnn-all_faster-rcnn-r50_faster-rcnn-r101_fpn_1x_coco.py"
+model = dict(methods=[dict(type="RPNDistillation", nu=0.0), dict(type="RCNNDistillation", nu=0.0)])

@@ -1,3 +1,0 @@
-# Its soft classification alone.
-_base_ = "frcnn-all_mobilenetv2_r50_fpn_1x_coco.py"
-model = dict(methods=[dict(type="RPNDistillation", nu=0.0), dict(type="RCNNDistillation", nu=0.0)])

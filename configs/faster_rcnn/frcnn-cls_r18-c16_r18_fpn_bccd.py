@@ -1,3 +1,0 @@
-# Its soft classification alone.
-_base_ = "frcnn-all_r18-c16_r18_fpn_bccd.py"
-model = dict(methods=[dict(type="RPNDistillation", nu=0.0), dict(type="RCNNDistillation", nu=0.0)])

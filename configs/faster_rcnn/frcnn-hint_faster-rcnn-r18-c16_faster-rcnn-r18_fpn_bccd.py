@@ -1,0 +1,3 @@
+# Its hints alone.
+_base_ = "frcnn-all_faster-rcnn-r18-c16_faster-rcnn-r18_fpn_bccd.py"
+model = dict(methods=[dict(type="HintDistillation")])

@@ -1,0 +1,3 @@
+# Its hints alone.
+_base_ = "frcnn-all_faster-rcnn-r50_faster-rcnn-r101_fpn_1x_coco.py"
+model = dict(methods=[dict(type="HintDistillation")])

@@ -1,0 +1,3 @@
+# Its bounded regression alone.
+_base_ = "frcnn-all_faster-rcnn-r18-c16_faster-rcnn-r18_fpn_bccd.py"
+model = dict(methods=[dict(type="RPNDistillation", mu=1.0), dict(type="RCNNDistillation", mu=1.0)])

@@ -1,0 +1,3 @@
+# Its bounded regression alone.
+_base_ = "frcnn-all_faster-rcnn-r50_faster-rcnn-r101_fpn_1x_coco.py"
+model = dict(methods=[dict(type="RPNDistillation", mu=1.0), dict(type="RCNNDistillation", mu=1.0)])

@@ -1,3 +1,0 @@
-# Its bounded regression alone.
-_base_ = "frcnn-all_r18_r50_fpn_1x_coco.py"
-model = dict(methods=[dict(type="RPNDistillation", mu=1.0), dict(type="RCNNDistillation", mu=1.0)])

@@ -1,8 +1,0 @@
-# LAD and CWD together: the teacher's positives and the places where its channels are active.
-_base_ = "../lad/lad_r18-c16-paa-r18-c32_fpn_digits.py"
-model = dict(
-    methods=[
-        dict(type="LabelAssignmentDistillation"),
-        dict(type="FeatureDistillation", loss=dict(type="CWDLoss", loss_weight=5.0)),
-    ]
-)

@@ -1,3 +1,0 @@
-# MGD: the teacher's maps are generated from a part of the student's.
-_base_ = "cwd_retinanet-r18-c16_r18_fpn_bccd.py"
-model = dict(methods=[dict(type="FeatureDistillation", loss=dict(type="MGDLoss"))])

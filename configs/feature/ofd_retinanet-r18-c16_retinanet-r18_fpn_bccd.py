@@ -1,0 +1,3 @@
+# Overhaul: the student's responses before the ReLU are to be the teacher's, where they are active.
+_base_ = "cwd_retinanet-r18-c16_retinanet-r18_fpn_bccd.py"
+model = dict(methods=[dict(type="OverhaulDistillation")])

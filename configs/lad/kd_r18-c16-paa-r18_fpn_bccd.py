@@ -1,3 +1,0 @@
-# The smaller detector with the bigger one's soft labels beside its own loss.
-_base_ = "lad_r18-c16-paa-r18_fpn_bccd.py"
-model = dict(methods=[dict(type="SoftLabelDistillation")])

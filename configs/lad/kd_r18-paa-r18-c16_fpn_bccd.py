@@ -1,3 +1,0 @@
-# A smaller teacher: the bigger detector with the smaller one's soft labels beside its own loss.
-_base_ = "lad_r18-paa-r18-c16_fpn_bccd.py"
-model = dict(methods=[dict(type="SoftLabelDistillation")])

@@ -1,3 +1,0 @@
-# CrossKD on the demo's digits: the student's head's features finish the teacher's head.
-_base_ = "kd_r18-c16-gfl-r18-c32_fpn_digits.py"
-model = dict(methods=[dict(type="CrossHeadDistillation")])

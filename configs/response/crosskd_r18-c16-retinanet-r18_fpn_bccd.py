@@ -1,3 +1,0 @@
-# CrossKD on blood cells: the student's head's features finish the teacher's head.
-_base_ = "kd_r18-c16-retinanet-r18_fpn_bccd.py"
-model = dict(methods=[dict(type="CrossHeadDistillation")])

@@ -1,3 +1,0 @@
-# Decoupled distillation of the classes of the student's proposals, on the demo's digits.
-_base_ = "kd_r18-c16-frcnn-r18-c32_fpn_digits.py"
-model = dict(methods=[dict(type="RoILogitDistillation", loss=dict(type="DKDLoss"))])

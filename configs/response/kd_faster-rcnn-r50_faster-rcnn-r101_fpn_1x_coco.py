@@ -1,0 +1,3 @@
+# Plain distillation, Faster R-CNN: a ResNet-101 teaches a ResNet-50.
+_base_ = "dkd_faster-rcnn-r50_faster-rcnn-r101_fpn_1x_coco.py"
+model = dict(methods=[dict(type="RoILogitDistillation", loss=dict(type="KDLoss"))])

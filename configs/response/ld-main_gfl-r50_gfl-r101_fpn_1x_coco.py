@@ -1,0 +1,3 @@
+# Localisation distillation of the positives alone.
+_base_ = "ld_gfl-r50_gfl-r101_fpn_1x_coco.py"
+model = dict(methods=[dict(type="LocalisationDistillation", vlr_weight=0.0)])

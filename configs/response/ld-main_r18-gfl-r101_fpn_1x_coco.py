@@ -1,3 +1,0 @@
-# Localisation distillation of the positives alone.
-_base_ = "ld_r18-gfl-r101_fpn_1x_coco.py"
-model = dict(methods=[dict(type="LocalisationDistillation", vlr_weight=0.0)])

@@ -1,3 +1,0 @@
-# The same with the teacher's qualities too.
-_base_ = "lad_nano-rtmdet-small_bccd.py"
-model = dict(methods=[dict(type="LabelAssignmentDistillation", mode="soft")])
