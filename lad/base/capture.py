@@ -1,10 +1,11 @@
-"""Scoped forward hooks: what named modules put out while a block runs."""
+"""Scoped forward hooks that record the outputs of named modules."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 from lad.errors import ConfigError, nearest
@@ -13,16 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-#: Behind a module's name: what it is given is meant, not what it puts out.
+#: Suffix of a module's name: its input is meant, not its output.
 INPUT = ":input"
 
 
 class Outputs:
     """The outputs of captured modules by name, in the order of their calls.
 
-    They are the modules' own tensors. One that is written to afterwards, as an in-place ReLU does to what the layer
-    before it put out, is no longer what its module put out, and asking for it is an error. Tensors of
-    ``torch.inference_mode`` do not count what is written to them, and are not checked.
+    They are the modules' own tensors. Reading one that was overwritten since, as an in-place ReLU overwrites the output
+    of the layer before it, is an error. Tensors of ``torch.inference_mode`` do not count what is written to them, and
+    are not checked.
     """
 
     def __init__(self) -> None:
@@ -65,23 +66,25 @@ class Outputs:
         )
 
 
+@cache
 def split_level(name: str) -> tuple[str, int | None]:
-    """Take ``'neck[2]'`` apart: the module's name, and which of its outputs is meant (None: all of them)."""
+    """Split ``'neck[2]'`` into the module's name and the number of its output; None stands for all outputs."""
     found = re.fullmatch(r"(.*)\[(-?\d+)\]", name)
     return (found[1], int(found[2])) if found else (name, None)
 
 
+@cache
 def root_of(name: str) -> str:
     """The part of a detector that a name begins with: ``'neck'`` of ``'neck:input[1]'`` and ``'neck.fpn_convs.0'``."""
     return split_level(name)[0].removesuffix(INPUT).split(".")[0]
 
 
 def levels_of(calls: Any, level: int | None = None) -> list[Tensor]:
-    """The tensors in what a module put out, in order: levels of a pyramid, or the calls of a head that levels share.
+    """List the tensors of a module's output in order: levels of a pyramid, or calls of a head that levels share.
 
     Args:
         calls: Any nesting of lists, tuples and dicts of tensors; ``outputs.calls(name)``, for instance.
-        level: The one that is meant; None for all.
+        level: Number of one tensor; None for all.
 
     Raises:
         ConfigError: there is no such level.
@@ -95,7 +98,7 @@ def levels_of(calls: Any, level: int | None = None) -> list[Tensor]:
 
 
 def find_module(model: nn.Module, name: str) -> nn.Module:
-    """The submodule of a dotted name, which may end in ``:input``.
+    """Find the submodule of a dotted name, which may end in ``:input``.
 
     Raises:
         ConfigError: there is none; the message names the nearest ones.
@@ -106,37 +109,50 @@ def find_module(model: nn.Module, name: str) -> nn.Module:
             return model.get_submodule(name)
     except AttributeError:
         pass
-    # A list of all modules takes long, and names are looked up several times a step.
+    # Only now: a list of all modules takes long.
     modules = [other for other, _ in model.named_modules() if other]
     raise ConfigError(f"{type(model).__name__} has no module {name!r}{nearest(name, modules)}.")
 
 
-@contextmanager
-def capture(model: nn.Module, names: Iterable[str]) -> Iterator[Outputs]:
-    """Collect what the named modules of ``model`` return while the block runs.
+class Capture:
+    """Scoped forward hooks on named modules, which are found once and can record any number of forward passes.
 
-    With ``:input`` behind its name it is what a module is given: ``'backbone.layer4.1.relu:input'`` is what the ReLU
-    is to cut off.
+    With ``:input`` behind its name a module's input is recorded: ``'backbone.layer4.1.relu:input'`` is what the ReLU
+    is about to cut off.
 
-    The hooks are removed on leaving the block, after an exception too.
+    Args:
+        model: The model.
+        names: Names of its modules.
 
     Raises:
         ConfigError: a name is not a module of the model.
     """
-    outputs = Outputs()
-    with ExitStack() as hooks:
-        for name in dict.fromkeys(names):
-            module = find_module(model, name)
-            if name.endswith(INPUT):
-                # A copy: a module that works in place (ReLU) overwrites what it is given.
-                handle = module.register_forward_pre_hook(
-                    lambda module, args, name=name: outputs.add(
-                        name, tree_map_only(Tensor, torch.clone, args)
+
+    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
+        self.names = tuple(dict.fromkeys(names))
+        self._modules = [(name, find_module(model, name), name.endswith(INPUT)) for name in self.names]
+
+    @contextmanager
+    def record(self) -> Iterator[Outputs]:
+        """Record the outputs while the block runs; the hooks are removed on leaving it, after an exception too."""
+        outputs = Outputs()
+        with ExitStack() as hooks:
+            for name, module, is_input in self._modules:
+                if is_input:
+                    # A copy: a module that works in place (ReLU) overwrites its input.
+                    handle = module.register_forward_pre_hook(
+                        lambda module, args, name=name: outputs.add(
+                            name, tree_map_only(Tensor, torch.clone, args)
+                        )
                     )
-                )
-            else:
-                handle = module.register_forward_hook(
-                    lambda module, args, output, name=name: outputs.add(name, output)
-                )
-            hooks.callback(handle.remove)
-        yield outputs
+                else:
+                    handle = module.register_forward_hook(
+                        lambda module, args, output, name=name: outputs.add(name, output)
+                    )
+                hooks.callback(handle.remove)
+            yield outputs
+
+
+def capture(model: nn.Module, names: Iterable[str]) -> AbstractContextManager[Outputs]:
+    """Record what named modules of a model return while a block runs; see :class:`Capture`."""
+    return Capture(model, names).record()

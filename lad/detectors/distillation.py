@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
-from lad.base.capture import Outputs, capture, root_of
+from lad.base.capture import Capture, Outputs, root_of
 from lad.base.phases import Phase
 from lad.base.progress import Progress
 from lad.base.random_state import RandomState
@@ -111,6 +111,7 @@ class DistillationDetector(NetworksDetector):
         self._loss_order = steering_order(self.bound.values(), tuple(self.learners))
         self.pretraining = find_pretraining(self.bound, self.learners)
         self.phase: Phase | None = None
+        self._captures: dict[bool, dict[str, Capture]] = {}
         #: Set by PhaseHook, without which resting parameters would be moved by weight decay.
         self.optimizer_skips_resting = False
         self.inheritance: Inheritance | None = None
@@ -275,10 +276,10 @@ class DistillationDetector(NetworksDetector):
         methods = pretrained(self.bound)
         with ExitStack() as capturing:
             outputs = self._capture(capturing, methods, is_pretraining=True)
-            for learner, modules in self._modules_to_capture(methods, is_pretraining=True).items():
-                if modules:
+            for learner, found in self._captures[True].items():
+                if found.names:
                     own = self.network_inputs(learner.partition(".")[0], inputs, data_samples)
-                    run_dense(self.learners[learner], own, set(map(root_of, modules)))
+                    run_dense(self.learners[learner], own, set(map(root_of, found.names)))
         steps = self._steps(methods, progress, inputs, data_samples, outputs, is_pretraining=True)
         losses: dict[str, Tensor] = {}
         for name, one in methods.items():
@@ -291,9 +292,15 @@ class DistillationDetector(NetworksDetector):
         self, stack: ExitStack, methods: Mapping[str, BoundMethod], is_pretraining: bool
     ) -> dict[str, Outputs]:
         """Capture, for the length of a stack, what methods read of each learner."""
+        # At the first step and not before: MMEngine exchanges batch norms when it wraps a model for several processes.
+        if is_pretraining not in self._captures:
+            self._captures[is_pretraining] = {
+                learner: Capture(self.learners[learner], modules)
+                for learner, modules in self._modules_to_capture(methods, is_pretraining).items()
+            }
         return {
-            learner: stack.enter_context(capture(self.learners[learner], modules))
-            for learner, modules in self._modules_to_capture(methods, is_pretraining).items()
+            learner: stack.enter_context(found.record())
+            for learner, found in self._captures[is_pretraining].items()
         }
 
     def _modules_to_capture(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 
-from lad.base.capture import Outputs, capture, find_module, root_of
+from lad.base.capture import Capture, Outputs, find_module, root_of
 from lad.errors import UnsupportedError
 from lad.networks.dry_run import dry_run
 from lad.networks.forward import DENSE_HEADS, run_dense, set_head_flags
@@ -43,6 +43,7 @@ class FrozenTeacher:
         speed: TeacherSpeed | None = None,
     ) -> None:
         self._is_copy = False
+        self._captures: dict[tuple[str, ...], Capture] = {}
         self.config = config
         self.speed = speed or TeacherSpeed()
         self.model = self.speed.prepare(model.requires_grad_(False).eval())
@@ -86,7 +87,9 @@ class FrozenTeacher:
         if self.speed.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         roots = set(map(root_of, modules))
-        with capture(self.model, modules) as outputs:
+        if modules not in self._captures:
+            self._captures[modules] = Capture(self.model, modules)
+        with self._captures[modules].record() as outputs:
             if roots <= {"backbone", "neck", *DENSE_HEADS}:
                 run_dense(self.model, inputs, roots)
             else:

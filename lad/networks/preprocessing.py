@@ -24,9 +24,7 @@ class Renormalisation(nn.Module):
             one multiplication and one addition, equal to rounding, which is cheaper.
     """
 
-    def __init__(
-        self, source: ImgDataPreprocessor, target: ImgDataPreprocessor, exact: bool = False
-    ) -> None:
+    def __init__(self, source: ImgDataPreprocessor, target: ImgDataPreprocessor, exact: bool = False) -> None:
         super().__init__()
         self.swap_channels = source._channel_conversion != target._channel_conversion
         self.pad_value = target.pad_value

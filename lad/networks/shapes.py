@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from lad.base.modes import evaluating
+from lad.compat.messages import TORCH_SHAPE_MISMATCH, expected_channels
 from lad.errors import ConfigError
 
 import torch
@@ -17,10 +17,6 @@ from torch import Tensor, nn
 
 #: Side of the images in pixels; MMDetection's detectors take it whatever they were made for.
 SIDE = 128
-# torch's words for weights that do not fit what comes in. Anything else may be this image's fault alone.
-MISFIT = re.compile(
-    r"to have \d+ channels|expected input|size of tensor|cannot be multiplied|normalized_shape|running_mean"
-)
 
 
 def check_shapes(model: nn.Module, path: str = "model") -> None:
@@ -92,10 +88,11 @@ def _run(module: nn.Module, given: Any, name: str, what: str) -> Any:
         return module(given)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        if not MISFIT.search(reason):
+        # Any other error may be the fault of these images alone.
+        if not TORCH_SHAPE_MISMATCH.search(reason):
             raise
-        channels = re.search(r"to have (\d+) channels", reason)
-        wants = f"it wants {channels[1]} channels" if channels else reason[:160]
+        channels = expected_channels(reason)
+        wants = reason[:160] if channels is None else f"it wants {channels} channels"
         raise ConfigError(
             f"{name} ({type(module).__name__}) cannot take {what}: {wants}; set its in_channels."
         ) from error

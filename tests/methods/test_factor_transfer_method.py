@@ -2,7 +2,7 @@
 
 from lad.errors import ConfigError
 from lad.losses import factor_transfer_loss
-from lad.methods.feature.base import adapt
+from lad.methods.feature.maps import adapt
 
 import pytest
 import torch

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from lad.errors import ConfigError, UnsupportedError
 from lad.losses import CWDLoss
 from lad.losses.focal_global import Objects, focal_terms, object_masks
-from lad.methods.feature.base import objects_of
+from lad.methods.feature.maps import objects_of
 
 import pytest
 import torch
@@ -340,7 +340,7 @@ def test_what_cannot_work_is_refused_when_built(tmp_path, settings, error, messa
 def test_levels_of_other_strides_are_compared_and_named(tmp_path, monkeypatch):
     """An FPN for a Faster R-CNN begins at stride 4, one for a RetinaNet at 8: in their order none agree."""
     said = []
-    monkeypatch.setattr("lad.methods.feature.base.print_log", lambda message, **_: said.append(message))
+    monkeypatch.setattr("lad.methods.feature.pairs.print_log", lambda message, **_: said.append(message))
     taught(tmp_path, feature(), small(RETINA), two_stage())
     assert "neck[0] (8) with neck[0] (4), neck[1] (16) with neck[1] (8)" in said.pop()
     taught(tmp_path, feature(student="neck[0]", teacher="neck[1]"), small(RETINA), two_stage())

@@ -1,50 +1,26 @@
-"""Feature distillation: maps of the student are compared with maps of the teacher."""
+"""Feature distillation: compare feature maps of the student with feature maps of the teacher."""
 
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from lad.base.capture import find_module, levels_of, root_of, split_level
-from lad.errors import ConfigError, UnsupportedError, listed, nearest
+from lad.base.capture import levels_of, split_level
+from lad.errors import ConfigError, UnsupportedError
 from lad.losses.feature import Objects
 from lad.methods.base import DistillationMethod, Link, Step
-from lad.networks.connectors import build_connector, match_size, tokens_to_map
-from lad.networks.dry_run import DRY_RUN_SIZE, dry_run
-from lad.networks.forward import DENSE_HEADS
+from lad.methods.feature.checks import check_gradients, check_whole_image, find_feature_loss
+from lad.methods.feature.maps import adapt, as_map, channels_of, objects_of
+from lad.methods.feature.pairs import Pair, numbered, pair_maps, report_strides
+from lad.networks.connectors import build_connector
+from lad.networks.dry_run import dry_run
 from lad.networks.routes import Teacher
 
 import torch
-from mmdet.models.detectors import DetectionTransformer
 from mmdet.registry import MODELS
-from mmdet.structures.bbox import get_box_tensor
-from mmengine.logging import print_log
 from mmengine.model import ModuleList
 from torch import Tensor, nn
-
-WHOLE_IMAGE = ("backbone", "neck", *DENSE_HEADS)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One map of the student's and the one of the teacher's that it is compared with.
-
-    Attributes:
-        student: Its name, ``'neck[1]'``.
-        teacher: Likewise.
-        channels: The student's and the teacher's.
-        strides: The student's and the teacher's pixels of the image a cell; (0, 0) for what are no two maps.
-        as_maps: Whether sequences of tokens are made maps before they are compared.
-    """
-
-    student: str
-    teacher: str
-    channels: tuple[int, int]
-    strides: tuple[int, int]
-    as_maps: bool
 
 
 @MODELS.register_module()
@@ -94,7 +70,7 @@ class FeatureDistillation(DistillationMethod):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self.loss_config = dict(loss or dict(type="HintLoss"))
-        self._loss_class = self._find_loss(self.loss_config.get("type"))
+        self._loss_class = find_feature_loss(type(self).__name__, self.loss_config.get("type"))
         self._any_shape = getattr(self._loss_class, "any_shape", False)
         if loss_name is None:
             loss_name = f"loss_{self._loss_class.__name__.removesuffix('Loss').lower()}"
@@ -124,8 +100,8 @@ class FeatureDistillation(DistillationMethod):
 
     def bind(self, student: nn.Module, teacher: Teacher) -> None:
         """Pair the maps and build what each pair needs, from the shapes for a small image."""
-        self._check_modules(student, self.student_modules)
-        self._check_modules(teacher.model, self.teacher_modules)
+        check_whole_image(type(self).__name__, student, self.student_modules)
+        check_whole_image(type(self).__name__, teacher.model, self.teacher_modules)
         own, taught = dry_run(student, self.student_modules), teacher.dry_run(self.teacher_modules)
         self.pairs: list[Pair] = []
         self.connectors, self.teacher_transforms, self.pair_losses = ModuleList(), ModuleList(), ModuleList()
@@ -137,43 +113,21 @@ class FeatureDistillation(DistillationMethod):
                     f"{len(maps[1])} for the teacher; name one of them, such as 'neck[0]'."
                 )
             for number, (features, hint) in enumerate(zip(*maps, strict=True)):
-                own_name, taught_name = (_numbered(name, number) for name in names)
+                own_name, taught_name = (numbered(name, number) for name in names)
                 self._add_pair(own_name, taught_name, features, hint, teacher.model)
-        self._report_strides()
+        if not self._any_shape:
+            report_strides(type(self).__name__, self.pairs)
         if self.level_weights is not None and len(self.level_weights) != len(self.pairs):
             raise self.mistake(
                 f"{len(self.level_weights)} level_weights for {len(self.pairs)} pairs of feature maps; give one for "
                 "each."
             )
 
-    def _report_strides(self) -> None:
-        """Say which maps are resized to be compared: on purpose, or because two detectors' levels begin elsewhere."""
-        resized = [
-            f"{pair.student} ({pair.strides[0]}) with {pair.teacher} ({pair.strides[1]})"
-            for pair in self.pairs
-            if pair.strides[0] != pair.strides[1] and not self._any_shape
-        ]
-        if resized:
-            print_log(
-                f"{type(self).__name__}: maps of other strides are compared, the student's resized: {listed(resized)}. "
-                "If levels of the same strides are meant, name them, such as 'neck[1]'.",
-                logger="current",
-                level=logging.WARNING,
-            )
-
     def _add_pair(
         self, own_name: str, taught_name: str, features: Tensor, hint: Tensor, teacher: nn.Module
     ) -> None:
-        maps_only = getattr(self._loss_class, "maps_only", False)
-        other_tokens = features.dim() == hint.dim() == 3 and features.shape[1] != hint.shape[1]
-        as_maps = maps_only or features.dim() != hint.dim() or other_tokens
-        as_maps = as_maps and not self._any_shape
-        channels = channels_of(features), channels_of(hint)
         try:
-            if as_maps:
-                features, hint = as_map(features, DRY_RUN_SIZE), as_map(hint, DRY_RUN_SIZE)
-            strides = (stride_of(features), stride_of(hint)) if features.dim() == hint.dim() == 4 else (0, 0)
-            pair = Pair(own_name, taught_name, channels, strides, as_maps)
+            pair, features, hint = pair_maps(own_name, taught_name, features, hint, self._loss_class)
             transform = self.make_teacher_transform(pair, hint, teacher)
             self._check_transform(transform)
             with torch.no_grad():
@@ -251,25 +205,6 @@ class FeatureDistillation(DistillationMethod):
         sized = dict(channels=channels_of(hint)) if getattr(self._loss_class, "sized", False) else {}
         return MODELS.build(dict(sized, **self.loss_config))
 
-    def _find_loss(self, name: str | None) -> type:
-        loss = MODELS.get(name) if isinstance(name, str) else name
-        if not isinstance(loss, type):
-            known = [key for key in MODELS.module_dict if key.endswith("Loss")]
-            raise self.mistake(f"there is no loss {name!r}{nearest(str(name), known)}.")
-        if made_for := getattr(loss, "made_for", ""):
-            raise self.mistake(f"{loss.__name__} does not compare feature maps; it is made for {made_for}.")
-        return loss
-
-    def _check_modules(self, model: nn.Module, names: Sequence[str]) -> None:
-        for name in names:
-            find_module(model, name)
-            has_queries = isinstance(model, DetectionTransformer) and root_of(name) in DENSE_HEADS
-            if root_of(name) not in WHOLE_IMAGE or has_queries:
-                raise UnsupportedError(
-                    f"{type(self).__name__}: {name!r} of {type(model).__name__} does not see the whole image, so two "
-                    f"detectors' features do not correspond; it works with modules of {', '.join(WHOLE_IMAGE)}."
-                )
-
     def check_without_labels(self, student: nn.Module) -> None:
         """Refuse a loss that looks at the ground truth."""
         if getattr(self._loss_class, "uses_objects", False):
@@ -308,7 +243,7 @@ class FeatureDistillation(DistillationMethod):
         """The weighted sum over the pairs; gradients reach the student and the method's own weights."""
         own = [feature for name in self.student for feature in self._maps(step.outputs.calls, name)]
         taught = [hint for name in self.teacher for hint in self._maps(step.teacher.target, name)]
-        self._check_gradients(own, step)
+        check_gradients(type(self).__name__, self.pairs, own, step)
         # Once for all pairs.
         objects = objects_of(step) if getattr(self._loss_class, "uses_objects", False) else None
         terms = [
@@ -352,90 +287,3 @@ class FeatureDistillation(DistillationMethod):
             return levels_of(calls(name), level)
         except ConfigError as error:
             raise self.mistake(f"{full_name!r}: {error}") from error
-
-    def _check_gradients(self, own: Sequence[Tensor], step: Step) -> None:
-        """Refuse maps of the student that carry no gradient, pair by pair; nothing else would say so.
-
-        A few attributes a step, and more than that only where one lacks a gradient.
-
-        Raises:
-            UnsupportedError: names the module, and why it cannot learn.
-        """
-        if not torch.is_grad_enabled() or all(features.requires_grad for features in own):
-            return
-        # In a phase in which all of the student rests, connectors may learn without it.
-        if not any(parameter.requires_grad for parameter in step.student.parameters()):
-            return
-        for pair, features in zip(self.pairs, own, strict=True):
-            if features.requires_grad:
-                continue
-            name = split_level(pair.student)[0]
-            captured = levels_of(step.outputs.calls(name))
-            if _trains(step.student, name) and not any(other.requires_grad for other in captured):
-                raise UnsupportedError(
-                    f"{type(self).__name__}: what {name!r} puts out has no gradient: a module inside of a checkpointed "
-                    "block (with_cp=True) cannot be taught; name the whole stage, such as 'backbone.layer3'."
-                )
-            frozen = pair.student if len(captured) > 1 else name
-            raise UnsupportedError(
-                f"{type(self).__name__}: {frozen!r} of the student is frozen (frozen_stages) and cannot learn: name a "
-                "later stage, such as 'backbone.layer3', or only the later maps, such as 'backbone[2]'."
-            )
-
-
-def _trains(model: nn.Module, name: str) -> bool:
-    """Whether a module has weights that train; for one without any (ReLU) what holds it is asked."""
-    parameters = list(find_module(model, name).parameters())
-    if not parameters and "." in name:
-        return _trains(model, name.rpartition(".")[0])
-    return any(parameter.requires_grad for parameter in parameters)
-
-
-def _numbered(name: str, number: int) -> str:
-    """A map's own name: ``'neck'`` and 2 make ``'neck[2]'``."""
-    return name if split_level(name)[1] is not None else f"{name}[{number}]"
-
-
-def channels_of(features: Tensor) -> int:
-    """The channels of a map (N, C, H, W), or of features (N, L, C) and (N, C)."""
-    return features.shape[1 if features.dim() == 4 else -1]
-
-
-def stride_of(features: Tensor) -> int:
-    """Pixels of the dry run's image a cell of a map (N, C, H, W)."""
-    return DRY_RUN_SIZE[0] // features.shape[2]
-
-
-def as_map(features: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """A map (N, C, H, W), made of a sequence of tokens (N, L, C) if need be.
-
-    Raises:
-        UnsupportedError: neither a map nor a sequence that is one.
-    """
-    if features.dim() == 3:
-        return tokens_to_map(features, image_size)
-    if features.dim() != 4:
-        raise UnsupportedError(
-            f"features of shape {tuple(features.shape)} are neither a map (N, C, H, W) nor a sequence (N, L, C)"
-        )
-    return features
-
-
-def adapt(connector: nn.Module, features: Tensor, hint: Tensor) -> Tensor:
-    """The student's features with the channels and the resolution of the teacher's ``hint``."""
-    adapted = connector(features)
-    return match_size(adapted, hint.shape[-2:]) if hint.dim() == 4 else adapted
-
-
-def objects_of(step: Step) -> Objects:
-    """The ground truth of a batch, the boxes of all images in one tensor."""
-    bboxes = [get_box_tensor(sample.gt_instances.bboxes) for sample in step.data_samples]
-    device = step.inputs.device
-    # Sizes live on the host: no wait.
-    counts = torch.tensor([len(boxes) for boxes in bboxes])
-    images = torch.arange(len(bboxes)).repeat_interleave(counts, output_size=sum(map(len, bboxes)))
-    return Objects(
-        torch.cat(bboxes).to(device),
-        images.to(device, non_blocking=True),
-        tuple(step.inputs.shape[-2:]),
-    )

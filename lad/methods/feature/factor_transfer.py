@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from lad.base.phases import Pretraining
 from lad.methods.base import Step
-from lad.methods.feature.base import FeatureDistillation, as_map
+from lad.methods.feature.base import FeatureDistillation
+from lad.methods.feature.maps import as_map
 
 from mmdet.registry import MODELS
 from torch import Tensor

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from lad.base.capture import find_module
 from lad.errors import UnsupportedError
 from lad.losses.overhaul import MarginReLU, negative_expectation
-from lad.methods.feature.base import Pair, channels_of
+from lad.methods.feature.checks import check_whole_image
+from lad.methods.feature.maps import channels_of
+from lad.methods.feature.pairs import Pair
 from lad.methods.feature.pre_activation import STAGES, PreActivationDistillation, last_block
 from lad.networks.routes import Teacher
 
@@ -70,7 +72,7 @@ class OverhaulDistillation(PreActivationDistillation):
 
     def bind(self, student: nn.Module, teacher: Teacher) -> None:
         """Find the batch norms, then pair the maps."""
-        self._check_modules(teacher.model, self.teacher_modules)
+        check_whole_image(type(self).__name__, teacher.model, self.teacher_modules)
         norms = self.norms or [last_norm(teacher.model, name) for name in self.teacher]
         for norm, name in zip(norms, self.teacher, strict=True):
             module = None if norm is None else find_module(teacher.model, norm)

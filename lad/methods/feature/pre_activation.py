@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from lad.base.capture import INPUT, find_module, split_level
 from lad.methods.feature.base import FeatureDistillation
+from lad.methods.feature.checks import check_whole_image
 from lad.networks.routes import Teacher
 
 from mmdet.models.backbones.resnet import BasicBlock, Bottleneck
@@ -45,8 +46,8 @@ class PreActivationDistillation(FeatureDistillation):
 
     def bind(self, student: nn.Module, teacher: Teacher) -> None:
         """Find the ends of the stages, then pair the maps."""
-        self._check_modules(student, self.student_modules)
-        self._check_modules(teacher.model, self.teacher_modules)
+        check_whole_image(type(self).__name__, student, self.student_modules)
+        check_whole_image(type(self).__name__, teacher.model, self.teacher_modules)
         self.student = [before_activation(student, name) for name in self.student]
         self.teacher = [before_activation(teacher.model, name) for name in self.teacher]
         self.student_modules = tuple(dict.fromkeys(split_level(name)[0] for name in self.student))

@@ -9,7 +9,7 @@ from lad.errors import ConfigError, UnsupportedError
 from lad.losses.feature import Objects
 from lad.losses.relational import RKDLoss
 from lad.methods.base import DistillationMethod, Link, Step
-from lad.methods.feature.base import objects_of
+from lad.methods.feature.maps import objects_of
 from lad.networks.dry_run import DRY_RUN_SIZE, dry_run
 from lad.networks.routes import Teacher
 

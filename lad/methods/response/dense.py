@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from lad.errors import UnsupportedError
 from lad.exchange.labels import WORKS_WITH as LABELS_WORK_WITH
 from lad.exchange.labels import DenseLabels, LabelReader, knows_labels_of, reading_labels
-from lad.exchange.seams import check_same_priors, flatten_levels
-from lad.heads.batched_paa_head import BatchedPAAHead
-from lad.heads.objectness_head import LOGIT_EPS
+from lad.exchange.seams import check_same_priors
+from lad.heads.dense import flatten_levels
 from lad.methods.base import DistillationMethod, Step
 from lad.networks.routes import Teacher
 
 import torch
 from mmdet.models.dense_heads import (
     ATSSHead,
-    AutoAssignHead,
     DDODHead,
     FCOSHead,
     GFLHead,
     RetinaHead,
     RetinaSepBNHead,
-    TOODHead,
     YOLOXHead,
 )
 from mmdet.models.dense_heads.atss_vlfusion_head import ATSSVLFusionHead
@@ -77,35 +73,6 @@ class DenseDistillation(DistillationMethod):
 def has_class_scores(head: nn.Module | None) -> bool:
     """Whether a head's outputs begin with the class scores of its priors."""
     return isinstance(head, HEADS) and not isinstance(head, ATSSVLFusionHead)
-
-
-def class_logits(head: nn.Module, outputs: Sequence[Any]) -> Tensor:
-    """(N, P, channels) logits of the class scores by which a dense head ranks classes.
-
-    TOOD and COP heads put out probabilities, which become logits again. YOLOX and AutoAssign predict an objectness
-    beside the classes and multiply the two probabilities: the logit of the product is taken.
-
-    Args:
-        head: One that :func:`has_class_scores`.
-        outputs: What its ``forward`` returned for the batch.
-    """
-    scores = flatten_levels(outputs[0], head.cls_out_channels)
-    if isinstance(head, (YOLOXHead, AutoAssignHead)):
-        return product_logit(scores, flatten_levels(outputs[2], 1))
-    if isinstance(head, TOODHead):
-        # In half precision 1 - eps is 1.
-        return torch.logit(scores.float(), eps=LOGIT_EPS)
-    return head.class_logits(scores) if isinstance(head, BatchedPAAHead) else scores
-
-
-def product_logit(first: Tensor, second: Tensor) -> Tensor:
-    """The logit of sigmoid(first) * sigmoid(second), in float32.
-
-    1 / (p q) - 1 = (1 + e^-a)(1 + e^-b) - 1 = e^-a + e^-b + e^(-a - b), and the logit is minus its logarithm: no
-    probability is formed, so that none is rounded to 0 or 1.
-    """
-    first, second = torch.broadcast_tensors(-first.float(), -second.float())
-    return -torch.stack([first, second, first + second]).logsumexp(dim=0)
 
 
 def level_counts(head: nn.Module, cls_scores: Sequence[Tensor]) -> list[int]:
