@@ -1,14 +1,14 @@
-"""All that is to be said of a config's networks, as a table and as JSON."""
+"""Report of a config's networks: parameters, multiply-adds, and time and memory of a training step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from lad.analysis.profiling.batch import batches, input_shape, random_batch
 from lad.analysis.profiling.building import RANDOM, build_offline
 from lad.analysis.profiling.complexity import Complexity, complexity_of
 from lad.analysis.profiling.step import StepCost, device_of, measure_step
+from lad.analysis.tables import text_table
 from lad.detectors.inspection import bound_methods, frozen_teachers, trained_networks
 from lad.errors import ConfigError
 
@@ -21,17 +21,17 @@ from torch import nn
 
 @dataclass(frozen=True)
 class ModelReport:
-    """What a config's networks cost.
+    """Size and cost of a config's networks; ``str()`` formats it as tables.
 
     Attributes:
-        device: Where it was measured.
-        threads: Threads of the CPU.
-        batch_size: Images of a training step.
+        device: Device that it was measured on.
+        threads: Number of CPU threads.
+        batch_size: Images per training step.
         shape: Height and width of the images, before padding.
-        objects: Boxes of each image.
-        networks: Each network by its name.
-        adapters: Weights of the methods, which are trained with the student and not needed afterwards.
-        step: One training step; None if it was not asked for.
+        objects: Ground-truth boxes per image.
+        networks: Complexity of each network by its name.
+        adapters: Number of weights of the methods' adapters, which are trained with the student and not deployed.
+        step: Cost of a training step; None if no steps were timed.
     """
 
     device: str
@@ -44,7 +44,7 @@ class ModelReport:
     step: StepCost | None
 
     def to_dict(self) -> dict:
-        """For JSON: bytes, seconds, multiply-adds."""
+        """The report as plain data for JSON: bytes, seconds, multiply-adds."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -55,7 +55,8 @@ class ModelReport:
         )
 
     def _network_lines(self) -> list[str]:
-        rows = [("network", "detector", "parameters", "trained", "GMACs", "GFLOPs", "weights")]
+        header = ("network", "detector", "parameters", "trained", "GMACs", "GFLOPs", "weights")
+        rows = []
         for name, own in self.networks.items():
             counts = (f"{own.parameters / 1e6:.2f} M", f"{own.trainable / 1e6:.2f} M")
             work = (f"{own.macs / 1e9:.2f}", f"{own.macs * 2 / 1e9:.2f}")
@@ -64,16 +65,17 @@ class ModelReport:
             count = f"{self.adapters / 1e6:.2f} M"
             rows.append(("adapters", "of the methods", count, count, "", "", RANDOM))
         return [
-            *_table(rows, left={0, 1, 6}),
+            text_table(header, rows, right=range(2, 6)),
             "GMACs: billions of multiply-adds for IMAGE; MMDetection's get_flops.py calls them FLOPs.",
-            "GFLOPs: a multiplication and an addition are two.",
+            "GFLOPs: counts a multiply-add as two operations.",
         ]
 
     def _step_lines(self, where: str) -> list[str]:
         if self.step is None:
             return []
         height, width = self.shape
-        rows = [("part of a training step", "ms", "range", "share", "peak MB")]
+        header = ("part of a training step", "ms", "range", "share", "peak MB")
+        rows = []
         for part in self.step.parts:
             share = f"{part.seconds / self.step.seconds:.0%}"
             rows.append((part.name, *_times(part), share, _megabytes(part.peak_bytes)))
@@ -81,8 +83,8 @@ class ModelReport:
         return [
             f"{self.batch_size} images of {height}x{width} pixels, {self.objects} objects each; {where}; medians of "
             f"{self.step.steps} steps",
-            *_table(rows, left={0}),
-            f"peak MB: {self.step.memory}, above that before the first step.",
+            text_table(header, rows, right=range(1, 5)),
+            f"peak MB: {self.step.memory}, above the level before the first step.",
         ]
 
 
@@ -92,18 +94,6 @@ def _times(cost: object) -> tuple[str, str]:
 
 def _megabytes(count: int | None) -> str:
     return "" if count is None else f"{count / 2**20:.0f}"
-
-
-def _table(rows: Sequence[Sequence[str]], left: Iterable[int]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if number in left else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
 def profile_config(
@@ -116,16 +106,16 @@ def profile_config(
     device: str | None = None,
     random_teacher: bool = False,
 ) -> ModelReport:
-    """Build a config's detector without data and downloads, and measure it.
+    """Build a config's detector without data and downloads, and measure it on random images.
 
     Args:
-        cfg: Its ``model``; and where there are, its training pipeline, batch size and optimizer.
+        cfg: Config with a ``model``; its training pipeline, batch size and optimizer are used where it has them.
         shape: Height and width of the images; by default what the training pipeline resizes to.
-        batch_size: Images of a training step; by default the training loader's, or 2.
-        objects: Boxes of each image.
-        steps: How many training steps are timed; 0 for none.
-        device: By default the accelerator if there is one.
-        random_teacher: Give teachers random weights in any case.
+        batch_size: Images per training step; by default the training loader's, or 2.
+        objects: Ground-truth boxes per image.
+        steps: Number of training steps to time; 0 for none.
+        device: Device name; by default the accelerator if there is one.
+        random_teacher: Give teachers random weights even where their checkpoints are local files.
 
     Raises:
         ConfigError: there is no model or no such device, or sizes are not positive; others as in training.
@@ -140,12 +130,12 @@ def profile_config(
         )
     place = device_of(device)
     detector, origins = build_offline(cfg.model, random_teacher)
-    # As get_flops.py does: synchronised batch norms ask for several processes.
+    # As get_flops.py does: synchronised batch norms need several processes.
     detector = revert_sync_batchnorm(detector).to(place)
     settings = dict(
         shape=shape,
         objects=objects,
-        # An RPN's one class aside.
+        # The maximum, because an RPN has one class.
         num_classes=max((getattr(module, "num_classes", 0) for module in detector.modules()), default=0) or 1,
         with_masks=any(getattr(module, "with_mask", False) is True for module in detector.modules()),
     )
@@ -168,7 +158,7 @@ def profile_config(
 
 
 def _networks(detector: nn.Module, origins: dict[str, str], batch: dict) -> tuple[dict[str, Complexity], int]:
-    """The complexity of each network of a detector, by its name, and the number of weights of the adapters."""
+    """Complexity of each network of a detector by its name, and the number of adapter weights."""
     flags = detector.training
     data = detector.eval().data_preprocessor(batch, False)
     detector.train(flags)
