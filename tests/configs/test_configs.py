@@ -1,6 +1,7 @@
 """Every config in configs/ builds offline and trains one step."""
 
 import copy
+import re
 from pathlib import Path
 
 from lad.base.config import detector_config, load_config
@@ -132,3 +133,55 @@ def check_official_or_own(teacher):
         assert str(own.resolve().relative_to(ROOT)) in CONFIGS
         last = load_config(teacher.config).train_cfg.max_epochs
         assert teacher.checkpoint == f"work_dirs/{own.stem}/epoch_{last}.pth"
+
+
+# The detectors' names in those of the configs, and their types.
+DETECTORS = {
+    "atss": "ATSS",
+    "ddod": "DDOD",
+    "deformable-detr": "DeformableDETR",
+    "dino": "DINO",
+    "faster-rcnn": "FasterRCNN",
+    "fcos": "FCOS",
+    "gfl": "GFL",
+    "mask-rcnn": "MaskRCNN",
+    "paa": "PAA",
+    "retinanet": "RetinaNet",
+    "rtmdet": "RTMDet",
+    "tood": "TOOD",
+    "yolox": "YOLOX",
+}
+BACKBONE = r"(?:r18-c16|r18-c32|r18|r50|r101|x101|swin-[sb]|mobilenetv2|nano|mini|tiny|small|[sml])"
+DETECTOR = rf"(?:{'|'.join(DETECTORS)})(?:-(?:cop|iop))?"
+NETWORK = rf"{DETECTOR}-{BACKBONE}"
+END = r"(?:_fpn)?(?:_(?:\d+x|ms-\d+x|\d+xb\d+-\d+e))?_(?:coco|bccd|digits)"
+DISTILLATION = re.compile(rf"[a-z]+(?:-[a-z]+)?_({NETWORK})_({NETWORK}(?:\+{NETWORK})*){END}")
+PLAIN = re.compile(rf"({DETECTOR})(?:-no-iou|-uniform)?_{BACKBONE}(?:-p4-w7)?{END}")
+
+
+def type_of(name):
+    """The detector's type of a config's name or of a network in it."""
+    key = max((key for key in DETECTORS if re.match(rf"{key}(?:-|$)", name)), key=len)
+    return DETECTORS[key]
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_name_follows_the_order_and_agrees_with_the_networks(path):
+    name = Path(path).stem
+    model = load_config(str(ROOT / path)).model
+    if not is_distillation(model) and model.type != "LAD":  # MMDetection's own has a teacher too
+        match = PLAIN.fullmatch(name)
+        assert match, f"{name} is not detector_backbone_neck_schedule_dataset"
+        assert type_of(match[1]) == model.type
+        return
+    match = DISTILLATION.fullmatch(name)
+    assert match, f"{name} is not method_student_teacher_neck_schedule_dataset"
+    if model.type == "LAD":
+        return
+    types = []
+    with_networks(
+        model,
+        trained=lambda spec, role: types.append(offline(spec).type) or spec,
+        frozen=lambda spec, role: types.append(offline(spec).type) or spec,
+    )
+    assert types == [type_of(network) for network in [match[1], *match[2].split("+")]]
