@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lad.errors import ConfigError
 from lad.losses.feature import FeatureLoss, check_maps
+from lad.losses.precision import upcast_pair
 
 import torch
 from mmdet.registry import MODELS
@@ -33,8 +34,8 @@ def activation_boundary_loss(student: Tensor, teacher: Tensor, margin: float = 1
         ValueError: the shapes differ.
     """
     check_maps(student, teacher)
-    student = student.float()
-    short = margin - torch.where(teacher.detach() > 0, student, -student)
+    student, teacher = upcast_pair(student, teacher)
+    short = margin - torch.where(teacher > 0, student, -student)
     return short.relu().square().flatten(1).mean(dim=1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lad.errors import ConfigError
 from lad.losses.feature import FeatureLoss, check_maps
+from lad.losses.precision import upcast, upcast_pair
 
 import torch.nn.functional as F
 from mmdet.registry import MODELS
@@ -27,7 +28,7 @@ def attention_map(features: Tensor, power: float = 2.0) -> Tensor:
     Returns:
         (N, H * W) float32; zeros for an image without any activation.
     """
-    size = features.float().abs()
+    size = upcast(features).abs()
     # The result does not depend on this factor, so neither does the gradient.
     size = size / size.detach().amax(dim=(1, 2, 3), keepdim=True).clamp(min=TINY)
     return F.normalize(size.pow(power).sum(dim=1).flatten(1), dim=1)
@@ -56,7 +57,8 @@ def attention_transfer_loss(
         ValueError: the sizes differ.
     """
     check_maps(student, teacher, same_channels=False)
-    difference = attention_map(student, power) - attention_map(teacher.detach(), power)
+    student, teacher = upcast_pair(student, teacher)
+    difference = attention_map(student, power) - attention_map(teacher, power)
     distance = difference.square().sum(dim=1)
     if not squared:
         # At equality the norm has no gradient; this has 0.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lad.losses.precision import upcast_pair
 from lad.losses.weighted import WeightedLoss
 
 from mmdet.registry import MODELS
@@ -30,9 +31,10 @@ def bounded_regression_loss(student: Tensor, teacher: Tensor, target: Tensor, ma
     if not student.shape == teacher.shape == target.shape:
         shapes = [tuple(tensor.shape) for tensor in (student, teacher, target)]
         raise ValueError("deltas of shape {} (student), {} (teacher) and {} (target)".format(*shapes))
-    target = target.detach().float()
-    own = (student.float() - target).square().sum(dim=-1)
-    bound = (teacher.detach().float() - target).square().sum(dim=-1)
+    student, teacher = upcast_pair(student, teacher)
+    target = target.detach().to(student.dtype)
+    own = (student - target).square().sum(dim=-1)
+    bound = (teacher - target).square().sum(dim=-1)
     return own * (own.detach() + margin > bound)
 
 

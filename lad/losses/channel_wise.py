@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lad.losses.feature import FeatureLoss, check_maps
+from lad.losses.precision import upcast_pair
 
 from mmdet.registry import MODELS
 from torch import Tensor
@@ -29,8 +30,9 @@ def channel_wise_divergence(student: Tensor, teacher: Tensor, temperature: float
     check_maps(student, teacher)
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    own = (student.float().flatten(2) / temperature).log_softmax(dim=2)
-    target = (teacher.detach().float().flatten(2) / temperature).log_softmax(dim=2)
+    student, teacher = upcast_pair(student, teacher)
+    own = (student.flatten(2) / temperature).log_softmax(dim=2)
+    target = (teacher.flatten(2) / temperature).log_softmax(dim=2)
     return temperature**2 * (target.exp() * (target - own)).sum(dim=2)
 
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from lad.errors import ConfigError
 from lad.losses.feature import FeatureLoss, check_maps
+from lad.losses.precision import upcast, upcast_pair
 
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
@@ -36,12 +37,12 @@ def factor_transfer_loss(student: Tensor, teacher: Tensor) -> Tensor:
         ValueError: the shapes differ.
     """
     check_maps(student, teacher)
-    student, teacher = (_unit(factor) for factor in (student, teacher.detach()))
+    student, teacher = (_unit(factor) for factor in upcast_pair(student, teacher))
     return (student - teacher).abs().mean(dim=1)
 
 
 def _unit(factor: Tensor) -> Tensor:
-    return F.normalize(factor.float().flatten(1), dim=1, eps=TINY)
+    return F.normalize(factor.flatten(1), dim=1, eps=TINY)
 
 
 class Factors(nn.Sequential):
@@ -100,7 +101,7 @@ class Paraphraser(BaseModule):
 
     def reconstruction_loss(self, features: Tensor) -> Tensor:
         """|| x - P(x) ||^2, Eq. 1, as a mean over everything; a scalar, float32."""
-        return F.mse_loss(self.decoder(self.encoder(features)).float(), features.float())
+        return F.mse_loss(upcast(self.decoder(self.encoder(features))), upcast(features))
 
 
 @MODELS.register_module()

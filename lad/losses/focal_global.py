@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lad.losses.feature import FeatureLoss, Objects, check_maps
+from lad.losses.precision import upcast, upcast_pair
 
 import torch
 from mmcv.cnn import ContextBlock
@@ -106,7 +107,7 @@ def focal_terms(student: Tensor, teacher: Tensor, masks: ObjectMasks, temperatur
     check_maps(student, teacher)
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    student, teacher = student.float(), teacher.detach().float()
+    student, teacher = upcast_pair(student, teacher)
     spatial, channel = attention(teacher, temperature)
     own_spatial, own_channel = attention(student, temperature)
     # No matrix product here: autocast would take it in half precision.
@@ -131,7 +132,7 @@ def relation_distance(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         (N,) float32.
     """
-    return (student.float() - teacher.float()).square().flatten(1).sum(dim=1)
+    return (upcast(student) - upcast(teacher)).square().flatten(1).sum(dim=1)
 
 
 @MODELS.register_module()

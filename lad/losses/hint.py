@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lad.losses.precision import upcast_pair
 from lad.losses.weighted import WeightedLoss
 
 import torch.nn.functional as F
@@ -34,7 +35,7 @@ def hint_loss(student: Tensor, teacher: Tensor, norm: str = "l2") -> Tensor:
         )
     if norm not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
-    return NORMS[norm](student.float(), teacher.detach().float(), reduction="none")
+    return NORMS[norm](*upcast_pair(student, teacher), reduction="none")
 
 
 @MODELS.register_module()

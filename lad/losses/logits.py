@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lad.losses.precision import upcast_pair
+
 from torch import Tensor
 
 
@@ -17,4 +19,4 @@ def prepared_logits(student: Tensor, teacher: Tensor, temperature: float = 1.0) 
         )
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    return student.float(), teacher.detach().float()
+    return upcast_pair(student, teacher)

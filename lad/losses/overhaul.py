@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lad.losses.feature import FeatureLoss, check_maps
+from lad.losses.precision import upcast, upcast_pair
 
 import torch
 from mmdet.registry import MODELS
@@ -55,7 +56,7 @@ class MarginReLU(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W), float32."""
-        return features.float().maximum(self.margin[:, None, None])
+        return upcast(features).maximum(self.margin[:, None, None])
 
 
 def partial_l2_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ def partial_l2_loss(student: Tensor, teacher: Tensor) -> Tensor:
         ValueError: the shapes differ.
     """
     check_maps(student, teacher)
-    student, teacher = student.float(), teacher.detach().float()
+    student, teacher = upcast_pair(student, teacher)
     inactive = (student <= teacher) & (teacher <= 0)
     return (teacher - student).masked_fill(inactive, 0).square().flatten(1).mean(dim=1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lad.losses.feature import FeatureLoss, check_maps
+from lad.losses.precision import upcast, upcast_pair
 
 import torch
 from mmdet.registry import MODELS
@@ -45,7 +46,7 @@ def standardised(maps: Sequence[Tensor], sync: bool = False) -> tuple[list[Tenso
     Returns:
         Each (N, C, H, W), float32; and (1,) the number of positions that the statistics are of.
     """
-    maps = [features.float() for features in maps]
+    maps = [upcast(features) for features in maps]
     num, _, height, width = maps[0].shape
     sums = [features.sum(dim=(0, 2, 3)) for features in maps]
     # Images of other processes may be of another size.
@@ -90,7 +91,7 @@ def pearson_distillation_loss(student: Tensor, teacher: Tensor, sync: bool = Fal
 def _loss_and_count(student: Tensor, teacher: Tensor, sync: bool) -> tuple[Tensor, Tensor]:
     """The loss of each element, and (1,) the number of positions that its statistics are of."""
     check_maps(student, teacher)
-    (own, taught), count = standardised([student, teacher.detach()], sync)
+    (own, taught), count = standardised(upcast_pair(student, teacher), sync)
     return 0.5 * (own - taught).square(), count
 
 

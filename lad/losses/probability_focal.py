@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lad.losses.precision import upcast
 from lad.losses.weighted import WeightedLoss
 
 import torch
@@ -41,7 +42,7 @@ def probability_focal_loss(prob: Tensor, target: Tensor, gamma: float = 2.0, alp
     eps = torch.finfo(torch.float16 if prob.dtype == torch.float16 else torch.float32).eps
     # Not one_hot, which has a column for the background and on a CPU looks at the labels first.
     hit = target.unsqueeze(1) == torch.arange(prob.shape[1], device=target.device)
-    prob = prob.float()
+    prob = upcast(prob)
     right = torch.where(hit, prob, 1 - prob)
     right = right + (right.detach().clamp(eps, 1 - eps) - right.detach())
     weight = torch.where(hit, alpha, 1 - alpha)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lad.losses.precision import upcast_pair
 from lad.losses.weighted import WeightedLoss
 
 import torch
@@ -68,8 +69,9 @@ def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         A scalar, float32.
     """
+    student, teacher = upcast_pair(student, teacher)
     with torch.autocast(student.device.type, enabled=False):
-        own, taught = relative_distances(student.float()), relative_distances(teacher.detach().float())
+        own, taught = relative_distances(student), relative_distances(teacher)
     return F.smooth_l1_loss(own, taught, reduction="sum") / max(len(own), 1)
 
 
@@ -85,9 +87,10 @@ def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         A scalar, float32.
     """
+    student, teacher = upcast_pair(student, teacher)
     # Products of half precision are too coarse for angles; autocast would choose it.
     with torch.autocast(student.device.type, enabled=False):
-        own, taught = angle_cosines(student.float()), angle_cosines(teacher.detach().float())
+        own, taught = angle_cosines(student), angle_cosines(teacher)
     count = len(own)
     # What is 0 or 1 by itself is no angle: the same object twice.
     once = 1 - torch.eye(count, device=own.device)

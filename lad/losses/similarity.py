@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lad.losses.feature import FeatureLoss
+from lad.losses.precision import upcast, upcast_pair
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ def batch_similarity(features: Tensor) -> Tensor:
     """
     # Products of half precision overflow when they are added up over a whole map; autocast would choose it.
     with torch.autocast(features.device.type, enabled=False):
-        flat = features.float().flatten(1)
+        flat = upcast(features).flatten(1)
         return F.normalize(flat @ flat.T, dim=1)
 
 
@@ -44,7 +45,8 @@ def similarity_preserving_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """
     if len(student) != len(teacher):
         raise ValueError(f"features of {len(student)} images (student) and {len(teacher)} (teacher)")
-    return (batch_similarity(student) - batch_similarity(teacher.detach())).square()
+    student, teacher = upcast_pair(student, teacher)
+    return (batch_similarity(student) - batch_similarity(teacher)).square()
 
 
 @MODELS.register_module()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lad.losses.logits import prepared_logits
+from lad.losses.precision import upcast
 from lad.losses.weighted import WeightedLoss
 
 import torch
@@ -121,13 +122,13 @@ class SoftCrossEntropyLoss(WeightedLoss):
     def class_weights(self, logits: Tensor) -> Tensor:
         """(C,) weights of the classes, or (C + 1,) with the background's last where the logits have it."""
         foreground = logits.shape[-1] - (not self.use_sigmoid)
-        weights = self.class_weight
+        weights, dtype = self.class_weight, upcast(logits).dtype
         if isinstance(weights, Sequence):
             if len(weights) != foreground:
                 raise ValueError(f"class_weight has {len(weights)} numbers for {foreground} classes")
-            weights = torch.tensor(weights, dtype=torch.float32, device=logits.device)
+            weights = torch.tensor(weights, dtype=dtype, device=logits.device)
         else:
-            weights = logits.new_full((foreground,), weights, dtype=torch.float32)
+            weights = logits.new_full((foreground,), weights, dtype=dtype)
         return weights if self.use_sigmoid else F.pad(weights, (0, 1), value=self.background_weight)
 
     def elements(self, pred: Tensor, target: Tensor) -> Tensor:
