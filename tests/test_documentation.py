@@ -1,6 +1,6 @@
 """Everything that the documentation tells readers to type is run: each command, and each listing in Python.
 
-The commands are collected from the shell blocks and the sentences of README.md and docs/. A command runs in a project
+The commands are collected from the shell blocks and the sentences of README.md, CONTRIBUTING.md and docs/. A command runs in a project
 folder with data sets of a few small images and untrained weights (``documentation.project``), as it stands, with what
 the tables below add to it or put in the place of its placeholders. What only a network or a cluster could answer is
 listed with its reason, and checked in another way.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lad.base.config import load_config
 from lad.detectors import DistillationDetector
-from suites.suite import load_suite
+from suites.suite_file import load_suite
 
 import pytest
 from documentation.pages import (
@@ -158,6 +158,8 @@ NOT_RUN = {
     "make": ("would install an environment or run this test suite in itself", "its_target_exists"),
     "tensorboard": ("serves until it is stopped", "its_program_comes_with_the_project"),
     "pytest": ("would run this test suite in itself", "its_tests_and_markers_exist"),
+    "pre-commit": ("writes into the checkout's .git", "its_program_is_a_tool_of_development"),
+    ".": ("enters an environment that nothing installed here", "its_folder_is_the_makefiles"),
 }
 
 #: Configs that listings of a part of a config are put into: the first whose word is in the listing.
@@ -288,6 +290,14 @@ def its_program_comes_with_the_project(command):
     assert shlex.split(command.text)[0] in map(name_in, pyproject()["project"]["dependencies"])
 
 
+def its_program_is_a_tool_of_development(command):
+    assert shlex.split(command.text)[0] in map(name_in, pyproject()["project"]["optional-dependencies"]["dev"])
+
+
+def its_folder_is_the_makefiles(command):
+    assert f"VENV ?= {shlex.split(command.text)[1].split('/')[0]}\n" in (ROOT / "Makefile").read_text()
+
+
 def its_tests_and_markers_exist(command):
     words = shlex.split(command.text)[1:]
     for before, word in zip([None, *words], words, strict=False):
@@ -311,6 +321,8 @@ CHECKS = {
     check.__name__: check
     for check in (
         its_extras_exist,
+        its_folder_is_the_makefiles,
+        its_program_is_a_tool_of_development,
         its_program_comes_with_the_project,
         its_target_exists,
         its_tests_and_markers_exist,

@@ -16,7 +16,8 @@ from suites.records import read_records
 from suites.report import write_report
 from suites.results import summarise
 from suites.schedule import RECORDS, Options, SuiteRunner, changed_since
-from suites.suite import Suite, load_suite
+from suites.suite import Suite
+from suites.suite_file import load_suite
 
 WORK_DIR = Path("work_dirs/benchmark")
 SUITES = Path(__file__).resolve().parents[1] / "configs" / "benchmarks"

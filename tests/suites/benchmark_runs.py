@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from suites import digest, runs
-from suites.suite import load_suite
+from suites.suite_file import load_suite
 
 import yaml
 

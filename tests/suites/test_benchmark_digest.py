@@ -7,7 +7,7 @@ from lad.cli.arguments import prepare_training
 from suites import runs
 from suites.digest import EVALUATION, TRAINING, digest, digests, teacher_checkpoints
 from suites.runs import Run
-from suites.suite import load_suite
+from suites.suite_file import load_suite
 
 import pytest
 from helpers import ROOT

@@ -1,7 +1,8 @@
-"""What a suite's file may say, and the one line that answers what it may not."""
+"""Suite files are read, and mistakes in them are refused in one line."""
 
 from lad.errors import ConfigError
-from suites.suite import Need, Statement, load_suite
+from suites.suite import Need, Statement
+from suites.suite_file import load_suite
 
 import pytest
 import yaml
@@ -87,10 +88,16 @@ def test_a_need_may_be_named_deep_in_an_option(tmp_path):
         (dict(sedes=[0]), "unknown key 'sedes'; nearest: seeds"),
         (dict(entries__lad__need={}), "entry 'lad': unknown key 'need'; nearest: needs"),
         (dict(entries__lad__config=None), "entry 'lad': 'config' is missing"),
-        (dict(seeds=None), "'seeds' is missing"),
-        (dict(seeds=[0, 0]), r"seeds must be a list of different whole numbers, got \[0, 0\]"),
-        (dict(entries__lad__seeds=["a"]), "entry 'lad': seeds must be a list of different whole numbers"),
-        (dict(name="A b"), "a name has small letters, digits"),
+        (dict(seeds=None), "suite.yaml: 'seeds' is missing"),
+        (dict(seeds=[]), r"seeds must be non-empty, got \[\]"),
+        (dict(seeds=[0, 0]), r"seeds must be different numbers, got \[0, 0\]"),
+        (dict(seeds=True), "seeds must be a list, got True"),
+        (dict(seeds=[True]), r"seeds\[0\] must be a whole number, got True"),
+        (dict(entries__lad__seeds=["a"]), r"entry 'lad': seeds\[0\] must be a whole number, got 'a'"),
+        (dict(name="A b"), "name must be a name of small letters, digits, '_' and '-', got 'A b'"),
+        (dict(entries__Lad=dict(config="l.py")), "entry names must be a name of small letters.*, got 'Lad'"),
+        # Of an unknown key and the missing one that it was meant to be, the unknown one is named.
+        (dict(name=None, nmae="small"), "unknown key 'nmae'; nearest: name"),
         (
             dict(entries__lad__baseline="studnet"),
             "entry 'lad': baseline: there is no 'studnet'; nearest: student",
@@ -103,29 +110,41 @@ def test_a_need_may_be_named_deep_in_an_option(tmp_path):
         (dict(entries__lad__needs__teacher__seed=1), "needs.teacher: 'teacher' has no seed 1"),
         (
             dict(entries__lad__needs__teacher=dict(entry="teacher")),
-            "needs.teacher must be {entry: NAME, seed: NUMBER}",
+            "entry 'lad': needs.teacher: 'seed' is missing",
         ),
-        (dict(entries__lad__needs__teacher__entry="colad"), "'colad' leaves several networks behind"),
+        (dict(entries__lad__needs__teacher__seed="0"), "needs.teacher.seed must be a whole number, got '0'"),
+        (dict(entries__lad__needs__teacher__entry="colad"), "'colad' trains several networks"),
         (dict(entries__lad__needs=None), "{teacher} is not among its needs"),
         (dict(entries__teacher__needs=dict(x=dict(entry="lad", seed=0))), "lad, teacher need each other"),
-        (dict(entries__colad__baseline="student"), "its networks have baselines"),
+        (dict(entries__colad__baseline="student"), "entry 'colad': its networks have baselines"),
+        (
+            dict(entries__colad__networks__a=dict(tilte="A")),
+            "entry 'colad': networks.a: unknown key 'tilte'; nearest",
+        ),
+        (
+            dict(entries__title=dict(config="t.py", sees=[0])),
+            "entry 'title': unknown key 'sees'; nearest: seeds",
+        ),
         (
             dict(entries__student__evaluate_with="p.py", entries__student__options={"model.head.topk": 3}),
             "entry 'student': options: model.head.topk would not reach the detector that is evaluated",
         ),
-        (dict(claims=[dict(text="x", better="lad")]), "'x' needs better and than"),
-        (dict(claims=[dict(text="x", better="lad", than="nobody")]), "claims: 'x': there is no 'nobody'"),
+        (dict(claims=[dict(text="x", better="lad")]), "claim 'x' needs either better and than"),
+        (dict(claims=[dict(text="x", better="a", statements=[])]), "claim 'x' needs either better and than"),
+        (dict(claims=[dict(text="x", better="lad", than="nobody")]), "claim 'x': there is no 'nobody'"),
         (
             dict(claims=[dict(text="x", statements=[dict(better="lad", than="student", decides=1)])]),
-            "'x': decides must be true or false, got 1",
+            r"claim 'x': statements\[0\].decides must be true or false, got 1",
         ),
         (
             dict(claims=[dict(text="x", statements=[dict(better="lad", than="student", decides=False)])]),
-            "'x' needs a statement that decides",
+            "claim 'x' needs a statement that decides",
         ),
-        (dict(claims=[dict(better="lad", than="student")]), "a claim needs 'text'"),
-        (dict(entries=["lad"]), "entries must be a mapping"),
-        (dict(options=3), "options must be a mapping, got int"),
+        (dict(claims=[dict(better="lad", than="student")]), r"claims\[0\]: 'text' is missing"),
+        (dict(claims=["x"]), r"claims\[0\] must be a mapping, got 'x'"),
+        (dict(entries=["lad"]), "entries must be a mapping, got a list"),
+        (dict(entries={}), "entries must be non-empty"),
+        (dict(options=3), "options must be a mapping, got 3"),
     ],
 )
 def test_what_a_suite_cannot_say_is_answered_in_one_line(tmp_path, changes, message):
