@@ -1,5 +1,5 @@
-# A Swin-B teacher to train before lad_paa-r50_paa-swin-b_fpn_1x_coco.py: no checkpoint of one is published. Data and length
-# are MMDetection's multi-scale 3x, the optimizer that of its Swin detectors.
+# A Swin-B teacher to train before lad_paa-r50_paa-swin-b_fpn_1x_coco.py: no checkpoint of one is published. Data and
+# length are MMDetection's multi-scale 3x, the optimizer that of its Swin detectors.
 _base_ = "mmdet::paa/paa_r50_fpn_ms-3x_coco.py"
 custom_imports = dict(imports=["lad"], allow_failed_imports=False)
 model = dict(
