@@ -158,7 +158,6 @@ NOT_RUN = {
     "make": ("would install an environment or run this test suite in itself", "its_target_exists"),
     "tensorboard": ("serves until it is stopped", "its_program_comes_with_the_project"),
     "pytest": ("would run this test suite in itself", "its_tests_and_markers_exist"),
-    "pre-commit": ("writes into the checkout's .git", "its_program_is_a_tool_of_development"),
     ".": ("enters an environment that nothing installed here", "its_folder_is_the_makefiles"),
 }
 
@@ -290,10 +289,6 @@ def its_program_comes_with_the_project(command):
     assert shlex.split(command.text)[0] in map(name_in, pyproject()["project"]["dependencies"])
 
 
-def its_program_is_a_tool_of_development(command):
-    assert shlex.split(command.text)[0] in map(name_in, pyproject()["project"]["optional-dependencies"]["dev"])
-
-
 def its_folder_is_the_makefiles(command):
     assert f"VENV ?= {shlex.split(command.text)[1].split('/')[0]}\n" in (ROOT / "Makefile").read_text()
 
@@ -322,7 +317,6 @@ CHECKS = {
     for check in (
         its_extras_exist,
         its_folder_is_the_makefiles,
-        its_program_is_a_tool_of_development,
         its_program_comes_with_the_project,
         its_target_exists,
         its_tests_and_markers_exist,

@@ -12,7 +12,7 @@ from pathlib import Path
 from helpers import ROOT
 
 #: Those of the site, first page first.
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"(?P<indent> *)```(?P<language>\w*)")
 #: Programs that begin a command in running text, between backticks.
 INLINE = re.compile(r"(?<!`)`((?:python|make|pytest|pip|git|sbatch|mkdocs) [^`]+)`(?!`)")

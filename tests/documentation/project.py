@@ -29,7 +29,7 @@ from mmengine.config import Config
 from mmengine.runner.checkpoint import get_torchvision_models
 
 #: What a checkout holds. Code is linked to; what a command might write into is copied.
-LINKED = ("lad", "tests", "README.md", "Makefile", "pyproject.toml", "LICENSE")
+LINKED = ("lad", "tests", "README.md", "CONTRIBUTING.md", "Makefile", "pyproject.toml", "LICENSE")
 COPIED = ("configs", "docs", "tools")
 #: Folders of checkpoints that are not called after their config.
 TRAINED_BY = {
