@@ -1,9 +1,9 @@
 """Everything that the documentation tells readers to type is run: each command, and each listing in Python.
 
-The commands are collected from the shell blocks and the sentences of README.md, CONTRIBUTING.md and docs/. A command runs in a project
-folder with data sets of a few small images and untrained weights (``documentation.project``), as it stands, with what
-the tables below add to it or put in the place of its placeholders. What only a network or a cluster could answer is
-listed with its reason, and checked in another way.
+The commands are collected from the shell blocks and the sentences of README.md, CONTRIBUTING.md and docs/. A command
+runs in a project folder with data sets of a few small images and untrained weights (``documentation.project``), as it
+stands, with what the tables below add to it or put in the place of its placeholders. What only a network or a cluster
+could answer is listed with its reason, and checked in another way.
 """
 
 from __future__ import annotations
@@ -126,8 +126,10 @@ RULES = [
     Rule(r"plot_losses.py WORK_DIR", "", {"WORK_DIR": "work_dirs/paa_r18-c16_fpn_digits"},
          after=(TRAIN.format("lad/paa_r18-c16_fpn_digits"),)),
     Rule(r"plot_losses.py work_dirs/paa", slow=True,
-         after=(TRAIN.format("lad/paa_r18-c16_fpn_digits"), TRAIN.format("lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits"))),
-    Rule(r"plot_losses.py work_dirs/colad", slow=True, after=(TRAIN.format("colad/colad_paa-r18-c16_paa-r18-c32_fpn_digits"),)),
+         after=(
+             TRAIN.format("lad/paa_r18-c16_fpn_digits"), TRAIN.format("lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits"))),
+    Rule(r"plot_losses.py work_dirs/colad", slow=True,
+         after=(TRAIN.format("colad/colad_paa-r18-c16_paa-r18-c32_fpn_digits"),)),
     Rule(r"visualize_assignment.py configs/", slow=True),
     Rule(r"visualize_assignment.py", "", {"CONFIG": "configs/lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits.py"}),
     # Other commands use the stand-in for its result.
