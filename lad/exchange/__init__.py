@@ -1,1 +1,1 @@
-"""Where heads decide their labels, and how a decision is exchanged between heads."""
+"""Exchange of label assignments between heads: seams, replay and role switching."""

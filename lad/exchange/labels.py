@@ -1,4 +1,4 @@
-"""Which labels a dense head trains on in a step, read while it computes its own loss."""
+"""Labels on which a dense head trains in a step, recorded while it computes its own loss."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.utils import reduce_mean
 from torch import Tensor, nn
 
-#: How a head hands labels to its class loss: level by level; all at once by level, then image; or by image, then level;
-#: or those of the positives alone.
+#: Order in which a head passes labels to its class loss: level by level; all at once by level, then image; or by image,
+#: then level; or those of the positives alone.
 Order = Literal["by level", "levels first", "images first", "positives"]
 
-#: By the function that computes a family's losses; who replaces it may order its labels otherwise.
+#: By the function that computes a family's losses: a head that overrides it may order its labels otherwise.
 ORDERS: dict[Callable, Order] = {
     RetinaHead.loss_by_feat: "by level",
     ATSSHead.loss_by_feat: "by level",
@@ -52,13 +52,13 @@ WORKS_WITH = "RetinaNet, FCOS, ATSS, PAA, GFL, VFNet, TOOD, DDOD, RTMDet and YOL
 
 @dataclass(frozen=True)
 class DenseLabels:
-    """The classes that a head is to predict at the P priors of N images.
+    """Target classes of a head at the P priors of N images.
 
     Attributes:
-        labels: (N, P) int64, the number of classes for background. VFNet says with an IoU of its own box what class a
-            positive has: one whose box does not overlap its object at all trains as background, and is one here.
-        counts: (N, P) bool, False where a prior takes no part (near misses, padding).
-        positive: (N, P) bool, where an object is to be seen.
+        labels: (N, P) int64, the number of classes for background. VFNet marks the class of a positive by the IoU of
+            its own box: one whose box does not overlap its object at all trains as background, and is background here.
+        counts: (N, P) bool, False where a prior is ignored by the loss (near misses, padding).
+        positive: (N, P) bool, True where the target is an object.
     """
 
     labels: Tensor
@@ -66,17 +66,17 @@ class DenseLabels:
     positive: Tensor
 
     def num_pos(self) -> Tensor:
-        """How many positives there are, averaged over processes, at least 1."""
+        """Number of positives, averaged over processes, at least 1."""
         return reduce_mean(self.positive.sum().float()).clamp(min=1)
 
 
-def knows_labels_of(head: nn.Module) -> bool:
-    """Whether the labels that a head trains on can be read."""
+def can_read_labels(head: nn.Module) -> bool:
+    """Whether the labels on which a head trains can be recorded."""
     return getattr(type(head), "loss_by_feat", None) in ORDERS
 
 
 class LabelReader:
-    """Collects what a head hands to its class loss; see :func:`reading_labels`."""
+    """Collects the labels that a head passes to its class loss; see :func:`reading_labels`."""
 
     def __init__(self, head: nn.Module) -> None:
         self._head = head
@@ -86,7 +86,7 @@ class LabelReader:
 
     def hook(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Forward pre-hook of the class loss."""
-        # PAA asks for the loss of each candidate before it decides which of them are positive.
+        # PAA computes the loss of each candidate before it decides which of them are positive.
         if kwargs.get("reduction_override") is not None:
             return
         labels = args[1][0] if isinstance(args[1], tuple) else args[1]
@@ -100,22 +100,22 @@ class LabelReader:
         )
 
     def targets_of(self, function: Callable[..., tuple]) -> Callable[..., tuple]:
-        """YOLOX's own targets of one image, written down on the way."""
+        """Wrap YOLOX's targets of one image so that their labels are recorded."""
 
         def run(*args: Any, **kwargs: Any) -> tuple:
-            ask, classes = self._head.sampler.sample, []
+            original, classes = self._head.sampler.sample, []
 
             def sample(*args: Any, **kwargs: Any) -> SamplingResult:
-                sampled = ask(*args, **kwargs)
+                sampled = original(*args, **kwargs)
                 classes.append(sampled.pos_gt_labels)
                 return sampled
 
-            # Not from the class targets: they are one-hot times an IoU, and say nothing where it is 0.
+            # Not from the class targets: they are one-hot times an IoU, and lose the class where it is 0.
             with replaced(self._head.sampler, "sample", sample):
                 result = function(*args, **kwargs)
             positive = result[0]
             labels = torch.full_like(positive, self._head.num_classes, dtype=torch.long)
-            # Nobody is asked for an image without objects.
+            # The sampler is not called for an image without objects.
             self._labels.append(labels.masked_scatter(positive, classes[0]) if classes else labels)
             self._counts.append(torch.ones_like(positive))
             return result
@@ -123,14 +123,14 @@ class LabelReader:
         return run
 
     def labels(self, num_images: int, sizes: Sequence[int]) -> DenseLabels:
-        """The labels of the batch, by image, then level, place and prior of a place.
+        """Labels of the batch, ordered by image, then level, cell and prior of a cell.
 
         Args:
             num_images: N.
             sizes: Number of priors of each level.
 
         Raises:
-            UnsupportedError: the head asked its class loss for others.
+            UnsupportedError: the head computed its class loss for another number of priors.
         """
         parts = dict(labels=self._labels, counts=self._counts)
         found = sum(map(len, self._labels))
@@ -157,12 +157,12 @@ class LabelReader:
 
 @contextmanager
 def reading_labels(head: nn.Module) -> Iterator[LabelReader]:
-    """Read the labels that a head trains on while it computes its loss in the block.
+    """Record the labels on which a head trains while it computes its loss in the block.
 
-    What decides them makes no difference: the head's own assigner, or a teacher in its place.
+    They may be decided by the head's own assigner or replayed from a teacher.
 
     Args:
-        head: One that :func:`knows_labels_of` knows.
+        head: A head for which :func:`can_read_labels` is true.
     """
     reader = LabelReader(head)
     with ExitStack() as stack:

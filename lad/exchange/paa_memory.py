@@ -1,7 +1,7 @@
-"""PAA's candidates and their losses as bytes, and the scorer that remembers instead of computing.
+"""Records of PAA's candidates and their losses, and the scorer that reads them instead of running the teacher.
 
-Of each object the candidates that PAA's top-k selects are kept, with the teacher's loss of each: 8 bytes a candidate,
-at most 360 for five levels and a top-k of 9. Everything after the selection is computed from them again.
+A record holds the candidates that PAA's top-k selects for each object, with the teacher's loss of each: 8 bytes a
+candidate, at most 360 an object for five levels and a top-k of 9. Everything after the selection is computed again.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor
 RECORD = np.dtype([("index", "<u4"), ("loss", "<f4")])
 
 
-class RememberingScorer:
-    """Scores candidates from memory, and with the teacher only those of images that are not remembered.
+class CachedScorer:
+    """Scores candidates from records, and with the teacher only those of images without a record.
 
     Args:
-        remembered: For each image its record, or None.
+        records: For each image its record, or None.
         metas: Metadata of each image, with ``pad_shape``.
         scorer: The teacher's scorer of the images without a record, in their order; None if there are none.
         device: Where to compute.
@@ -33,48 +33,48 @@ class RememberingScorer:
 
     def __init__(
         self,
-        remembered: Sequence[bytes | None],
+        records: Sequence[bytes | None],
         metas: Sequence[dict],
         scorer: PAAScorer | None,
         device: torch.device,
     ) -> None:
-        self.remembered = remembered
+        self.records = records
         self.metas = metas
         self.scorer = scorer
         self.device = device
-        self.missing = [image for image, record in enumerate(remembered) if record is None]
+        self.missing = [image for image, record in enumerate(records) if record is None]
 
     @property
     def finite(self) -> Tensor:
-        """(N,) bool: whether an image's predictions are finite; remembered ones were."""
-        finite = torch.ones(len(self.remembered), dtype=torch.bool, device=self.device)
+        """(N,) bool: whether an image's predictions are finite; those of records were."""
+        finite = torch.ones(len(self.records), dtype=torch.bool, device=self.device)
         if self.scorer is not None:
             finite[torch.tensor(self.missing).to(self.device, non_blocking=True)] = self.scorer.finite
         return finite
 
     @torch.no_grad()
     def losses(self, candidates: PAACandidates) -> Tensor:
-        """(K,) float32: remembered losses, infinite for candidates that the top-k did not select; else computed."""
+        """(K,) float32: recorded losses, infinite for candidates that the top-k did not select; else computed."""
         num_priors = len(candidates.grid.anchors)
         places, values = [], []
-        for image, record in enumerate(self.remembered):  # on the host, where the records are
+        for image, record in enumerate(self.records):  # on the host, where the records are
             if record is not None:
                 entries = np.frombuffer(record, dtype=RECORD)
-                index = to_batch(entries["index"], candidates.grid, self.metas[image]["pad_shape"])
+                index = to_batch_index(entries["index"], candidates.grid, self.metas[image]["pad_shape"])
                 places.append(index + image * num_priors)
                 values.append(entries["loss"])
-        known = torch.full((len(self.remembered) * num_priors,), torch.inf, device=self.device)
+        known = torch.full((len(self.records) * num_priors,), torch.inf, device=self.device)
         if places:
             place = torch.from_numpy(np.concatenate(places)).to(self.device, non_blocking=True)
             known[place] = torch.from_numpy(np.concatenate(values)).to(self.device, non_blocking=True)
         losses = known[candidates.index]
         if self.scorer is None:
             return losses
-        # Every candidate is scored, those of remembered images by another image's predictions and then passed over:
-        # picking them out would wait for the device.
-        row = torch.zeros(len(self.remembered), dtype=torch.long)
+        # Every candidate is scored, those of images with a record by another image's predictions and then discarded:
+        # selecting them would wait for the device.
+        row = torch.zeros(len(self.records), dtype=torch.long)
         row[self.missing] = torch.arange(len(self.missing))
-        is_missing = torch.tensor([record is None for record in self.remembered]).to(
+        is_missing = torch.tensor([record is None for record in self.records]).to(
             self.device, non_blocking=True
         )
         image = candidates.index // num_priors
@@ -82,10 +82,10 @@ class RememberingScorer:
         return torch.where(is_missing[image], self.scorer.losses(candidates, index), losses)
 
 
-def encode(
+def encode_records(
     candidates: PAACandidates, assignment: PAAReassignment, metas: Sequence[dict], images: Sequence[int]
 ) -> list[bytes]:
-    """The records of some images of a batch; fetches the selection from the device once."""
+    """Encode the records of some images of a batch; fetches the selection from the device once."""
     if len(candidates) == 0:
         return [b"" for _ in images]
     index = candidates.index[assignment.candidate].cpu().numpy()
@@ -99,19 +99,19 @@ def encode(
         selected = valid[of_image]
         entries = np.empty(int(selected.sum()), dtype=RECORD)
         prior = index[of_image][selected] - image * num_priors
-        entries["index"] = to_own(prior, candidates.grid, metas[image]["pad_shape"])
+        entries["index"] = to_image_index(prior, candidates.grid, metas[image]["pad_shape"])
         entries["loss"] = loss[of_image][selected]
         records.append(entries.tobytes())
     return records
 
 
-def to_own(index: np.ndarray, grid: PriorGrid, shape: tuple[int, int]) -> np.ndarray:
-    """Anchor numbers of a batch as those of an image padded to ``shape`` alone, so that a batch's size is no matter."""
+def to_image_index(index: np.ndarray, grid: PriorGrid, shape: tuple[int, int]) -> np.ndarray:
+    """Convert anchor indices of a batch to those of an image padded to ``shape`` alone, independent of the batch."""
     return _convert(index, grid.sizes, grid.sizes_for(shape), grid.per_cell)
 
 
-def to_batch(index: np.ndarray, grid: PriorGrid, shape: tuple[int, int]) -> np.ndarray:
-    """The inverse of :func:`to_own`."""
+def to_batch_index(index: np.ndarray, grid: PriorGrid, shape: tuple[int, int]) -> np.ndarray:
+    """Inverse of :func:`to_image_index`."""
     return _convert(index.astype(np.int64), grid.sizes_for(shape), grid.sizes, grid.per_cell)
 
 

@@ -1,8 +1,8 @@
-"""Who teaches: criteria that compare networks by how they separate the same candidates.
+"""Role switching: criteria that choose the teacher by how well networks separate the same candidates.
 
 Nguyen et al., "Improving Object Detection by Label Assignment Distillation", WACV 2022, arXiv 2108.10520, Sec. 3.3
-(Co-learning LAD). A network whose losses are spread widely tells good candidates from bad ones; its losses then decide
-the labels of all networks.
+(Co-learning LAD). A network whose losses have a large spread separates good candidates from bad ones; its losses then
+decide the labels of all networks.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from mmdet.registry import TASK_UTILS
 from torch import Tensor
 
 PER = ("batch", "image", "gt", "gt_level")
-# Least mean that is divided by: losses of zero have a sigma / mu of 0, not NaN.
+# Lower bound of the mean in the denominator: losses of zero have a sigma / mu of 0, not NaN.
 _LEAST_MEAN = 1e-12
-# What the mixture adds to its variances (scikit-learn's ``reg_covar``): a side of one candidate alone has none.
+# Added to variances as in the mixture (scikit-learn's ``reg_covar``): a side of a single candidate has none.
 _REG_COVAR = 1e-6
 
 
 @dataclass(frozen=True)
 class Membership:
-    """What each of K candidates belongs to.
+    """Image, ground truth and feature level of each of K candidates.
 
     Attributes:
         image: (K,) int64 in [0, num_images).
         gt: (K,) int64 in [0, num_gts), the ground truth, counted through the batch.
         level: (K,) int64 in [0, num_levels), the feature level.
-        num_images, num_gts, num_levels: How many there are.
+        num_images, num_gts, num_levels: Their numbers.
     """
 
     image: Tensor
@@ -43,7 +43,7 @@ class Membership:
     num_levels: int
 
     def groups(self, per: str) -> tuple[Tensor, int]:
-        """The group (K,) of each candidate, and how many groups there are; empty ones count."""
+        """Group (K,) of each candidate, and the number of groups, empty ones included."""
         if per == "batch":
             return torch.zeros_like(self.gt), 1
         if per == "image":
@@ -55,11 +55,11 @@ class Membership:
 
 @dataclass(frozen=True)
 class Sides:
-    """How one network's own mixture splits the candidates, for the Fisher score.
+    """Split of the candidates by one network's own mixture, for the Fisher score.
 
     Attributes:
         positive: (K,) bool, the candidates of the component with low losses.
-        member: (K,) bool, whether the mixture saw the candidate at all (top-k).
+        member: (K,) bool, whether the candidate entered the mixture (top-k).
     """
 
     positive: Tensor
@@ -68,10 +68,10 @@ class Sides:
 
 @dataclass(frozen=True)
 class GroupStatistics:
-    """What a criterion says of the R groups of n networks.
+    """Statistics and criterion of n networks' losses in R groups.
 
     Attributes:
-        count: (R,) float64, how many candidates the group has.
+        count: (R,) float64, number of candidates of the group.
         mean: (n, R) float64, of the losses; 0 where empty.
         std: (n, R) float64, unbiased; 0 where fewer than two candidates.
         criterion: (n, R) float64, the larger the better; 0 where fewer than two candidates.
@@ -84,18 +84,18 @@ class GroupStatistics:
 
     @property
     def score(self) -> Tensor:
-        """(n, R) what networks are compared by: of one candidate alone, the smaller loss wins."""
+        """Score (n, R) by which networks are compared: of groups of one candidate, minus the loss."""
         return torch.where(self.count < 2, -self.mean, self.criterion)
 
 
 @dataclass(frozen=True)
 class RoleSwitch:
-    """Who teaches what in one batch.
+    """Roles of the networks in one batch.
 
     Attributes:
-        teacher: (K,) int64, the number of the network whose loss decides about the candidate.
-        share: (n,) float64, the share of objects that each network taught; an object taught on several levels by
-            several networks counts in parts. Zeros without candidates.
+        teacher: (K,) int64, index of the network whose loss is used for the candidate.
+        share: (n,) float64, share of the objects whose teacher each network is; an object with different teachers on
+            several levels counts in parts. Zeros without candidates.
         mean, std, criterion: (n,) float64, averages over the groups that have candidates (``mean``) and at least two
             (``std``, ``criterion``).
     """
@@ -110,7 +110,7 @@ class RoleSwitch:
 def moments(
     values: Tensor, group: Tensor, num_groups: int, member: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    """Count, mean and sum of squared deviations of each group, each (n, num_groups) float64.
+    """Compute count, mean and sum of squared deviations of each group, each (n, num_groups) float64.
 
     In float64 and in two passes: the deviations of a group may be far smaller than its mean.
 
@@ -118,7 +118,7 @@ def moments(
         values: (n, K), n networks' values of the same candidates.
         group: (K,) int64 in [0, num_groups).
         num_groups: How many groups there are.
-        member: (n, K) bool, which values count; by default all.
+        member: (n, K) bool, which values are used; by default all.
     """
     values = values.double()
     weight = torch.ones_like(values) if member is None else member.double()
@@ -131,7 +131,7 @@ def moments(
 
 
 def std_mean(losses: Tensor, group: Tensor, num_groups: int) -> GroupStatistics:
-    """sigma / mu of each network's losses in each group.
+    """Compute sigma / mu of each network's losses in each group.
 
     Args:
         losses: (n, K), not negative.
@@ -146,15 +146,14 @@ def std_mean(losses: Tensor, group: Tensor, num_groups: int) -> GroupStatistics:
 def fisher(
     losses: Tensor, positive: Tensor, member: Tensor, group: Tensor, num_groups: int
 ) -> GroupStatistics:
-    """(mu+ - mu-)^2 / (sigma+^2 + sigma-^2) of each network's losses in each group.
+    """Compute the Fisher score (mu+ - mu-)^2 / (sigma+^2 + sigma-^2) of each network's losses in each group.
 
-    Variances are the population's plus 1e-6, as the mixture's are. 0 where a side is empty: nothing is
-    separated.
+    Variances are those of the population plus 1e-6, as in the mixture. The score is 0 where a side is empty.
 
     Args:
         losses: (n, K).
         positive: (n, K) bool, the side of each candidate in the network's own mixture.
-        member: (n, K) bool, whether the mixture saw it.
+        member: (n, K) bool, whether it entered the mixture.
         group: (K,) int64 in [0, num_groups).
         num_groups: How many groups there are.
     """
@@ -169,14 +168,14 @@ def fisher(
 
 
 class Switch(ABC):
-    """Decides group by group which network teaches.
+    """Chooses the teacher of each group of candidates.
 
-    The network of larger criterion wins; of equal ones the first. In groups of one candidate, where no spread exists,
-    the smaller loss wins. Groups without candidates have nothing to teach.
+    It is the network of largest criterion; of equal ones the first. In groups of one candidate, which have no spread,
+    it is the network of smallest loss. Groups without candidates have no teacher.
 
     Args:
-        per: What is decided at once: all candidates of the ``'batch'`` (of one process), of an ``'image'``, of a
-            ground truth (``'gt'``), or of a ground truth on one feature level (``'gt_level'``).
+        per: Group of candidates that share a teacher: all candidates of the ``'batch'`` (of one process), of an
+            ``'image'``, of a ground truth (``'gt'``), or of a ground truth on one feature level (``'gt_level'``).
     """
 
     def __init__(self, per: str = "gt_level") -> None:
@@ -188,13 +187,13 @@ class Switch(ABC):
     def statistics(
         self, losses: Tensor, group: Tensor, num_groups: int, sides: Callable[[int], Sides]
     ) -> GroupStatistics:
-        """The criterion of each network in each group.
+        """Compute the criterion of each network in each group.
 
         Args:
             losses: (n, K), each network's loss of each candidate.
             group: (K,) int64 in [0, num_groups).
             num_groups: How many groups there are.
-            sides: Gives the split by the own mixture of the network of a given number.
+            sides: Returns the split by the own mixture of the network of a given index.
         """
 
     @torch.no_grad()
@@ -204,7 +203,7 @@ class Switch(ABC):
         Args:
             losses: (n, K), n networks' losses of the same K candidates.
             membership: What the candidates belong to.
-            sides: Gives the split by the own mixture of the network of a given number.
+            sides: Returns the split by the own mixture of the network of a given index.
         """
         group, num_groups = membership.groups(self.per)
         statistics = self.statistics(losses, group, num_groups, sides)
@@ -212,7 +211,7 @@ class Switch(ABC):
         some, several = statistics.count > 0, statistics.count > 1
         return RoleSwitch(
             teacher=teacher,
-            share=taught_share(teacher, membership, len(losses)),
+            share=teaching_share(teacher, membership, len(losses)),
             mean=_average(statistics.mean, some),
             std=_average(statistics.std, several),
             criterion=_average(statistics.criterion, several),
@@ -221,7 +220,7 @@ class Switch(ABC):
 
 @TASK_UTILS.register_module()
 class StdMeanSwitch(Switch):
-    """The network with the larger sigma / mu of its candidates' losses teaches: see :func:`std_mean`."""
+    """Switch to the network with the largest sigma / mu of its candidates' losses: see :func:`std_mean`."""
 
     def statistics(  # noqa: D102
         self, losses: Tensor, group: Tensor, num_groups: int, sides: Callable[[int], Sides]
@@ -231,7 +230,7 @@ class StdMeanSwitch(Switch):
 
 @TASK_UTILS.register_module()
 class FisherSwitch(Switch):
-    """The network whose own mixture separates its losses better teaches: see :func:`fisher`."""
+    """Switch to the network whose own mixture separates its losses best: see :func:`fisher`."""
 
     def statistics(  # noqa: D102
         self, losses: Tensor, group: Tensor, num_groups: int, sides: Callable[[int], Sides]
@@ -242,8 +241,8 @@ class FisherSwitch(Switch):
         return fisher(losses, positive, member, group, num_groups)
 
 
-def taught_share(teacher: Tensor, membership: Membership, num_networks: int) -> Tensor:
-    """(n,) the average over objects of the share of an object's levels that each network taught.
+def teaching_share(teacher: Tensor, membership: Membership, num_networks: int) -> Tensor:
+    """Compute the average (n,) over objects of the share of an object's levels whose teacher each network is.
 
     Args:
         teacher: (K,) int64, the same for all candidates of an object on one level.
@@ -251,7 +250,7 @@ def taught_share(teacher: Tensor, membership: Membership, num_networks: int) -> 
         num_networks: n.
     """
     cell, num_cells = membership.groups("gt_level")
-    # Every candidate of a cell writes the same number; -1 stays where there are none.
+    # Every candidate of a cell writes the same index; -1 remains where there are none.
     winner = teacher.new_full((num_cells,), -1).scatter(0, cell, teacher)
     winner = winner.view(membership.num_gts, membership.num_levels)
     numbers = torch.arange(num_networks, device=teacher.device)[:, None, None]
@@ -261,5 +260,5 @@ def taught_share(teacher: Tensor, membership: Membership, num_networks: int) -> 
 
 
 def _average(values: Tensor, counts: Tensor) -> Tensor:
-    """(n,) averages of (n, R) values over the groups (R,) that count; 0 if none does."""
+    """Averages (n,) of values (n, R) over the groups selected by ``counts`` (R,); 0 if none is."""
     return (values * counts).sum(1) / counts.sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""PAA's head with the assignment of the whole batch done at once."""
+"""PAA head with batched label assignment."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lad.assignment.paa import PAAReassignment, reassign
 from lad.assignment.priors import PriorGrid, prior_grid
 from lad.assignment.score_voting import vote_boxes
 from lad.errors import ConfigError
+from lad.heads.dense import flatten_levels
 from lad.losses import ProbabilityFocalLoss
 
 import torch
@@ -27,7 +28,7 @@ EPS = 1e-12
 
 @dataclass(frozen=True)
 class PAAPredictions:
-    """A head's outputs over the N * P anchors of a batch: by image, then as in :class:`PriorGrid`.
+    """Outputs of a PAA head over the N * P anchors of a batch, ordered by image, then as in :class:`PriorGrid`.
 
     Attributes:
         cls_scores: (N * P, C) logits; probabilities where the head ``predicts_probabilities``.
@@ -57,29 +58,23 @@ class PAAPredictions:
         iou_preds: list[Tensor] | None,
     ) -> PAAPredictions:
         """Flatten what ``head.forward`` returned, (N, A * channels, H, W) a level; None for no IoU branch."""
-        num_images = len(cls_scores[0])
-
-        def flatten(levels: list[Tensor], channels: int) -> Tensor:
-            flat = [level.permute(0, 2, 3, 1).reshape(num_images, -1, channels) for level in levels]
-            return torch.cat(flat, dim=1).flatten(0, 1)
-
         return cls(
-            cls_scores=flatten(cls_scores, head.cls_out_channels),
-            bbox_preds=flatten(bbox_preds, 4),
-            iou_preds=None if iou_preds is None else flatten(iou_preds, 1),
-            num_images=num_images,
+            cls_scores=flatten_levels(cls_scores, head.cls_out_channels).flatten(0, 1),
+            bbox_preds=flatten_levels(bbox_preds, 4).flatten(0, 1),
+            iou_preds=None if iou_preds is None else flatten_levels(iou_preds, 1).flatten(0, 1),
+            num_images=len(cls_scores[0]),
         )
 
 
 class PAAScorer:
-    """What a network thinks of the candidates: PAA's loss of taking each as a positive.
+    """Scores candidates by the loss that PAA has for each as a positive.
 
-    It decides who is positive. A head scores its own predictions; in label-assignment distillation the teacher's
-    take their place.
+    These scores decide which candidates become positive. A head scores candidates with its own predictions; in
+    label-assignment distillation with the teacher's.
 
     Args:
-        head: Gives the losses, their weights and the box coder.
-        predictions: That head's outputs.
+        head: The head whose loss modules, weights and box coder are used.
+        predictions: Outputs of that head.
     """
 
     def __init__(self, head: PAAHead, predictions: PAAPredictions) -> None:
@@ -111,11 +106,11 @@ class PAAScorer:
 
 @MODELS.register_module()
 class BatchedPAAHead(PAAHead):
-    """Drop-in for MMDetection's :class:`PAAHead`: same parameters, same results, no loop over objects.
+    """Drop-in replacement of MMDetection's :class:`PAAHead`: same parameters, same results, no loop over objects.
 
     Candidates, their losses, the mixtures and the separation into positives are computed for all images, objects
     and levels together; the assignment waits for the device once. Mixtures are fitted in float64 (MMDetection
-    hands scikit-learn float32).
+    passes float32 to scikit-learn).
 
     Args:
         box_loss_weight: How the box loss is averaged over the positives: ``'iou'`` weights each by its IoU as
@@ -154,12 +149,8 @@ class BatchedPAAHead(PAAHead):
             f"take them: use loss_cls=dict(type='{fitting}', use_sigmoid=True)."
         )
 
-    def class_logits(self, cls_scores: Tensor) -> Tensor:
-        """Logits of the class scores that :meth:`forward` returns."""
-        return cls_scores
-
     def scorer(self, predictions: PAAPredictions) -> PAAScorer:
-        """Who decides which candidates are positive: these predictions themselves, unless replaced."""
+        """Scorer that decides which candidates are positive: that of these predictions, unless replaced."""
         return PAAScorer(self, predictions)
 
     def loss_by_feat(
@@ -181,7 +172,7 @@ class BatchedPAAHead(PAAHead):
             self.prior_generator, [level.shape[-2:] for level in cls_scores], device=cls_scores[0].device
         )
         assigned = self.pre_assign(grid, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore)
-        # Both must be: the scorer may be the teacher's.
+        # Both are checked, as the scorer may be the teacher's.
         finite = scorer.finite & predictions.finite
         candidates = find_candidates(grid, assigned, batch_gt_instances, batch_img_metas, finite)
         assignment = self.reassign(scorer.losses(candidates), candidates)
@@ -205,7 +196,7 @@ class BatchedPAAHead(PAAHead):
         return assign_one_by_one(grid.anchors, inside, batch_gt_instances, ignore, self.assigner)
 
     def reassign(self, losses: Tensor, candidates: PAACandidates) -> PAAReassignment:
-        """Positives among the candidates by their losses (K,)."""
+        """Decide which candidates are positive by their losses (K,)."""
         return reassign(
             losses,
             candidates.gt_index,
@@ -219,10 +210,10 @@ class BatchedPAAHead(PAAHead):
     def assigned_losses(
         self, predictions: PAAPredictions, candidates: PAACandidates, assignment: PAAReassignment
     ) -> dict[str, Tensor]:
-        """The head's losses for given positives.
+        """Compute the head's losses for given positives.
 
         Box and IoU terms are computed on PAA's slots (top-k a level and ground truth, a number known on the host)
-        with weight 0 for those that are not positive, so that nobody waits for the number of positives.
+        with weight 0 for those that are not positive, which avoids waiting for the number of positives.
         """
         total = len(predictions.cls_scores)
         if len(candidates) == 0:
@@ -231,7 +222,7 @@ class BatchedPAAHead(PAAHead):
         positive = assignment.positive.flatten()
         index = candidates.index[slots]
 
-        # One label more than anchors takes what is written for slots that are not positive.
+        # An extra entry after the anchors receives the labels of slots that are not positive.
         labels = candidates.labels.new_full((total + 1,), self.num_classes)
         labels.scatter_(0, torch.where(positive, index, total), candidates.labels[slots])
 
@@ -239,10 +230,10 @@ class BatchedPAAHead(PAAHead):
         targets = candidates.gt_bboxes[slots]
         iou = bbox_overlaps(boxes.detach(), targets, is_aligned=True)
         weight = positive.to(iou.dtype)
-        # Averaged over processes: several train as one with the same total batch.
+        # Averaged over processes, so that they train as one process with the same total batch.
         num_pos, iou_sum = reduce_mean(torch.stack([positive.sum().float(), (weight * iou).sum().float()]))
         loss_cls = self._classification_loss(predictions, candidates, labels[:-1], num_pos)
-        # Weighted out here: the loss modules ask whether any weight is positive, which waits for the device.
+        # Weighted here: the loss modules test whether any weight is positive, which waits for the device.
         loss_bbox = self.loss_bbox(boxes, targets, reduction_override="none")
         if self.box_loss_weight == "iou":
             box_weight, box_factor = weight * iou.clamp(min=EPS), iou_sum
@@ -268,9 +259,9 @@ class BatchedPAAHead(PAAHead):
         return self.loss_cls(predictions.cls_scores, labels, weights, avg_factor=factor)
 
     def _background_losses(self, predictions: PAAPredictions, candidates: PAACandidates) -> dict[str, Tensor]:
-        """Losses of a batch without objects; every branch stays in the graph, which DDP asks for."""
+        """Compute the losses of a batch without objects; every branch stays in the graph, as DDP requires."""
         labels = torch.full_like(candidates.ignored, self.num_classes, dtype=torch.long)
-        # Other processes' positives count here too, and they wait for this one.
+        # A collective operation: other processes may have positives, and wait for this one.
         num_pos, _ = reduce_mean(predictions.bbox_preds.new_zeros(2, dtype=torch.float32))
         losses = dict(
             loss_cls=self._classification_loss(predictions, candidates, labels, num_pos),
@@ -288,5 +279,5 @@ class BatchedPAAHead(PAAHead):
         mlvl_nms_scores: Tensor,
         score_thr: float,
     ) -> tuple[Tensor, Tensor]:
-        """Boxes averaged over their neighbours, all detections at once: see :func:`vote_boxes`."""
+        """Average boxes with the overlapping ones, all detections at once: see :func:`vote_boxes`."""
         return vote_boxes(det_bboxes, det_labels, mlvl_bboxes, mlvl_nms_scores, score_thr)

@@ -1,4 +1,4 @@
-"""PAA with conditional objectness prediction."""
+"""PAA head with conditional objectness prediction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class PAACOPHead(ObjectnessPAAHead):
-    """PAA with conditional objectness prediction (COP).
+    """PAA head with conditional objectness prediction (COP).
 
     A location's class probability is taken over its k x k neighbourhood, each neighbour's being weighted by a
     coefficient that the location predicts from its regression feature:
@@ -21,13 +21,13 @@ class PAACOPHead(ObjectnessPAAHead):
 
     The k^2 coefficients are the same for all classes.
 
-    Nguyen et al., WACV 2022, arXiv 2108.10520, appendix; the formula is the authors' code's. Their layer names are
-    kept.
+    Nguyen et al., WACV 2022, arXiv 2108.10520, appendix; the formula follows the authors' code, whose layer
+    names are kept.
 
     Args:
         coeff_kernel_size: k, odd.
-        border_prob: Class probability of neighbours outside of the map. 0.5 is what the authors' zero padding of the
-            logits means; 0 says that there is nothing.
+        border_prob: Class probability of neighbours outside of the map. 0.5 corresponds to the authors' zero padding of
+            the logits; with 0 neighbours outside do not contribute.
         args, kwargs: As for :class:`ObjectnessPAAHead`.
 
     Raises:
@@ -54,7 +54,7 @@ class PAACOPHead(ObjectnessPAAHead):
         height, width = cls_logits.shape[-2:]
         probs = F.pad(cls_logits.float().sigmoid(), [reach] * 4, value=self.border_prob)
         total = 0.0
-        # A loop over the few offsets: unfolding would need the class scores k^2 times over, in memory and in sigmoids.
+        # A loop over the few offsets: unfolding would need k^2 copies of the class scores and their sigmoids.
         for offset, coeff in enumerate(coeffs.split(1, dim=1)):
             row, column = divmod(offset, self.coeff_kernel_size)
             total = total + coeff * probs[:, :, row : row + height, column : column + width]

@@ -1,4 +1,4 @@
-"""PAA with implicit objectness prediction."""
+"""PAA head with implicit objectness prediction."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from lad.heads.objectness_head import ObjectnessPAAHead
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-# PAA's, and almost nothing to subtract.
+# As in PAA, with a bias probability close to 0.
 _NORMAL = dict(type="Normal", std=0.01)
 _INIT = dict(
     _NORMAL,
@@ -21,16 +21,16 @@ _INIT = dict(
 
 @MODELS.register_module()
 class PAAIOPHead(ObjectnessPAAHead):
-    """PAA with implicit objectness prediction (IOP; "IO" in the authors' code).
+    """PAA head with implicit objectness prediction (IOP; "IO" in the authors' code).
 
     A location predicts from its regression feature how much to subtract from all its class probabilities and an
     objectness to multiply the rest with:
 
         p(c | x) = max(sigmoid(cls_c(x)) - sigmoid(bias(x)), 0) * sigmoid(objectness(x)).
 
-    Nguyen et al., WACV 2022, arXiv 2108.10520, appendix; the formula and the initial bias probability of 1e-4 are the
-    authors' code's. Their layer names are kept. Where the bias exceeds the class probability the score is exactly 0
-    and has no gradient.
+    Nguyen et al., WACV 2022, arXiv 2108.10520, appendix; the formula and the initial bias probability of 1e-4
+    follow the authors' code, whose layer names are kept. Where the bias exceeds the class probability the score is
+    exactly 0 and has no gradient.
 
     Args:
         init_cfg: By default PAA's, with probability 1e-4 for the bias.

@@ -1,4 +1,4 @@
-"""What PAA heads with an objectness inside the class score share."""
+"""Base of PAA heads whose class score contains an objectness."""
 
 from __future__ import annotations
 
@@ -15,22 +15,19 @@ from mmdet.utils import ConfigType
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-# Probabilities this close to 0 or 1 are all the same to a logit, whose gradient would grow without bound.
-LOGIT_EPS = 1e-6
-
 
 class ObjectnessPAAHead(BatchedPAAHead):
-    """A PAA head whose class scores are probabilities, made of a class prediction and an objectness.
+    """PAA head whose class scores are probabilities, computed from a class prediction and an objectness.
 
-    Nobody labels the objectness: it is learned through the class loss alone, which is therefore a loss of
+    The objectness has no labels: it is learned through the class loss alone, which is therefore a loss of
     probabilities. Nguyen et al., "Improving Object Detection by Label Assignment Distillation", WACV 2022, arXiv
     2108.10520, appendix.
 
-    Everything else is PAA: without an IoU branch there is no ``loss_iou``, the third output is None, and boxes are
-    ranked by the class probability instead of sqrt(probability * IoU).
+    Everything else is as in PAA. Without an IoU branch there is no ``loss_iou``, the third output is None, and boxes
+    are ranked by the class probability instead of sqrt(probability * IoU).
 
     Args:
-        with_iou_branch: Whether boxes predict their IoU, as PAA's do.
+        with_iou_branch: Whether the head has PAA's branch that predicts the IoU of each box.
         args, kwargs: As for :class:`BatchedPAAHead`. ``loss_cls`` must be a loss of probabilities
             (``ProbabilityFocalLoss``), and there must be one anchor a location.
 
@@ -52,17 +49,17 @@ class ObjectnessPAAHead(BatchedPAAHead):
     def _init_layers(self) -> None:
         super()._init_layers()
         if not self.with_iou_branch:
-            # Parameters without a gradient would stop distributed training.
+            # Distributed training fails on parameters without a gradient.
             del self.atss_centerness
         self._init_objectness()
 
     @abstractmethod
     def _init_objectness(self) -> None:
-        """Make the layers of the objectness; their input is the regression tower's output."""
+        """Create the layers of the objectness; their input is the regression tower's output."""
 
     @abstractmethod
     def class_scores(self, cls_logits: Tensor, reg_feat: Tensor) -> Tensor:
-        """Class probabilities with the objectness in them.
+        """Class probabilities that include the objectness.
 
         Args:
             cls_logits: (N, C, H, W) of the classification layer.
@@ -78,7 +75,7 @@ class ObjectnessPAAHead(BatchedPAAHead):
         return cls_scores, bbox_preds, iou_preds if self.with_iou_branch else None
 
     def forward_single(self, x: Tensor, scale: Scale) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The same for one level, features (N, in_channels, H, W)."""
+        """Compute the outputs of :meth:`forward` for one level, features (N, in_channels, H, W)."""
         cls_feat = reg_feat = x
         for cls_conv in self.cls_convs:
             cls_feat = cls_conv(cls_feat)
@@ -87,10 +84,6 @@ class ObjectnessPAAHead(BatchedPAAHead):
         bbox_pred = scale(self.atss_reg(reg_feat)).float()
         iou_pred = self.atss_centerness(reg_feat) if self.with_iou_branch else None
         return self.class_scores(self.atss_cls(cls_feat), reg_feat), bbox_pred, iou_pred
-
-    def class_logits(self, cls_scores: Tensor) -> Tensor:
-        """log(p / (1 - p)) of the class probabilities, held between 1e-6 and 1 - 1e-6; float32."""
-        return torch.special.logit(cls_scores.float(), eps=LOGIT_EPS)
 
     def _predict_by_feat_single(
         self,
@@ -103,7 +96,7 @@ class ObjectnessPAAHead(BatchedPAAHead):
         rescale: bool = False,
         with_nms: bool = True,
     ) -> InstanceData:
-        """PAA's post-processing of one image, with class scores that are probabilities already."""
+        """Post-process one image as PAA does, with class scores that are probabilities."""
         cfg = self.test_cfg if cfg is None else cfg
         nms_pre = cfg.get("nms_pre", -1)
         mlvl_bboxes, mlvl_scores = [], []
@@ -121,7 +114,7 @@ class ObjectnessPAAHead(BatchedPAAHead):
         bboxes, scores = torch.cat(mlvl_bboxes), torch.cat(mlvl_scores)
         if rescale:
             bboxes = scale_boxes(bboxes, [1 / factor for factor in img_meta["scale_factor"]])
-        # MMDetection's NMS wants a column for the background.
+        # MMDetection's NMS expects a column for the background.
         scores = torch.cat([scores, scores.new_zeros(len(scores), 1)], dim=1)
         det_bboxes, det_labels = multiclass_nms(bboxes, scores, cfg.score_thr, cfg.nms, cfg.max_per_img)
         if self.with_score_voting and len(det_bboxes) > 0:

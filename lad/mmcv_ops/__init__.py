@@ -1,7 +1,7 @@
-"""mmcv's compiled kernels, answered by torchvision and torch where no compiled mmcv is installed.
+"""Replacement of mmcv's compiled kernels by torchvision and torch where no compiled mmcv is installed.
 
 mmcv-lite ships the Python side of every operator but not the extension module ``mmcv._ext`` behind it.
-:func:`install` puts a module of that name in its place. With a compiled mmcv nothing happens.
+:func:`install` provides a module of that name. With a compiled mmcv it does nothing.
 """
 
 from lad.mmcv_ops.extension import install, is_installed

@@ -1,7 +1,7 @@
 """CARAFE: every upsampled pixel is a weighted sum of the window around its source pixel.
 
-mmcv has a naive and a fast kernel of one definition; both names lead here. The sums run over the cells of the
-window, for all pixels at once, in float32 or better.
+mmcv has a naive and a fast kernel of one definition; both names are implemented here. The sums run over the cells
+of the window, for all pixels at once, in float32 or better.
 """
 
 from __future__ import annotations
@@ -116,12 +116,12 @@ def _blocks(upsampled: Tensor, groups: int, scale: int) -> Tensor:
 
 
 def _pad(features: Tensor, kernel_size: int) -> Tensor:
-    """Zeros around, as wide as the window reaches."""
+    """Pad with zeros by half the window."""
     return F.pad(features, (kernel_size // 2,) * 4)
 
 
 def _window(kernel_size: int, size: torch.Size) -> Iterator[tuple[int, slice, slice]]:
-    """The window's cells in reading order, each with the part of the padded features it looks at."""
+    """Iterate over the window's cells in reading order, each with the slices of the padded features that it covers."""
     height, width = size
     for row in range(kernel_size):
         for column in range(kernel_size):

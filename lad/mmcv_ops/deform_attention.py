@@ -1,6 +1,6 @@
-"""Multi-scale deformable attention, on mmcv's own pure-PyTorch path.
+"""Multi-scale deformable attention, by mmcv's own pure-PyTorch implementation.
 
-mmcv takes that path itself on the CPU. On CUDA it calls the kernels, which read the same samples: bilinear,
+mmcv uses it itself on the CPU. On CUDA it calls the kernels, which read the same samples: bilinear,
 pixel centres at half-integers, zeros outside.
 """
 
@@ -58,8 +58,8 @@ def ms_deform_attn_backward(
 
 
 def _attend(shapes: Tensor, value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-    # mmcv.ops asks for the extension while it is imported, so it cannot be imported before that exists.
+    # Importing mmcv.ops loads the extension, so it cannot be imported before the extension exists.
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
-    # As a list the shapes cross from the device once, not once per use.
+    # As a list the shapes are copied from the device once, not once per use.
     return multi_scale_deformable_attn_pytorch(value, shapes.tolist(), locations, weights)

@@ -24,7 +24,7 @@ from torchvision.ops import deform_conv2d
 
 
 class Geometry(NamedTuple):
-    """Where the kernel is laid, each ``(vertical, horizontal)`` in pixels."""
+    """Stride, padding and dilation of a convolution, each ``(vertical, horizontal)`` in pixels."""
 
     stride: tuple[int, int]
     padding: tuple[int, int]
@@ -114,7 +114,7 @@ def deform_conv_backward_parameters(
     """Add ``scale`` times the weight's gradient to ``grad_weight``."""
     geometry = Geometry((dH, dW), (padH, padW), (dilationH, dilationW))
     x, offset, grad = upcast(input, offset, grad_output)
-    # The convolution is linear in its weight: any weight has this gradient, and mmcv hands over none.
+    # The convolution is linear in its weight: any weight has this gradient, and mmcv passes none.
     (weight,) = leaves(torch.zeros_like(grad_weight))
     with torch.enable_grad():
         output = deform_conv2d(x.detach(), offset.detach(), weight, **geometry._asdict())
@@ -204,7 +204,7 @@ def modulated_deform_conv_backward(
 
 
 def _read_flat(tensor: Tensor, channels: int, size: torch.Size) -> Tensor:
-    """Each sample's first ``channels * h * w`` values as ``(B, channels, h, w)``."""
+    """Reinterpret each sample's first ``channels * h * w`` values as ``(B, channels, h, w)``."""
     if tensor.shape[1:] == (channels, *size):
         return tensor
     needed = channels * size[0] * size[1]
@@ -220,7 +220,7 @@ def _read_flat(tensor: Tensor, channels: int, size: torch.Size) -> Tensor:
 def _fixed_outside(
     offset: Tensor, input_size: torch.Size, kernel: tuple[int, int], geometry: Geometry
 ) -> Tensor:
-    """The same offsets, without gradient for samples a pixel or more outside the input."""
+    """Detach the offsets of samples a pixel or more outside the input; values are unchanged."""
     cells = offset.unflatten(1, (-1, *kernel, 2))
     inside = torch.ones((), dtype=torch.bool, device=offset.device)
     for axis in range(2):

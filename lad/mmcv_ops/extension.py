@@ -1,4 +1,4 @@
-"""The module that stands in for ``mmcv._ext``."""
+"""Module ``mmcv._ext`` made of torch and torchvision kernels, and its installation."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from lad.mmcv_ops.missing import needs_compiled_mmcv
 NAME = "mmcv._ext"
 
 
-class StandInExtension(ModuleType):
-    """Answers for ``mmcv._ext``: kernels that are covered, and a clear error for the others when called.
+class TorchExtension(ModuleType):
+    """Implementation of ``mmcv._ext`` by torch and torchvision kernels.
 
-    mmcv asks at import time only whether an attribute exists, so every public name must exist; an operator
-    that is not covered fails when it is called.
+    At import time mmcv only checks that attributes exist, so every public name exists; an operator without a kernel
+    raises an error that names it when it is called.
     """
 
     def __init__(self, kernels: dict[str, Callable]) -> None:
         super().__init__(NAME, "mmcv's operators on torchvision and torch kernels")
-        # pkgutil and importlib look at the spec of a loaded module.
+        # pkgutil and importlib read the spec of a loaded module.
         self.__spec__ = importlib.machinery.ModuleSpec(NAME, loader=None, origin=__name__)
         self.__dict__.update(kernels)
 
@@ -39,19 +39,19 @@ class StandInExtension(ModuleType):
 
 
 def is_installed() -> bool:
-    """Whether ``mmcv._ext`` is this stand-in."""
-    return isinstance(sys.modules.get(NAME), StandInExtension)
+    """Whether ``mmcv._ext`` is a :class:`TorchExtension`."""
+    return isinstance(sys.modules.get(NAME), TorchExtension)
 
 
 def install() -> bool:
-    """Provide ``mmcv._ext`` unless a compiled one exists; returns whether the stand-in is in place."""
+    """Provide ``mmcv._ext`` unless a compiled one exists; returns :func:`is_installed`."""
     import mmcv
 
     if NAME in sys.modules or importlib.util.find_spec(NAME) is not None:
         return is_installed()
     from lad.mmcv_ops.kernels import KERNELS
 
-    extension = StandInExtension(KERNELS)
+    extension = TorchExtension(KERNELS)
     sys.modules[NAME] = extension
     mmcv._ext = extension
     return True

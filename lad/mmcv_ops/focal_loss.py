@@ -1,8 +1,8 @@
 """Focal losses with their gradients in closed form.
 
 Probabilities are floored at float32's smallest normal number before the logarithm, as in mmcv, so that a
-confident mistake costs at most 87.3 times its weight. A label that is no class, such as MMDetection's
-background, has no class weight of its own; mmcv would read beyond the weights there.
+confident mistake has a loss of at most 87.3 times its weight. A label that is no class, such as MMDetection's
+background, has class weight 1; mmcv would read beyond the weights there.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def softmax_focal_loss_forward(
 
     Args:
         softmax: Class probabilities ``(N, C)``.
-        target: Class indices ``(N,)``; a row with any other number costs nothing.
+        target: Class indices ``(N,)``; a row with any other number has loss 0.
         weight: Class weights ``(C,)``, or empty for none.
         output: ``(N,)``.
         gamma: Focusing exponent.

@@ -1,13 +1,13 @@
-"""What mmcv tells about its compilation when it collects the environment."""
+"""Compiler versions that mmcv reports when it collects the environment."""
 
 from __future__ import annotations
 
 
 def get_compiler_version() -> str:
-    """No compiler was involved."""
+    """Version of the compiler: none was used."""
     return "n/a"
 
 
 def get_compiling_cuda_version() -> str:
-    """No CUDA compiler was involved."""
+    """Version of the CUDA compiler: none was used."""
     return "n/a"

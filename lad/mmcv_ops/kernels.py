@@ -1,4 +1,4 @@
-"""Every covered kernel by the name mmcv calls it."""
+"""Table of the implemented kernels by their names in mmcv."""
 
 from __future__ import annotations
 

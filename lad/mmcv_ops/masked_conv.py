@@ -1,4 +1,4 @@
-"""The two halves of a convolution that is evaluated at chosen pixels only."""
+"""Masked convolution: the gather and scatter around a convolution evaluated at chosen pixels only."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def masked_im2col_forward(
         kernel_h, kernel_w: Size of the receptive field.
         pad_h, pad_w: Rows and columns of zeros before the first pixel.
     """
-    # Up to the receptive field of the last pixel of the features, however little padding follows it.
+    # Up to the receptive field of the last pixel of the features, whatever padding follows it.
     padded = F.pad(features[0], (pad_w, kernel_w - 1, pad_h, kernel_h - 1))
     rows = mask_h_idx + torch.arange(kernel_h, device=mask_h_idx.device)[:, None, None]
     columns = mask_w_idx + torch.arange(kernel_w, device=mask_w_idx.device)[:, None]
@@ -42,5 +42,5 @@ def masked_col2im_forward(
     width: int,
     channels: int,
 ) -> None:
-    """Put the columns of ``data_col`` ``(channels, M)`` at their pixels of ``output`` ``(1, C, H, W)``."""
+    """Scatter the columns of ``data_col`` ``(channels, M)`` to their pixels of ``output`` ``(1, C, H, W)``."""
     output[0, :, mask_h_idx, mask_w_idx] = data_col.to(output.dtype)

@@ -1,4 +1,4 @@
-"""Non-maximum suppression: hard, soft, and the groups it forms.
+"""Non-maximum suppression: hard, soft, and its groups of suppressed boxes.
 
 Boxes are ``(x1, y1, x2, y2)`` in pixels; with ``offset`` 1 a box ends at the far side of its last pixel, so
 its width is ``x2 - x1 + 1``. mmcv rounds the threshold to float32 before it compares, and so does this file:
@@ -18,7 +18,7 @@ NAIVE, LINEAR, GAUSSIAN = range(3)
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the kept boxes, by falling score; a box falls to a better one of IoU > threshold.
+    """Indices of the kept boxes, by descending score; a box is suppressed by a better one of IoU > threshold.
 
     Args:
         boxes: ``(N, 4)``.
@@ -44,7 +44,7 @@ def softnms(
 ) -> Tensor:
     """Soft-NMS: scores of overlapping boxes decay, and boxes below ``min_score`` are dropped.
 
-    mmcv hands over CPU tensors and expects the answer there. One step per kept box over numpy arrays: the
+    mmcv passes CPU tensors and expects the result there. One step per kept box over numpy arrays: the
     steps depend on each other, and numpy's small operations cost less than torch's.
 
     Args:
@@ -78,7 +78,7 @@ def softnms(
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
-    """Groups of NMS: every kept box's index, followed by those it suppressed, by falling score.
+    """Groups of NMS: every kept box's index, followed by those it suppressed, by descending score.
 
     Unlike :func:`nms`, an IoU equal to the threshold suppresses, as in mmcv.
 
@@ -109,7 +109,7 @@ def _iou(box: np.ndarray, others: np.ndarray, offset: int) -> np.ndarray:
 
 
 def _decay(overlap: np.ndarray, method: int, iou_threshold: float, sigma: float) -> np.ndarray:
-    """The factor for the scores of boxes with this overlap."""
+    """Factor for the scores of boxes with this overlap."""
     if method == GAUSSIAN:
         return np.exp(-(overlap * overlap) / np.float32(sigma))
     begun = overlap >= np.float32(iou_threshold)
@@ -117,9 +117,9 @@ def _decay(overlap: np.ndarray, method: int, iou_threshold: float, sigma: float)
 
 
 def _drop(order: np.ndarray, dropped: np.ndarray) -> int:
-    """Close in place the gaps of dropped entries with entries from the end; returns how many are left.
+    """Fill the gaps of dropped entries in place with entries from the end; returns the number of entries left.
 
-    mmcv swaps a dropped box with the last one, which decides between equal scores later on.
+    mmcv swaps a dropped box with the last one, which determines the order of equal scores later on.
     """
     left = len(order) - int(dropped.sum())
     gaps = np.flatnonzero(dropped[:left])

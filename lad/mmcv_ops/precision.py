@@ -1,4 +1,4 @@
-"""Half-precision tensors are computed in float32."""
+"""Conversion of half-precision tensors to float32 for computation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def upcast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Float16 and bfloat16 tensors as float32; all others as they are.
+    """Convert float16 and bfloat16 tensors to float32; others are returned unchanged.
 
     Neither torchvision nor torch has every kernel in half precision on every device, and coordinates of
     boxes lose whole pixels in it. Results are copied into the tensors mmcv allocated, which casts back.
@@ -17,5 +17,5 @@ def upcast(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def leaves(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The same values, in float32 or better, as fresh leaves of an autograd graph."""
+    """Detach tensors to new leaves of an autograd graph, in float32 or better."""
     return tuple(tensor.detach().requires_grad_() for tensor in upcast(*tensors))

@@ -1,4 +1,4 @@
-"""RoIAlign with average pooling; torchvision's kernel follows the same definition as mmcv's."""
+"""RoIAlign with average pooling, by torchvision's kernel, which follows the same definition as mmcv's."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def roi_align_backward(
 ) -> None:
     """Gradient with respect to the features, filled into ``grad_input``; arguments as in the forward.
 
-    Averaging is linear, so its gradient is the same at any features: zeros stand for those mmcv does not
+    Averaging is linear, so its gradient is the same at any features: zeros replace those that mmcv does not
     keep. Going through torchvision's public function instead of its private backward kernel costs one
     forward and keeps its deterministic path on CUDA.
     """

@@ -1,4 +1,4 @@
-"""RoIPool after mmcv's kernel.
+"""RoIPool with the rounding of mmcv's kernel.
 
 torchvision's operator rounds the corners of a region to whole pixels first. mmcv rounds only the bounds of
 each bin, outwards, and includes the far side of the region's last pixel.
@@ -11,7 +11,7 @@ from lad.mmcv_ops.precision import upcast
 import torch
 from torch import Tensor
 
-# Where mmcv starts its search for a maximum, whatever the dtype.
+# Initial value of mmcv's search for a maximum, whatever the dtype.
 LOWEST = torch.finfo(torch.float32).min
 
 
@@ -71,9 +71,9 @@ def roi_pool_backward(
     pooled_width: int,
     spatial_scale: float,
 ) -> None:
-    """Send each bin's gradient to its maximum: fills ``grad_input`` ``(N, C, H, W)``.
+    """Route each bin's gradient to its maximum: fills ``grad_input`` ``(N, C, H, W)``.
 
-    A region that ends before it starts sends nothing. mmcv leaves its argmax at 0 and so sends its gradient
+    A region that ends before it starts has no gradient. mmcv leaves its argmax at 0 and so adds its gradient
     to the image's first pixel, though its output is a constant.
     """
     grad, like = upcast(grad_output, grad_input)

@@ -3,7 +3,7 @@
 import copy
 
 from lad.errors import UnsupportedError
-from lad.exchange.co_learning.assigner import Opinion, compose
+from lad.exchange.co_learning.assigner import Matching, compose
 from lad.exchange.switching import StdMeanSwitch
 
 import pytest
@@ -184,12 +184,12 @@ def test_ensemble_of_yoloxs_keeps_all_that_is_not_suppressed():
     assert all(sample.pred_instances.scores.isfinite().all() for sample in found)
 
 
-def opinion(gt_inds, costs, overlaps):
+def matching(gt_inds, costs, overlaps):
     gt_inds = torch.tensor(gt_inds)
     result = AssignResult(
         2, gt_inds, torch.tensor(overlaps), labels=torch.where(gt_inds > 0, gt_inds + 4, -1)
     )
-    return Opinion(result, torch.tensor(costs))
+    return Matching(result, torch.tensor(costs))
 
 
 def test_matches_are_composed_by_hand():
@@ -200,8 +200,8 @@ def test_matches_are_composed_by_hand():
     Prior 3: network 0 says object 1, which it teaches there.
     """
     inf = float("inf")
-    first = opinion([1, 1, 2, 1], [[0.1, inf], [0.3, inf], [inf, 0.5], [0.7, inf]], [0.9, 0.8, 0.7, 0.6])
-    second = opinion([1, 0, 1, 0], [[0.4, inf], [inf, inf], [0.2, inf], [inf, inf]], [0.5, 0.0, 0.4, 0.0])
+    first = matching([1, 1, 2, 1], [[0.1, inf], [0.3, inf], [inf, 0.5], [0.7, inf]], [0.9, 0.8, 0.7, 0.6])
+    second = matching([1, 0, 1, 0], [[0.4, inf], [inf, inf], [0.2, inf], [inf, inf]], [0.5, 0.0, 0.4, 0.0])
     teacher = torch.tensor([[1, 0], [0, 0]])
     composed = compose([first, second], teacher, torch.tensor([0, 0, 0, 1]))
     assert composed.gt_inds.tolist() == [1, 0, 1, 1]

@@ -2,7 +2,7 @@
 
 import copy
 
-from lad.exchange.labels import knows_labels_of, reading_labels
+from lad.exchange.labels import can_read_labels, reading_labels
 
 import pytest
 import torch
@@ -140,7 +140,7 @@ def test_the_head_is_as_before_when_the_block_ends():
 
 def test_heads_with_other_losses_are_not_known():
     config = dense("retinanet")
-    assert knows_labels_of(build(config).bbox_head)
+    assert can_read_labels(build(config).bbox_head)
     config.bbox_head.type = "FreeAnchorRetinaHead"
-    assert not knows_labels_of(build(config).bbox_head)
-    assert not knows_labels_of(None)
+    assert not can_read_labels(build(config).bbox_head)
+    assert not can_read_labels(None)

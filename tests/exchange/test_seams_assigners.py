@@ -5,7 +5,8 @@ import copy
 from lad.base.replace import replaced
 from lad.errors import UnsupportedError
 from lad.exchange.replay import AssignerCall
-from lad.exchange.seams import SEAMS, DensePredictions, find_seam
+from lad.exchange.seams import SEAMS, find_seam
+from lad.heads.dense import DensePredictions
 
 import pytest
 import torch
@@ -100,7 +101,9 @@ def test_toods_hard_quality_is_score_times_iou_to_the_sixth():
     result.assign_metrics = torch.tensor([0.3, 0.0])
     arguments = dict(pred_instances=own, gt_instances=gt_instances, alpha=1, beta=6)
     seam = next(row for row in SEAMS if "TOODHead" in row.works_with)
-    seam.requalify(AssignerCall("alignment_assigner", 0, TaskAlignedAssigner(topk=1), arguments), result)
+    seam.update_qualities(
+        AssignerCall("alignment_assigner", 0, TaskAlignedAssigner(topk=1), arguments), result
+    )
     torch.testing.assert_close(result.assign_metrics, torch.tensor([0.0125, 0.0]))
     torch.testing.assert_close(result.max_overlaps, torch.tensor([0.5, -1e8]))
 
@@ -176,7 +179,7 @@ def test_predictions_and_qualities_are_computed_on_the_device_without_waiting(fa
         result.assign_metrics = torch.zeros(len(own), device="cuda")
         arguments = dict(pred_instances=own, gt_instances=gt_instances, alpha=1, beta=6)
         assigner = getattr(model.bbox_head, SITES[family][0])
-        row.requalify(AssignerCall("assigner", 0, assigner, arguments), result)
+        row.update_qualities(AssignerCall("assigner", 0, assigner, arguments), result)
         assert result.max_overlaps.device.type == "cuda"
         assert found.bboxes.device.type == found.scores.device.type == "cuda"
 
@@ -206,10 +209,12 @@ def test_rtmdet_teaches_a_yolox_student_on_the_same_grid(tmp_path):
 
 def test_yolox_teaches_an_rtmdet_student_by_logits_of_its_scores():
     scores = torch.tensor([[[0.25, 0.0, 1.0]]])
-    found = DensePredictions(scores, torch.zeros(1, 1, 4), ()).of_kind("probabilities", "logits").scores
+    found = (
+        DensePredictions(scores, torch.zeros(1, 1, 4), ()).convert_scores("probabilities", "logits").scores
+    )
     torch.testing.assert_close(found[0, 0, 0], torch.tensor(0.25 / 0.75).log())
     assert found.isfinite().all()
-    back = DensePredictions(found, torch.zeros(1, 1, 4), ()).of_kind("logits", "probabilities").scores
+    back = DensePredictions(found, torch.zeros(1, 1, 4), ()).convert_scores("logits", "probabilities").scores
     torch.testing.assert_close(back, scores, atol=2e-6, rtol=0)
 
 
@@ -292,7 +297,9 @@ def test_teacher_that_decides_from_anchors_alone_is_refused(config):
 def test_probabilities_near_one_become_finite_logits_in_any_precision(dtype):
     scores = torch.tensor([[[0.0, 0.5, 0.9999, 1.0]]], dtype=dtype)
     logits = (
-        DensePredictions(scores, torch.zeros(1, 1, 4), ((1, 1),)).of_kind("probabilities", "logits").scores
+        DensePredictions(scores, torch.zeros(1, 1, 4), ((1, 1),))
+        .convert_scores("probabilities", "logits")
+        .scores
     )
     assert logits.isfinite().all()
     assert logits[0, 0, 3] >= logits[0, 0, 2] > logits[0, 0, 1] == 0

@@ -316,7 +316,7 @@ def test_head_that_asks_once_more_is_refused(tmp_path):
 
     with (
         replaced(model.bbox_head, "loss_by_feat_single", twice),
-        pytest.raises(UnsupportedError, match=r"DeformableDETRHead\.assigner was asked"),
+        pytest.raises(UnsupportedError, match=r"DeformableDETRHead\.assigner was called"),
     ):
         seeded_loss(model, make_batch(**BATCH))
 
@@ -330,9 +330,7 @@ def test_head_with_other_queries_than_the_teachers_is_refused(tmp_path):
 
     with (
         replaced(model.bbox_head, "loss_by_feat_single", fewer),
-        pytest.raises(
-            UnsupportedError, match="asks for 19 queries in decoder layer 0 and the teacher has 20"
-        ),
+        pytest.raises(UnsupportedError, match="matches 19 queries in decoder layer 0 and the teacher has 20"),
     ):
         seeded_loss(model, make_batch(**BATCH))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lad.base.replace import replaced
 from lad.errors import UnsupportedError
-from lad.exchange.seams import SEAMS, AssignerSeam, DensePredictions, find_seam, flatten_levels, level_sizes
+from lad.exchange.seams import SEAMS, AssignerSeam, find_seam
+from lad.heads import DensePredictions, flatten_levels, level_sizes
 
 import pytest
 import torch
@@ -145,7 +146,7 @@ def test_head_that_does_not_ask_for_every_image_is_found_out(row, tmp_path):
     model = distil(detector(), detector(), tmp_path)
     model.bbox_head.__class__ = EarlyHead
     with pytest.raises(
-        UnsupportedError, match=r"EarlyHead\.assigner was asked 1 times and not for image 2 of 3"
+        UnsupportedError, match=r"EarlyHead\.assigner was called 1 times and not for image 2 of 3"
     ):
         loss_of(model, make_batch(**BATCH))
 

@@ -3,7 +3,7 @@
 import math
 
 from lad.errors import ConfigError
-from lad.exchange.switching import PER, FisherSwitch, Membership, Sides, StdMeanSwitch, taught_share
+from lad.exchange.switching import PER, FisherSwitch, Membership, Sides, StdMeanSwitch, teaching_share
 
 import numpy as np
 import pytest
@@ -167,7 +167,7 @@ def test_object_taught_by_both_on_different_levels_counts_in_halves():
         num_levels=2,
     )
     # Object 0: network 0 on level 0, network 1 on level 1. Object 1 has no candidate. Object 2: network 1.
-    share = taught_share(torch.tensor([0, 0, 1, 1]), membership, 2)
+    share = teaching_share(torch.tensor([0, 0, 1, 1]), membership, 2)
     assert share.tolist() == [0.25, 0.75]
 
 

@@ -5,7 +5,7 @@ import copy
 from lad.assignment import candidates
 from lad.base.replace import replaced
 from lad.errors import ConfigError
-from lad.exchange.paa_memory import RECORD, RememberingScorer
+from lad.exchange.paa_memory import RECORD, CachedScorer
 from lad.heads.batched_paa_head import PAAPredictions, PAAScorer
 
 import numpy as np
@@ -195,7 +195,7 @@ def test_remembered_candidates_on_cuda_inputs_wait_for_the_device_once(monkeypat
             head = MODELS.build(small_paa()).bbox_head
         levels, instances, metas = fake_problem(head)
         seen = PAAPredictions.from_levels(head, *[[level[1:] for level in branch] for branch in levels])
-        scorer = RememberingScorer([record, None, None], metas, PAAScorer(head, seen), torch.device("cuda"))
+        scorer = CachedScorer([record, None, None], metas, PAAScorer(head, seen), torch.device("cuda"))
         with replaced(head, "scorer", lambda predictions: scorer):
             losses = head.loss_by_feat(*levels, instances, metas)
         assert all(value.device.type == "cuda" for value in losses.values())

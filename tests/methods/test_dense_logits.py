@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 from lad.errors import ConfigError, UnsupportedError
 from lad.exchange.labels import reading_labels
+from lad.heads.dense import class_logits, product_logit
 from lad.losses import DKDLoss, KDLoss
 from lad.methods import DenseLogitDistillation, Step
-from lad.methods.response.dense import class_logits, product_logit
 
 import pytest
 import torch

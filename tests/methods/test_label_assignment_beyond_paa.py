@@ -53,7 +53,9 @@ def test_soft_mode_is_refused_for_paa_with_the_reason(tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_remembering_the_teacher_is_refused_beyond_paa(family, tmp_path):
-    with pytest.raises(UnsupportedError, match="cannot use a remembered teacher: leave out `cache`"):
+    with pytest.raises(
+        UnsupportedError, match="cannot replay cached decisions of a teacher: leave out `cache`"
+    ):
         distil(small(family), small(family), tmp_path, cache=dict(dir=str(tmp_path)))
 
 

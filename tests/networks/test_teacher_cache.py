@@ -9,7 +9,7 @@ import time
 
 from lad.assignment.priors import prior_grid
 from lad.errors import ConfigError, UnsupportedError
-from lad.exchange.paa_memory import to_batch, to_own
+from lad.exchange.paa_memory import to_batch_index, to_image_index
 from lad.networks import cache as teacher_cache
 from lad.networks.cache import HEADER, TeacherCache, fingerprint, hash_of
 
@@ -174,11 +174,11 @@ def test_anchor_numbers_survive_another_batch_size():
     tall = prior_grid(generator, [(16, 14), (8, 7)], "cpu")
     shape = (96, 96)  # 12 x 12 and 6 x 6 cells of the image itself
     inside = wide.inside([dict(pad_shape=shape)], -1)[0].nonzero()[:, 0].numpy()
-    own = to_own(inside, wide, shape)
+    own = to_image_index(inside, wide, shape)
     assert sorted(own.tolist()) == list(range((144 + 36) * 2))
-    back = to_batch(own.astype(np.uint32), wide, shape)
+    back = to_batch_index(own.astype(np.uint32), wide, shape)
     np.testing.assert_array_equal(back, inside)
-    moved = to_batch(own.astype(np.uint32), tall, shape)
+    moved = to_batch_index(own.astype(np.uint32), tall, shape)
     assert torch.equal(tall.anchors[torch.from_numpy(moved)], wide.anchors[torch.from_numpy(inside)])
 
 
@@ -278,7 +278,7 @@ def test_record_of_an_object_is_under_half_a_kilobyte(tmp_path):
     losses_of(model, pixels((40, 40, 40)))
     cache = model.methods[0].cache
     assert 0 < cache.size() < 120 * 500
-    assert "0.0% of 3 look-ups answered, 3 images" in str(cache)
+    assert "0.0% of 3 look-ups hit, 3 images" in str(cache)
 
 
 def test_another_teacher_or_setting_finds_nothing(tmp_path):
@@ -367,7 +367,9 @@ def test_cache_needs_a_folder_and_the_batched_head(tmp_path):
     with pytest.raises(ConfigError, match=r"cache must be dict\(dir=FOLDER"):
         MODELS.build(dict(type="LabelAssignmentDistillation", cache=True))
     path = save_checkpoint(build(small_paa(base=16)), tmp_path / "t.pth")
-    with pytest.raises(UnsupportedError, match="PAAHead cannot use a remembered teacher: use BatchedPAAHead"):
+    with pytest.raises(
+        UnsupportedError, match="PAAHead cannot replay cached decisions of a teacher: use BatchedPAAHead"
+    ):
         MODELS.build(
             dict(
                 type="DistillationDetector",

@@ -107,7 +107,7 @@ def bench_replay(detector: torch.nn.Module, batch: tuple, repeats: int, floor: f
     with torch.no_grad():
         outputs = head(detector.student.extract_feat(inputs))
     ground_truth = [sample.gt_instances for sample in samples], [sample.metainfo for sample in samples]
-    own = seam.taught_by(seam)  # by a head of its own family, whose outputs these are
+    own = seam.with_teacher(seam)  # a teacher of its own family, whose outputs these are
 
     def loss() -> None:
         head.loss_by_feat(*outputs, *ground_truth)

@@ -16,7 +16,7 @@ from lad.assignment.candidates import PAACandidates
 from lad.assignment.paa import PAAReassignment
 from lad.base.config import load_config
 from lad.base.replace import replaced
-from lad.exchange.paa_memory import to_own
+from lad.exchange.paa_memory import to_image_index
 from lad.networks.building import build_teacher
 from lad.networks.frozen import FrozenTeacher
 
@@ -54,7 +54,7 @@ def positives(teacher: FrozenTeacher, inputs: Tensor, samples: SampleList) -> se
         index = candidates.index[assignment.candidate[assignment.positive]].numpy()
         images, priors = np.divmod(index, len(candidates.grid.anchors))
         for image, meta in enumerate(metas):
-            own = to_own(priors[images == image], candidates.grid, meta["pad_shape"])
+            own = to_image_index(priors[images == image], candidates.grid, meta["pad_shape"])
             found.update((image, int(number)) for number in own)
         return assignment
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lad.analysis.pictures.assignment_drawing import AssignmentPicture, Candidates, Panel
-from lad.analysis.pictures.decisions import Decisions, Teacher, cost_of, decide, decide_together, seam_of
+from lad.analysis.pictures.decisions import Decisions, Teacher, cost_of, decide, decide_jointly, seam_of
 from lad.base.modes import evaluating
 from lad.detectors.binding import BoundMethod
 from lad.detectors.inspection import bound_methods, frozen_teachers, network_inputs, trained_networks
@@ -177,7 +177,7 @@ def _co_learning(
         for name, head, own in zip(names, heads, outputs, strict=True)
     ]
     method = joint.method
-    together = decide_together(method.co_learning, heads, outputs, samples, method.switch)
+    together = decide_jointly(method.co_learning, heads, outputs, samples, method.switch)
     panels = _by_image(alone)
     for of_image, objects, teachers in zip(panels, together.decisions, together.teachers, strict=True):
         of_image.append(_panel("both" if len(names) == 2 else "all", objects, names, teachers))

@@ -1,7 +1,7 @@
-"""What heads decide about a batch, object by object, in the form in which it is drawn.
+"""Label assignments of heads for a batch, object by object, for drawing.
 
-The decisions are asked of the very code that training uses; losses are not computed, so nothing is exchanged between
-processes, and the heads are as before.
+They are computed by the code that training uses. Losses are not computed, so no collective operation runs, and the
+heads are left unchanged.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from lad.assignment.paa import PAAReassignment
 from lad.assignment.priors import prior_grid
 from lad.errors import UnsupportedError
 from lad.exchange.co_learning import CoLearning
-from lad.exchange.co_learning.assigner import Opinion, SharedDecisions, alignment_costs, matching_costs
-from lad.exchange.replay import AssignerCall, answering
+from lad.exchange.co_learning.assigner import Matching, SharedDecisions, match_by_alignment, match_by_cost
+from lad.exchange.replay import AssignerCall, replace_assigners
 from lad.exchange.seams import SEAMS, AssignerSeam, PAASeam, Seam
-from lad.exchange.seams.assigner import TaughtBatch
+from lad.exchange.seams.assigner import TeacherPredictions
 from lad.exchange.switching import Membership, RoleSwitch, Sides, Switch
 from lad.heads.batched_paa_head import BatchedPAAHead, PAAPredictions, PAAScorer
 
@@ -34,7 +34,7 @@ from mmdet.structures import SampleList
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-#: What the costs of a family of heads are.
+#: Labels of the costs of each family of heads.
 COSTS = {
     "PAASeam": "loss of the candidate as a positive",
     "TOODSeam": r"$1 - s^\alpha u^\beta$  (s score, u IoU)",
@@ -43,7 +43,7 @@ COSTS = {
     "DDODSeam": r"$1 - s^{1-\alpha} u^\alpha$ for the classes (s score, u IoU)",
 }
 
-# Candidates drawn of an object whose assigner looks at every prior in its box.
+# Number of candidates drawn of an object whose assigner uses every prior in its box.
 _SHOWN = 45
 
 #: For each image of a batch its objects' candidates.
@@ -52,7 +52,7 @@ Decisions = list[tuple[Candidates, ...]]
 
 @dataclass(frozen=True)
 class Teacher:
-    """Whose predictions decide in the place of a head's own.
+    """Teacher whose predictions replace a head's own.
 
     Attributes:
         seam: The student's seam, with the teacher's.
@@ -66,7 +66,7 @@ class Teacher:
 
 
 def seam_of(head: nn.Module | None) -> Seam:
-    """The family of a head whose assignment can be drawn.
+    """Find the seam of a head whose assignment can be drawn.
 
     Raises:
         UnsupportedError: it decides from anchors alone, or by queries.
@@ -83,21 +83,21 @@ def seam_of(head: nn.Module | None) -> Seam:
 
 
 def cost_of(head: nn.Module) -> str:
-    """What the costs of a head's candidates are, in words."""
+    """Label of the costs of a head's candidates."""
     seam = seam_of(head)
-    # Families of one's own have none of ours.
+    # Seams defined outside of this package have no label here.
     return COSTS.get(type(seam).__name__, "cost")
 
 
 @torch.no_grad()
 def decide(head: nn.Module, outputs: Any, samples: SampleList, teacher: Teacher | None = None) -> Decisions:
-    """What a head decides, from its own predictions or from a teacher's.
+    """Compute a head's label assignment from its own predictions or from a teacher's.
 
     Args:
         head: The head, whose priors, settings and assigner decide.
         outputs: What its ``forward`` returned for the batch.
         samples: Ground truth and metadata.
-        teacher: Whose predictions it looks at; None for its own.
+        teacher: Teacher whose predictions are used; None for its own.
 
     Raises:
         UnsupportedError: see :func:`seam_of`; or the head has no assigner.
@@ -112,19 +112,19 @@ def decide(head: nn.Module, outputs: Any, samples: SampleList, teacher: Teacher 
         return _decide_paa(head, outputs, samples, teacher)
     source = None
     if teacher is not None:
-        source = TaughtBatch(teacher.seam, head, teacher.head, lambda images: teacher.outputs, samples)
-    answers = _ask(head, seam, outputs, samples, source)
-    return [() if answer is None else answer.candidates() for answer in answers]
+        source = TeacherPredictions(teacher.seam, head, teacher.head, lambda images: teacher.outputs, samples)
+    matchings = _match(head, seam, outputs, samples, source)
+    return [() if matching is None else matching.candidates() for matching in matchings]
 
 
 @dataclass(frozen=True)
-class Together:
-    """What networks that learn together decide.
+class JointDecisions:
+    """Shared label assignment of networks that learn together.
 
     Attributes:
         decisions: For each image its objects' candidates.
-        teachers: For each image ``(G, L)`` int, the number of the network that taught an object on a level; -1 where
-            the object has no candidates there.
+        teachers: For each image ``(G, L)`` int, index of the network that is the teacher of an object on a level; -1
+            where the object has no candidates there.
     """
 
     decisions: Decisions
@@ -132,35 +132,39 @@ class Together:
 
 
 @torch.no_grad()
-def decide_together(
-    way: CoLearning, heads: Sequence[nn.Module], outputs: Sequence[Any], samples: SampleList, switch: Switch
-) -> Together:
-    """What heads that learn together decide.
+def decide_jointly(
+    co_learning: CoLearning,
+    heads: Sequence[nn.Module],
+    outputs: Sequence[Any],
+    samples: SampleList,
+    switch: Switch,
+) -> JointDecisions:
+    """Compute the shared label assignment of heads that learn together.
 
     Args:
-        way: How they share their decision.
+        co_learning: How they share their assignment.
         heads: The heads.
         outputs: What each returned for the batch.
         samples: Ground truth and metadata.
-        switch: Decides who teaches.
+        switch: Chooses the teachers.
     """
     seam = seam_of(heads[0])
     if isinstance(seam, PAASeam):
-        return _paa_together(way, heads, outputs, samples, switch)
-    return _assigners_together(seam, heads, outputs, samples, switch)
+        return _decide_paa_jointly(co_learning, heads, outputs, samples, switch)
+    return _match_jointly(seam, heads, outputs, samples, switch)
 
 
 class _Decided(Exception):  # noqa: N818  -- no error
-    """Everything that is to be drawn is known: the losses need not be computed."""
+    """Raised to stop a head's loss as soon as its label assignment is recorded."""
 
 
-def _twin(head: nn.Module) -> nn.Module:
-    """A head with the same weights whose own attributes may be set; some heads keep notes in lists."""
-    twin = copy.copy(head)
-    for name, value in vars(twin).items():
+def _shallow_copy(head: nn.Module) -> nn.Module:
+    """Copy a head with shared weights, so that its attributes may be set; lists, which some heads fill, are copied."""
+    copied = copy.copy(head)
+    for name, value in vars(copied).items():
         if isinstance(value, list):
-            twin.__dict__[name] = list(value)
-    return twin
+            copied.__dict__[name] = list(value)
+    return copied
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:
@@ -178,14 +182,14 @@ def _decide_paa(head: nn.Module, outputs: Any, samples: SampleList, teacher: Tea
         scorer = PAAScorer(teacher.head, PAAPredictions.from_levels(teacher.head, *teacher.outputs))
     sizes = [level.shape[-2:] for level in outputs[0]]
     grid = prior_grid(head.prior_generator, sizes, device=outputs[0][0].device)
-    # MMDetection's PAAHead has the same settings and decides the same, image by image.
+    # MMDetection's PAAHead has the same settings and makes the same assignment, image by image.
     assigned = BatchedPAAHead.pre_assign(head, grid, gt_instances, metas, ignored)
     candidates = find_candidates(grid, assigned, gt_instances, metas, scorer.finite & predictions.finite)
     assignment = BatchedPAAHead.reassign(head, scorer.losses(candidates), candidates)
-    return _of_paa(candidates, assignment)
+    return _paa_decisions(candidates, assignment)
 
 
-def _of_paa(candidates: PAACandidates, assignment: PAAReassignment) -> Decisions:
+def _paa_decisions(candidates: PAACandidates, assignment: PAAReassignment) -> Decisions:
     if len(candidates) == 0:
         empty = Candidates(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0), np.zeros(0, bool))
         return [(empty,) * count for count in candidates.gt_counts]
@@ -212,68 +216,72 @@ def _of_paa(candidates: PAACandidates, assignment: PAAReassignment) -> Decisions
     return [tuple(objects[end - count : end]) for end, count in zip(ends, candidates.gt_counts, strict=True)]
 
 
-def _paa_together(
-    way: CoLearning, heads: Sequence[nn.Module], outputs: Sequence[Any], samples: SampleList, switch: Switch
-) -> Together:
-    first = _twin(heads[0])
-    seen: list[tuple[PAACandidates, PAAReassignment]] = []
+def _decide_paa_jointly(
+    co_learning: CoLearning,
+    heads: Sequence[nn.Module],
+    outputs: Sequence[Any],
+    samples: SampleList,
+    switch: Switch,
+) -> JointDecisions:
+    first = _shallow_copy(heads[0])
+    recorded: list[tuple[PAACandidates, PAAReassignment]] = []
     roles: list[tuple[RoleSwitch, Membership]] = []
 
     def reassign(losses: Tensor, candidates: PAACandidates) -> PAAReassignment:
-        seen.append((candidates, heads[0].reassign(losses, candidates)))
-        return seen[-1][1]
+        recorded.append((candidates, heads[0].reassign(losses, candidates)))
+        return recorded[-1][1]
 
     def stop(*_: Any) -> None:
         raise _Decided
 
-    # The last assignment is everybody's; those before are what a criterion asked about.
+    # The last assignment is the shared one; those before are computed for the criterion.
     first.__dict__.update(reassign=reassign, assigned_losses=stop)
     with suppress(_Decided):
-        way.losses([first, *heads[1:]], outputs, samples, _watched(switch, roles))
-    candidates, assignment = seen[-1]
+        co_learning.losses([first, *heads[1:]], outputs, samples, _recording(switch, roles))
+    candidates, assignment = recorded[-1]
     teacher = np.full((candidates.num_gts, candidates.grid.num_levels), -1)
     for switched, membership in roles:
         teacher[_numpy(membership.gt), _numpy(membership.level)] = _numpy(switched.teacher)
     ends = np.cumsum(candidates.gt_counts)
-    return Together(
-        _of_paa(candidates, assignment),
+    return JointDecisions(
+        _paa_decisions(candidates, assignment),
         [teacher[end - count : end] for end, count in zip(ends, candidates.gt_counts, strict=True)],
     )
 
 
-def _watched(
+def _recording(
     switch: Switch, roles: list[tuple[RoleSwitch, Membership]]
 ) -> Callable[[Tensor, Membership, Callable[[int], Sides]], RoleSwitch]:
-    def watched(losses: Tensor, membership: Membership, sides: Callable[[int], Sides]) -> RoleSwitch:
+    def switched(losses: Tensor, membership: Membership, sides: Callable[[int], Sides]) -> RoleSwitch:
         roles.append((switch(losses, membership, sides), membership))
         return roles[-1][0]
 
-    return watched
+    return switched
 
 
 # -- Heads with assigners ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """What an assigner says of one image with V priors and G objects.
+class _ImageMatching:
+    """Matching of one image with V priors and G objects, with what is drawn of it.
 
     Attributes:
         priors: (V, 4) xyxy in pixels.
         levels: (V,) int64.
-        opinion: Matches, and costs (V, G).
+        matching: Matches, and costs (V, G).
         thresholds: (G,), the largest cost of a positive; None where the assigner sets none.
     """
 
     priors: Tensor
     levels: Tensor
-    opinion: Opinion
+    matching: Matching
     thresholds: Tensor | None = None
 
     def candidates(self) -> tuple[Candidates, ...]:
-        """Each object's."""
+        """Candidates of each object."""
         priors, levels = _numpy(self.priors), _numpy(self.levels)
-        costs, matched = _numpy(self.opinion.costs).astype(float), _numpy(self.opinion.result.gt_inds)
+        costs, matched = _numpy(self.matching.costs).astype(float), _numpy(self.matching.result.gt_inds)
         objects = []
         for gt in range(costs.shape[1]):
             positive = matched == gt + 1
@@ -289,35 +297,35 @@ class _Answer:
         return tuple(objects)
 
 
-def _ask(
-    head: nn.Module, seam: AssignerSeam, outputs: Any, samples: SampleList, source: TaughtBatch | None
-) -> list[_Answer | None]:
-    """The assigner's answer for each image; None for images without objects.
+def _match(
+    head: nn.Module, seam: AssignerSeam, outputs: Any, samples: SampleList, source: TeacherPredictions | None
+) -> list[_ImageMatching | None]:
+    """Matching of each image by a head's assigner; None for images without objects.
 
     Args:
-        head: The head that asks.
-        seam: Its family.
+        head: The head.
+        seam: Its seam.
         outputs: What its ``forward`` returned.
         samples: The batch.
-        source: Gives the predictions that the assigner looks at; None for the head's own.
+        source: Predictions that the assigner uses; None for the head's own.
     """
 
-    def answer(call: AssignerCall) -> _Answer:
-        instances = call.own if source is None else source.instances_for(call)
-        return _answer(head, call, instances, own.levels(call))
+    def evaluate(call: AssignerCall) -> _ImageMatching:
+        instances = call.pred_instances if source is None else source.instances_for(call)
+        return _match_image(head, call, instances, own.levels(call))
 
-    own = TaughtBatch(seam, head, head, lambda images: outputs, samples)
-    return _asked(head, seam, outputs, samples, answer)
+    own = TeacherPredictions(seam, head, head, lambda images: outputs, samples)
+    return _each_call(head, seam, outputs, samples, evaluate)
 
 
-def _asked(
+def _each_call(
     head: nn.Module,
     seam: AssignerSeam,
     outputs: Any,
     samples: SampleList,
-    answer: Callable[[AssignerCall], Any],
+    evaluate: Callable[[AssignerCall], Any],
 ) -> list[Any]:
-    """What ``answer`` says when a head asks for each image; None for images without objects."""
+    """Result of ``evaluate`` for each image's call of a head's assigner; None for images without objects."""
     gt_instances, ignored, metas = unpack_gt_instances(samples)
     found: list[Any] = [None] * len(samples)
     last = max((image for image, instances in enumerate(gt_instances) if len(instances)), default=-1)
@@ -325,44 +333,46 @@ def _asked(
     def record(call: AssignerCall) -> AssignResult:
         if len(call.gt_instances) == 0:
             return call.assign()
-        found[call.image] = answer(call)
+        found[call.image] = evaluate(call)
         if call.image == last:
             raise _Decided
         result = found[call.image]
-        return result.opinion.result if isinstance(result, _Answer) else result[0]
+        return result.matching.result if isinstance(result, _ImageMatching) else result[0]
 
     if last < 0:
         return found
-    twin = _twin(head)
-    if hasattr(twin, "initial_epoch"):
-        # TOOD: as it will decide when it looks at predictions.
-        twin.initial_epoch = 0
-    # DDOD asks a second time, for the boxes; what it decides for the classes is drawn.
-    with suppress(_Decided), answering(twin, seam.sites[:1], gt_instances, record):
-        twin.loss_by_feat(*outputs, gt_instances, metas, ignored)
+    copied = _shallow_copy(head)
+    if hasattr(copied, "initial_epoch"):
+        # TOOD: the assignment after its initial epochs, which uses predictions.
+        copied.initial_epoch = 0
+    # DDOD has a second assigner, for the boxes; its assignment for the classes is drawn.
+    with suppress(_Decided), replace_assigners(copied, seam.sites[:1], gt_instances, record):
+        copied.loss_by_feat(*outputs, gt_instances, metas, ignored)
     return found
 
 
-def _answer(head: nn.Module, call: AssignerCall, instances: InstanceData, levels: Tensor) -> _Answer:
+def _match_image(
+    head: nn.Module, call: AssignerCall, instances: InstanceData, levels: Tensor
+) -> _ImageMatching:
     priors = instances.priors
     if not isinstance(head.prior_generator, AnchorGenerator):
         half = priors[:, 2:4] / 2
         priors = torch.cat([priors[:, :2] - half, priors[:, :2] + half], dim=1)
     if isinstance(call.assigner, TaskAlignedAssigner):
-        return _Answer(priors, levels, alignment_costs(call, instances))
+        return _ImageMatching(priors, levels, match_by_alignment(call, instances))
     if isinstance(call.assigner, ATSSAssigner):
-        opinion, thresholds = atss_costs(call, instances)
-        return _Answer(priors, levels, opinion, thresholds)
+        matching, thresholds = match_by_atss(call, instances)
+        return _ImageMatching(priors, levels, matching, thresholds)
     if hasattr(call.assigner, "dynamic_k_matching"):
-        return _Answer(priors, levels, matching_costs(call, instances))
-    # Of an assigner that is not known the matches are drawn, without costs.
+        return _ImageMatching(priors, levels, match_by_cost(call, instances))
+    # Of other assigners the matches are drawn, without costs.
     shape = len(instances), len(call.gt_instances)
     result = call.assign(pred_instances=instances)
-    return _Answer(priors, levels, Opinion(result, priors.new_full(shape, torch.inf)))
+    return _ImageMatching(priors, levels, Matching(result, priors.new_full(shape, torch.inf)))
 
 
-def atss_costs(call: AssignerCall, instances: InstanceData) -> tuple[Opinion, Tensor]:
-    """For DDOD's assigners: 1 - s^(1 - alpha) u^alpha of the priors nearest to an object, and the threshold (G,).
+def match_by_atss(call: AssignerCall, instances: InstanceData) -> tuple[Matching, Tensor]:
+    """Match with DDOD's assigners; costs 1 - s^(1 - alpha) u^alpha of the nearest priors, and thresholds (G,).
 
     Candidates are the ``topk`` nearest centres of each level; those are positive whose s^(1 - alpha) u^alpha reaches
     mean plus standard deviation of an object's candidates (and whose centre is in the object).
@@ -383,20 +393,20 @@ def atss_costs(call: AssignerCall, instances: InstanceData) -> tuple[Opinion, Te
     chosen = torch.stack([values[candidate[:, g], g] for g in range(len(gt))], dim=1)
     threshold = 1 - (chosen.mean(0) + chosen.std(0))
     costs = (1 - values).masked_fill(~candidate, torch.inf)
-    return Opinion(call.assign(pred_instances=instances), costs), threshold
+    return Matching(call.assign(pred_instances=instances), costs), threshold
 
 
-def _assigners_together(
+def _match_jointly(
     seam: AssignerSeam,
     heads: Sequence[nn.Module],
     outputs: Sequence[Any],
     samples: SampleList,
     switch: Switch,
-) -> Together:
+) -> JointDecisions:
     roles: list[tuple[RoleSwitch, Membership]] = []
-    shared = SharedDecisions(seam, heads, outputs, samples, _watched(switch, roles))
+    shared = SharedDecisions(seam, heads, outputs, samples, _recording(switch, roles))
 
-    def answer(call: AssignerCall) -> tuple[AssignResult, np.ndarray]:
+    def evaluate(call: AssignerCall) -> tuple[AssignResult, np.ndarray]:
         before = len(roles)
         result = shared.decide(call)
         teacher = np.full((len(call.gt_instances), len(outputs[0][0])), -1)
@@ -404,21 +414,21 @@ def _assigners_together(
             teacher[_numpy(membership.gt), _numpy(membership.level)] = _numpy(switched.teacher)
         return result, teacher
 
-    asked = _asked(heads[0], seam, outputs[0], samples, answer)
-    alone = [_ask(head, seam, own, samples, None) for head, own in zip(heads, outputs, strict=True)]
+    together = _each_call(heads[0], seam, outputs[0], samples, evaluate)
+    alone = [_match(head, seam, own, samples, None) for head, own in zip(heads, outputs, strict=True)]
     decisions, teachers = [], []
-    for image, found in enumerate(asked):
+    for image, found in enumerate(together):
         if found is None:
             decisions.append(())
             teachers.append(np.full((0, len(outputs[0][0])), -1))
             continue
         result, teacher = found
-        of_networks = [answers[image] for answers in alone]
-        costs = torch.stack([answer.opinion.costs for answer in of_networks])
-        # Where nobody taught, the first network's matches stand.
+        of_networks = [matchings[image] for matchings in alone]
+        costs = torch.stack([network.matching.costs for network in of_networks])
+        # Where there is no teacher, the first network's matches are kept.
         number = torch.from_numpy(teacher).clamp(min=0).to(costs.device).T[of_networks[0].levels]
         taught = costs.gather(0, number[None])[0]
         first = of_networks[0]
-        decisions.append(_Answer(first.priors, first.levels, Opinion(result, taught)).candidates())
+        decisions.append(_ImageMatching(first.priors, first.levels, Matching(result, taught)).candidates())
         teachers.append(teacher)
-    return Together(decisions, teachers)
+    return JointDecisions(decisions, teachers)

@@ -1,4 +1,4 @@
-"""How heads that learn together decide their labels: one decision a batch, by whoever teaches."""
+"""Co-learning: heads of several networks trained on one shared label assignment."""
 
 from lad.exchange.co_learning.base import CoLearning
 from lad.exchange.co_learning.table import CO_LEARNING, find_co_learning

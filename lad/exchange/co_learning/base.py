@@ -1,4 +1,4 @@
-"""What it takes for heads of one kind to decide their labels together."""
+"""Base of co-learning: heads of one kind that share their label assignment."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 
 class CoLearning(ABC):
-    """A way for heads of one kind to share their label decision."""
+    """Shared label assignment of heads of one kind."""
 
     works_with: str
 
     @abstractmethod
     def fits(self, head: nn.Module) -> bool:
-        """Whether a head decides its labels in this way."""
+        """Whether a head is of this kind."""
 
     @abstractmethod
     def check(self, heads: Sequence[nn.Module], switch: Switch) -> None:
-        """Refuse heads whose candidates do not correspond, and what the switch cannot decide for them.
+        """Refuse heads whose candidates do not correspond, and settings of the switch that do not apply to them.
 
         Raises:
             UnsupportedError: names what differs.
@@ -33,13 +33,13 @@ class CoLearning(ABC):
     def losses(
         self, heads: Sequence[nn.Module], outputs: Sequence[Any], data_samples: SampleList, switch: Switch
     ) -> tuple[list[dict[str, Tensor]], RoleSwitch | None]:
-        """Each head's own losses on the labels that all share, and who decided them.
+        """Compute each head's own losses on the shared labels, and the roles that decided them.
 
         Args:
             heads: The heads.
             outputs: What each returned for the batch.
             data_samples: Ground truth and metadata.
-            switch: Decides who teaches.
+            switch: Chooses the teachers.
 
         Returns:
             Losses of each head, and the roles; None for a batch that has no candidates.

@@ -1,4 +1,4 @@
-"""PAA heads that learn together: one mixture for each object, from the losses of whoever teaches it."""
+"""Co-learning of PAA heads: one mixture for each object, fitted to the losses of its teacher."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 
 class PAACoLearning(CoLearning):
-    """PAA heads: each scores the same candidates, and one mixture for each object assigns the labels of all."""
+    """Shared assignment of PAA heads: each scores the same candidates, and one mixture an object serves all."""
 
     works_with = "BatchedPAAHead and its COP and IOP variants"
 
@@ -36,7 +36,7 @@ class PAACoLearning(CoLearning):
                 own, theirs = getattr(first, name), getattr(other, name)
                 if own != theirs:
                     raise UnsupportedError(
-                        f"CoLearningDetector: bbox_head.{name} is {own!r} in one network and {theirs!r} in another: "
+                        f"CoLearningAssignment: bbox_head.{name} is {own!r} in one network and {theirs!r} in another: "
                         "one assignment serves all; set it alike."
                     )
 
@@ -76,7 +76,7 @@ class PAACoLearning(CoLearning):
 
 
 def membership(candidates: PAACandidates) -> Membership:
-    """What PAA's candidates belong to."""
+    """Image, ground truth and level of PAA's candidates."""
     return Membership(
         image=candidates.index // len(candidates.grid.anchors),
         gt=candidates.gt_index,
@@ -88,12 +88,12 @@ def membership(candidates: PAACandidates) -> Membership:
 
 
 def _sides(assignment: PAAReassignment, count: int) -> Sides:
-    """The components of each of ``count`` candidates in the mixtures of their ground truths."""
-    # One more candidate takes what is written for empty slots.
+    """Split of ``count`` candidates by the components of the mixtures of their ground truths."""
+    # An extra candidate receives what is written for empty slots.
     slots = torch.where(assignment.valid, assignment.candidate, count).flatten()
-    nobody = torch.zeros(count + 1, dtype=torch.bool, device=slots.device)
+    none = torch.zeros(count + 1, dtype=torch.bool, device=slots.device)
     low = (assignment.mixture.assignment == 0).flatten()
     return Sides(
-        positive=nobody.scatter(0, slots, low)[:count],
-        member=nobody.scatter(0, slots, torch.ones_like(low))[:count],
+        positive=none.scatter(0, slots, low)[:count],
+        member=none.scatter(0, slots, torch.ones_like(low))[:count],
     )

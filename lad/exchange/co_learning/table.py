@@ -1,4 +1,4 @@
-"""The table of heads that can learn together."""
+"""Table of the kinds of heads that can share their label assignment."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ CO_LEARNING: tuple[CoLearning, ...] = (PAACoLearning(), AssignerCoLearning())
 
 
 def find_co_learning(networks: dict[str, nn.Module], switch: Switch) -> CoLearning:
-    """The way in which these detectors can share their labels.
+    """Find how these detectors can share their label assignment.
 
     Raises:
-        UnsupportedError: there is none; names the networks and what works.
+        UnsupportedError: they cannot; names the networks and what works.
     """
     heads = [getattr(network, "bbox_head", None) for network in networks.values()]
-    for way in CO_LEARNING:
-        if all(way.fits(head) for head in heads):
-            way.check(heads, switch)
-            return way
+    for co_learning in CO_LEARNING:
+        if all(co_learning.fits(head) for head in heads):
+            co_learning.check(heads, switch)
+            return co_learning
     names = [
         f"{name}: {type(network).__name__} ({type(head).__name__ if head is not None else 'no bbox_head'})"
         for (name, network), head in zip(networks.items(), heads, strict=True)
     ]
     raise UnsupportedError(
-        f"CoLearningDetector does not fit {listed(names)}: networks that learn together must decide labels in the same "
-        f"way, from their predictions; it works with {', '.join(way.works_with for way in CO_LEARNING)}."
+        f"CoLearningAssignment does not fit {listed(names)}: networks that learn together must decide labels in the "
+        f"same way, from their predictions; it works with {', '.join(kind.works_with for kind in CO_LEARNING)}."
     )

@@ -1,4 +1,4 @@
-"""What a seam is: the place where a family of heads decides which priors are positive."""
+"""Base of seams: the place in a family of heads where label assignment is decided."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from mmdet.models.task_modules import AnchorGenerator, MlvlPointGenerator
 from mmdet.structures import SampleList
 from torch import Tensor, nn
 
-#: ``'hard'``: the teacher's matches, with qualities from the student's own predictions. ``'soft'``: its qualities too.
+#: ``'hard'``: the teacher's matches, with qualities from the student's own predictions. ``'soft'``: the teacher's
+#: matches and qualities.
 Mode = Literal["hard", "soft"]
 
-#: Gives what the teacher's head returns for images of the batch, by their numbers.
+#: Returns the outputs of the teacher's head for images of the batch, by their indices.
 TeacherOutputs = Callable[[Sequence[int]], Any]
 
 
 class Memory(Protocol):
-    """What is remembered of a teacher for the images of one batch."""
+    """Records of a teacher's decisions on the images of one batch."""
 
     records: Sequence[bytes | None]
 
     def remember(self, images: Sequence[int], records: Sequence[bytes]) -> None:
-        """Keep records of images, by their numbers in the batch."""
+        """Store records of images, by their indices in the batch."""
 
 
 class Seam(ABC):
-    """The place where a family of heads decides which priors are positive: one row of the table."""
+    """Place where a family of heads decides which priors are positive; an entry of ``SEAMS``."""
 
     heads: tuple[type[nn.Module], ...]
     works_with: str
 
     def fits(self, head: nn.Module | None) -> bool:
-        """Whether a head decides its labels here."""
+        """Whether a head belongs to this family."""
         return isinstance(head, self.heads)
 
-    def taught_by(self, teacher: Seam) -> Seam | None:
-        """The seam between a student's head of this family and a teacher's head of another; None if there is none."""
+    def with_teacher(self, teacher: Seam) -> Seam | None:
+        """Seam for a student's head of this family and a teacher's of the family ``teacher``; None if there is none."""
         return self if type(teacher) is type(self) else None
 
     @abstractmethod
@@ -62,21 +63,21 @@ class Seam(ABC):
         mode: Mode = "hard",
         memory: Memory | None = None,
     ) -> AbstractContextManager:
-        """A context in which ``student`` takes its positives from ``teacher``.
+        """Context in which the loss of ``student`` uses the positives that ``teacher`` decides.
 
         Args:
             student: The student's head.
             teacher: The teacher's head.
-            teacher_outputs: Gives what the teacher's head returns.
+            teacher_outputs: Returns the outputs of the teacher's head.
             samples: Ground truth and metadata of the images.
-            mode: Whose qualities the positives have.
-            memory: What is remembered of the teacher; None to compute everything.
+            mode: Whether the qualities of positives are the student's or the teacher's.
+            memory: Records of the teacher's decisions; None to compute all of them.
         """
 
     def check_memory(self, student: nn.Module) -> None:
-        """Refuse to remember the teacher for a head that cannot use it."""
+        """Refuse a head that cannot replay cached decisions."""
         raise UnsupportedError(
-            f"{type(student).__name__} cannot use a remembered teacher: leave out `cache`."
+            f"{type(student).__name__} cannot replay cached decisions of a teacher: leave out `cache`."
         )
 
 
@@ -89,7 +90,7 @@ def check_same_classes(student: nn.Module, teacher: nn.Module) -> None:
     if student.num_classes != teacher.num_classes:
         raise UnsupportedError(
             f"the student has {student.num_classes} classes and the teacher {teacher.num_classes}: "
-            "a teacher that assigns labels must know the same classes; set both num_classes alike."
+            "a teacher that assigns labels must have the same classes; set both num_classes alike."
         )
 
 
@@ -122,7 +123,7 @@ def check_same_priors(
 
 
 def _difference(own: Tensor, others: Tensor) -> str:
-    """What tells two cells' priors (A, 4) or points (A, 2) apart, in a few words."""
+    """Short description of the difference of two cells' priors (A, 4) or points (A, 2)."""
     if len(own) != len(others):
         return f"{len(own)} and {len(others)} a cell"
     pairs = ([prior.round(decimals=1).tolist() for prior in pair] for pair in zip(own, others, strict=True))

@@ -1,11 +1,12 @@
-"""DDOD: the predictions that its two assigners weigh are exchanged."""
+"""Seam of DDOD: the predictions that enter its two assigners are exchanged."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from lad.exchange.replay import AssignerCall
-from lad.exchange.seams.assigner import AssignerSeam, DensePredictions, flatten_levels, level_sizes
+from lad.exchange.seams.assigner import AssignerSeam
+from lad.heads.dense import DensePredictions, flatten_levels, level_sizes
 
 import torch
 from mmdet.models.dense_heads import DDODHead
@@ -14,7 +15,7 @@ from torch import Tensor
 
 
 class DDODSeam(AssignerSeam):
-    """DDOD decides twice, for classes and for boxes, by ATSS on s^(1 - alpha) u^alpha of score s and IoU u.
+    """Seam of DDOD, which assigns twice, for classes and boxes, by ATSS on s^(1 - alpha) u^alpha of score s and IoU u.
 
     No quality of a match enters its losses, so modes ``'hard'`` and ``'soft'`` are the same.
     """
@@ -36,5 +37,5 @@ class DDODSeam(AssignerSeam):
             sizes=sizes,
         )
 
-    def requalify(self, call: AssignerCall, result: AssignResult) -> None:
-        """Nothing: no loss reads a quality."""
+    def update_qualities(self, call: AssignerCall, result: AssignResult) -> None:
+        """Do nothing: no loss uses a quality."""

@@ -1,4 +1,4 @@
-"""DETRs: the predictions that each decoder layer's Hungarian matching weighs are exchanged."""
+"""Seam of DETRs: the predictions that enter each decoder layer's Hungarian matching are exchanged."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from lad.errors import UnsupportedError
-from lad.exchange.replay import AssignerCall, answering
+from lad.exchange.replay import AssignerCall, replace_assigners
 from lad.exchange.seams.base import Memory, Mode, Seam, TeacherOutputs, check_same_classes
 
 import torch
@@ -19,11 +19,11 @@ from torch import Tensor
 
 
 class DETRSeam(Seam):
-    """A DETR matches queries and objects one to one, in each decoder layer by that layer's predictions.
+    """Seam of DETRs, which match queries and objects one to one, in each decoder layer by that layer's predictions.
 
-    The student's own assigner answers, on its own objects, but looks at what the teacher's decoder layer of the same
-    number says of the queries. Matches of the encoder's proposals (two-stage) are the student's own: they are about
-    places of its own feature maps. Denoising queries know their objects and ask no assigner.
+    The student's own assigner matches its own objects with the predictions of the teacher's decoder layer of the same
+    number. Matches of the encoder's proposals (two-stage) are the student's own, as proposals are positions in its own
+    feature maps. Denoising queries have fixed targets and need no assigner.
 
     No quality of a match enters the losses, so modes ``'hard'`` and ``'soft'`` are the same.
 
@@ -41,7 +41,7 @@ class DETRSeam(Seam):
         if not self.inherited:
             raise UnsupportedError(
                 f"the student's {type(student).__name__} matches objects to queries, and queries of two networks do "
-                "not correspond: query 7 of the teacher looks elsewhere than query 7 of the student; let the student "
+                "not correspond: query 7 of the teacher attends elsewhere than query 7 of the student; let the student "
                 "inherit the teacher's queries, LabelAssignmentDistillation(inherit_queries=True), which works for "
                 "DeformableDETR and DINO."
             )
@@ -75,14 +75,14 @@ class DETRSeam(Seam):
         cls_scores, bbox_preds = teacher_outputs(range(len(samples)))
         bboxes = pixel_bboxes(bbox_preds, [sample.img_shape for sample in samples])
 
-        def answer(call: AssignerCall) -> AssignResult:
+        def assign(call: AssignerCall) -> AssignResult:
             layer, image = divmod(call.image, len(samples))
             if layer == len(cls_scores):
                 return call.assign()
-            own = call.own
+            own = call.pred_instances
             if len(own) != cls_scores.shape[2]:
                 raise UnsupportedError(
-                    f"the student's {type(student).__name__} asks for {len(own)} queries in decoder layer {layer} and "
+                    f"the student's {type(student).__name__} matches {len(own)} queries in decoder layer {layer} and "
                     f"the teacher has {cls_scores.shape[2]}: give this head a seam of its own."
                 )
             taught = copy.copy(own)
@@ -90,19 +90,20 @@ class DETRSeam(Seam):
             taught.bboxes = bboxes[layer, image].to(own.bboxes.dtype)
             return call.assign(pred_instances=taught)
 
-        # A DETR asks for every image in each decoder layer, then for the encoder's proposals.
+        # A DETR calls its assigner for every image in each decoder layer, then for the encoder's proposals.
         rounds = num_decoder_layers(student) + int(student.as_two_stage)
-        with answering(student, ("assigner",), [sample.gt_instances for sample in samples] * rounds, answer):
+        gt_instances = [sample.gt_instances for sample in samples] * rounds
+        with replace_assigners(student, ("assigner",), gt_instances, assign):
             yield
 
 
 def num_decoder_layers(head: DETRHead) -> int:
-    """How many decoder layers a head of the Deformable-DETR family has losses for."""
+    """Number of decoder layers for which a head of the Deformable-DETR family has losses."""
     return head.num_pred_layer - int(head.as_two_stage)
 
 
 def pixel_bboxes(bbox_preds: Tensor, img_shapes: Sequence[tuple[int, int]]) -> Tensor:
-    """Boxes as assigners want them.
+    """Convert normalised boxes to the pixel boxes that assigners take.
 
     Args:
         bbox_preds: (L, N, Q, 4) cxcywh, relative to the image, of L layers and N images.

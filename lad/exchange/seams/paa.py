@@ -1,4 +1,4 @@
-"""PAA: the losses of the candidates are exchanged."""
+"""Seam of PAA: the losses of the candidates are exchanged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lad.assignment.candidates import PAACandidates
 from lad.assignment.paa import PAAReassignment
 from lad.base.replace import replaced
 from lad.errors import UnsupportedError
-from lad.exchange.paa_memory import RememberingScorer, encode
+from lad.exchange.paa_memory import CachedScorer, encode_records
 from lad.exchange.seams.base import Memory, Mode, Seam, TeacherOutputs, check_same_classes, check_same_priors
 from lad.heads.batched_paa_head import BatchedPAAHead, PAAPredictions, PAAScorer
 
@@ -22,10 +22,10 @@ from torch import Tensor
 
 
 class PAASeam(Seam):
-    """PAA decides by the losses of its candidates, which go into the mixture.
+    """Seam of PAA, which assigns by the losses of its candidates that enter the mixture.
 
     The candidates themselves (max-IoU), the top-k and the mixture are functions of these losses, the anchors and the
-    ground truth alone, so the teacher's decision is had by letting the teacher score the student's candidates: anchors
+    ground truth alone. So the teacher's decision follows from the teacher's losses of the student's candidates: anchors
     and pre-assignment are computed once for both.
     """
 
@@ -35,8 +35,8 @@ class PAASeam(Seam):
     def check(self, student: PAAHead, teacher: PAAHead, mode: Mode) -> None:  # noqa: D102
         if mode != "hard":
             raise UnsupportedError(
-                f"{type(student).__name__} has mode='hard' only: PAA's teacher gives the losses of candidates, and the "
-                "IoU targets are always the student's own."
+                f"{type(student).__name__} has mode='hard' only: of PAA's teacher the losses of candidates are used, "
+                "and the IoU targets are always the student's own."
             )
         if isinstance(student, LADHead):
             raise UnsupportedError(
@@ -49,7 +49,8 @@ class PAASeam(Seam):
     def check_memory(self, student: PAAHead) -> None:  # noqa: D102
         if not isinstance(student, BatchedPAAHead):
             raise UnsupportedError(
-                f"{type(student).__name__} cannot use a remembered teacher: use BatchedPAAHead, or leave out `cache`."
+                f"{type(student).__name__} cannot replay cached decisions of a teacher: use BatchedPAAHead, or leave "
+                "out `cache`."
             )
 
     def replay(  # noqa: D102
@@ -68,7 +69,7 @@ class PAASeam(Seam):
             )
         if memory is None:
             return replaced(student, "scorer", _batched_scorer(teacher, teacher_outputs))
-        return _replay_with_memory(student, teacher, teacher_outputs, metas, memory)
+        return _replay_cached(student, teacher, teacher_outputs, metas, memory)
 
 
 def _batched_scorer(
@@ -83,7 +84,7 @@ def _batched_scorer(
 
 
 @contextmanager
-def _replay_with_memory(
+def _replay_cached(
     student: BatchedPAAHead,
     teacher: PAAHead,
     teacher_outputs: TeacherOutputs,
@@ -92,7 +93,7 @@ def _replay_with_memory(
 ) -> Iterator[None]:
     missing = [image for image, record in enumerate(memory.records) if record is None]
 
-    def scorer(predictions: PAAPredictions) -> RememberingScorer:
+    def scorer(predictions: PAAPredictions) -> CachedScorer:
         computed = None
         if missing:
             seen = PAAPredictions.from_levels(teacher, *teacher_outputs(missing))
@@ -100,25 +101,25 @@ def _replay_with_memory(
                 len(predictions.cls_scores) // predictions.num_images, len(seen.cls_scores) // len(missing)
             )
             computed = PAAScorer(teacher, seen)
-        return RememberingScorer(memory.records, metas, computed, predictions.cls_scores.device)
+        return CachedScorer(memory.records, metas, computed, predictions.cls_scores.device)
 
     reassign = student.reassign
 
-    def reassign_and_remember(losses: Tensor, candidates: PAACandidates) -> PAAReassignment:
+    def reassign_and_store(losses: Tensor, candidates: PAACandidates) -> PAAReassignment:
         assignment = reassign(losses, candidates)
         if missing:
-            memory.remember(missing, encode(candidates, assignment, metas, missing))
+            memory.remember(missing, encode_records(candidates, assignment, metas, missing))
         return assignment
 
-    with replaced(student, "scorer", scorer), replaced(student, "reassign", reassign_and_remember):
+    with replaced(student, "scorer", scorer), replaced(student, "reassign", reassign_and_store):
         yield
 
 
 def _scorer_image_by_image(
     teacher: PAAHead, teacher_outputs: TeacherOutputs, num_images: int
 ) -> Callable[..., tuple[Tensor]]:
-    """For MMDetection's own head, which asks for the losses of one image after the other."""
-    numbers = count()
+    """Replacement of ``get_pos_loss`` of MMDetection's own head, which is called for one image after the other."""
+    indices = count()
     images: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
@@ -128,7 +129,7 @@ def _scorer_image_by_image(
         if not images:
             cls_scores, bbox_preds, _ = teacher_outputs(range(num_images))
             images.extend(zip(levels_to_images(cls_scores), levels_to_images(bbox_preds), strict=True))
-        teacher_cls, teacher_bbox = images[next(numbers)]
+        teacher_cls, teacher_bbox = images[next(indices)]
         teacher_cls = teacher_cls.reshape(-1, teacher.cls_out_channels)
         _check_same_size(len(cls_score), len(teacher_cls))
         return teacher.get_pos_loss(anchors, teacher_cls, teacher_bbox.reshape(-1, 4), *targets)

@@ -1,10 +1,11 @@
-"""RTMDet: the predictions that enter its cost matrix are exchanged."""
+"""Seam of RTMDet: the predictions that enter its cost matrix are exchanged."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lad.exchange.seams.assigner import AssignerSeam, DensePredictions, flatten_levels, level_sizes
+from lad.exchange.seams.assigner import AssignerSeam
+from lad.heads.dense import DensePredictions, flatten_levels, level_sizes
 
 import torch
 from mmdet.models.dense_heads import RTMDetHead
@@ -13,7 +14,7 @@ from torch import Tensor
 
 
 class RTMDetSeam(AssignerSeam):
-    """RTMDet decides by a cost of class, IoU and centre; the IoU of a match is the class target's strength."""
+    """Seam of RTMDet, which matches by a cost of class, IoU and centre; the IoU of a match scales its class target."""
 
     heads = (RTMDetHead,)
     works_with = "RTMDetHead, RTMDetSepBNHead"

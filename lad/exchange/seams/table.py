@@ -1,4 +1,4 @@
-"""The table of seams: every family of heads whose label assignment can be distilled."""
+"""Table of the seams of all families of heads whose label assignment can be distilled."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from lad.exchange.seams.yolox import YOLOXSeam
 
 from torch import nn
 
-#: One row a family; the first that fits a head is taken. Put rows of your own in front.
+#: One entry a family; the first that fits a head is used. Insert your own entries in front.
 SEAMS: list[Seam] = [PAASeam(), TOODSeam(), RTMDetSeam(), YOLOXSeam(), DDODSeam(), DETRSeam()]
 
 
 def find_seam(student: nn.Module, teacher: nn.Module, mode: Mode = "hard") -> Seam:
-    """The seam through which ``teacher`` can assign the labels of ``student``; both are detectors.
+    """Find the seam through which ``teacher`` can assign the labels of ``student``; both are detectors.
 
     Raises:
         UnsupportedError: a head decides from anchors alone or is unknown, or the two do not correspond.
     """
     heads = [getattr(model, "bbox_head", None) for model in (student, teacher)]
-    rows = [next((seam for seam in SEAMS if seam.fits(head)), None) for head in heads]
-    seam = rows[0].taught_by(rows[1]) if all(rows) else None
+    families = [next((seam for seam in SEAMS if seam.fits(head)), None) for head in heads]
+    seam = families[0].with_teacher(families[1]) if all(families) else None
     if seam is not None:
         seam.check(*heads, mode)
         return seam

@@ -1,17 +1,12 @@
-"""TOOD: the alignment of scores and boxes is exchanged."""
+"""Seam of TOOD: the scores and boxes that enter its alignment metric are exchanged."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from lad.exchange.replay import AssignerCall
-from lad.exchange.seams.assigner import (
-    AssignerSeam,
-    DensePredictions,
-    flatten_levels,
-    level_sizes,
-    matched_overlaps,
-)
+from lad.exchange.seams.assigner import AssignerSeam, matched_overlaps
+from lad.heads.dense import DensePredictions, flatten_levels, level_sizes
 
 import torch
 from mmdet.models.dense_heads import TOODHead
@@ -20,9 +15,9 @@ from torch import Tensor
 
 
 class TOODSeam(AssignerSeam):
-    """TOOD decides by the alignment s^alpha u^beta of a prior's score s and its box's IoU u with an object.
+    """Seam of TOOD, which assigns by the alignment s^alpha u^beta of a prior's score s and its box's IoU u.
 
-    From the student's ``initial_epoch`` on; before, its ``initial_assigner`` decides from anchors alone.
+    This holds from the student's ``initial_epoch`` on; before, its ``initial_assigner`` decides from anchors alone.
     """
 
     heads = (TOODHead,)
@@ -43,15 +38,15 @@ class TOODSeam(AssignerSeam):
             sizes=level_sizes(cls_scores),
         )
 
-    def asks(self, head: TOODHead) -> bool:  # noqa: D102
+    def uses_predictions(self, head: TOODHead) -> bool:  # noqa: D102
         return getattr(head, "epoch", head.initial_epoch) >= head.initial_epoch
 
-    def requalify(self, call: AssignerCall, result: AssignResult) -> None:  # noqa: D102
+    def update_qualities(self, call: AssignerCall, result: AssignResult) -> None:  # noqa: D102
         if len(call.gt_instances) == 0:
             return
         matched = (result.gt_inds - 1).clamp(min=0)
         labels = call.gt_instances.labels[matched]
-        score = call.own.scores.detach().gather(1, labels[:, None])[:, 0]
+        score = call.pred_instances.scores.detach().gather(1, labels[:, None])[:, 0]
         overlaps = matched_overlaps(call, result)
         metrics = score ** call.arguments["alpha"] * overlaps ** call.arguments["beta"]
         positive = result.gt_inds > 0

@@ -1,10 +1,11 @@
-"""YOLOX: the predictions that enter SimOTA's cost matrix are exchanged."""
+"""Seam of YOLOX: the predictions that enter SimOTA's cost matrix are exchanged."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lad.exchange.seams.assigner import AssignerSeam, DensePredictions, flatten_levels, level_sizes
+from lad.exchange.seams.assigner import AssignerSeam
+from lad.heads.dense import DensePredictions, flatten_levels, level_sizes
 
 import torch
 from mmdet.models.dense_heads import YOLOXHead
@@ -12,9 +13,9 @@ from torch import Tensor
 
 
 class YOLOXSeam(AssignerSeam):
-    """YOLOX decides by SimOTA's cost of class and IoU; the IoU of a match is the class target's strength.
+    """Seam of YOLOX, which matches by SimOTA's cost of class and IoU; the IoU of a match scales its class target.
 
-    Its assigner is not asked for images without objects.
+    Its assigner is not called for images without objects.
     """
 
     heads = (YOLOXHead,)

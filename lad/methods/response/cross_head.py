@@ -1,4 +1,4 @@
-"""CrossKD: the student's features finish the teacher's head, and what comes out is to be the teacher's prediction."""
+"""CrossKD: the student's features pass through the teacher's head, whose outputs are compared."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from lad.base.replace import replaced
 from lad.errors import ConfigError, UnsupportedError
-from lad.exchange.seams import flatten_levels
+from lad.heads.dense import class_logits, flatten_levels
 from lad.losses import LDLoss, binary_kl_divergence
 from lad.methods.base import Link, Step
 from lad.methods.response.dense import (
@@ -18,7 +18,6 @@ from lad.methods.response.dense import (
     check_corresponding_priors,
     check_fit,
     check_labels_known,
-    class_logits,
 )
 from lad.methods.response.logits import build_logit_loss
 from lad.networks.connectors import build_connector
@@ -43,12 +42,13 @@ EPS = 1e-8
 
 @MODELS.register_module()
 class CrossHeadDistillation(DenseDistillation):
-    """Predictions that the teacher's head makes of the student's head's features are to be the teacher's own.
+    """Match the teacher head's predictions from the student head's features to the teacher's own predictions.
 
     Wang et al., "CrossKD: Cross-Head Knowledge Distillation for Object Detection", CVPR 2024, arXiv 2306.11369.
     The features of the student's classification and regression towers after ``depth`` convolutions go through the
     rest of the teacher's towers and its last layers. The gradient passes through those frozen layers to the student, so
-    that the student's own last layers hear of labels alone. With the teacher's largest class probability s of a prior:
+    that the student's own last layers are trained by labels alone. With the teacher's largest class probability s of
+    a prior:
 
     L_cls = sum of the quality focal loss of the class logits / number of positives,
     L_box = sum of s times the box loss / number of positives (GFL: KL of the edge distributions, over the sum of s).
@@ -91,7 +91,7 @@ class CrossHeadDistillation(DenseDistillation):
         self.loss_cls = build_logit_loss(loss_cls or dict(type="QualityKDLoss", beta=1.0), use_sigmoid=True)
         if getattr(self.loss_cls, "needs_labels", False):
             raise UnsupportedError(
-                f"{OWNER}: {type(self.loss_cls).__name__} asks for labels, and the teacher's classes may be others "
+                f"{OWNER}: {type(self.loss_cls).__name__} needs labels, and the teacher's classes may be others "
                 "than the student's; use QualityKDLoss or KDLoss."
             )
         self.loss_bbox_config = loss_bbox
@@ -106,17 +106,29 @@ class CrossHeadDistillation(DenseDistillation):
         check_labels_known(OWNER, heads[0])
         if not heads[1].use_sigmoid_cls:
             raise UnsupportedError(
-                f"{OWNER}: the teacher's classifier is softmax, and the quality focal loss wants sigmoid; take a "
+                f"{OWNER}: the teacher's classifier is softmax, and the quality focal loss needs sigmoid; take a "
                 "teacher with a sigmoid loss_cls."
             )
         check_corresponding_priors(OWNER, heads)
+        self.depth = self._checked_depth(heads)
+        self._build_connectors(heads)
+        self.student_modules = (*before_activation(heads[0], self.depth), "bbox_head")
+        self.teacher_modules = (*before_activation(heads[1], self.depth), "bbox_head")
+        self.loss_bbox = self._build_box_loss(heads[1])
+
+    def _checked_depth(self, heads: Sequence[nn.Module]) -> int:
+        """The number of convolutions before the towers are joined; by default all but the last."""
         convs = [min(len(getattr(head, tower)) for tower in TOWERS) for head in heads]
-        self.depth = self.depth if self.depth is not None else max(1, min(convs) - 1)
-        if not 1 <= self.depth <= min(convs):
+        depth = self.depth if self.depth is not None else max(1, min(convs) - 1)
+        if not 1 <= depth <= min(convs):
             raise ConfigError(
                 f"{OWNER}: depth must be between 1 and {min(convs)}, the convolutions of the towers (student "
-                f"{convs[0]}, teacher {convs[1]}), got {self.depth}."
+                f"{convs[0]}, teacher {convs[1]}), got {depth}."
             )
+        return depth
+
+    def _build_connectors(self, heads: Sequence[nn.Module]) -> None:
+        """Build a connector for each tower, where the config has one."""
         channels = [
             [getattr(head, tower)[self.depth - 1].conv.out_channels for tower in TOWERS] for head in heads
         ]
@@ -128,23 +140,25 @@ class CrossHeadDistillation(DenseDistillation):
         if self.connector is not None:
             shapes = zip(*[[Size((2, width, 4, 4)) for width in widths] for widths in channels], strict=True)
             self.connectors = ModuleList(build_connector(self.connector, *pair) for pair in shapes)
-        self.student_modules = (*before_activation(heads[0], self.depth), "bbox_head")
-        self.teacher_modules = (*before_activation(heads[1], self.depth), "bbox_head")
-        is_gfl = isinstance(heads[1], GFLHead)
+
+    def _build_box_loss(self, head: nn.Module) -> nn.Module:
+        """Build the box loss, by default the one of the paper for the teacher's head."""
+        is_gfl = isinstance(head, GFLHead)
         default = dict(type="GIoULoss")
         if is_gfl:
             default = dict(type="LDLoss", temperature=1.0, average_bins=False, loss_weight=4.0)
-        self.loss_bbox = MODELS.build(self.loss_bbox_config or default)
-        if not isinstance(self.loss_bbox, (*SCALE_FREE, LDLoss)):
+        loss = MODELS.build(self.loss_bbox_config or default)
+        if not isinstance(loss, (*SCALE_FREE, LDLoss)):
             raise UnsupportedError(
-                f"{OWNER}: {type(self.loss_bbox).__name__} depends on the shape of a prior, and boxes are compared in "
+                f"{OWNER}: {type(loss).__name__} depends on the shape of a prior, and boxes are compared in "
                 "units of their priors; use IoULoss, GIoULoss or, for GFL, LDLoss."
             )
-        if isinstance(self.loss_bbox, LDLoss) and not is_gfl:
+        if isinstance(loss, LDLoss) and not is_gfl:
             raise UnsupportedError(
-                f"{OWNER}: LDLoss compares edge distributions, which the teacher's {type(heads[1]).__name__} has not; "
+                f"{OWNER}: LDLoss compares edge distributions, which the teacher's {type(head).__name__} has not; "
                 "use GIoULoss."
             )
+        return loss
 
     def links(self) -> list[Link]:
         """The places where the towers are joined."""
@@ -172,7 +186,7 @@ class CrossHeadDistillation(DenseDistillation):
         is_gfl = isinstance(head, GFLHead)
         avg_factor = reduce_mean(confidence.sum()).clamp(min=1) if is_gfl else num_pos
         pair = [self._boxes(head, outputs[1]) for outputs in (cross, taught)]
-        # Weighted out here: MMDetection's losses ask whether any weight is positive, which waits for the device.
+        # Weighted out here: MMDetection's losses test whether any weight is positive, which waits for the device.
         elements = self.loss_bbox(*pair, reduction_override="none")
         losses = dict(
             loss_cross_cls=loss_cls,
@@ -224,7 +238,7 @@ def has_towers(head: nn.Module | None) -> bool:
 def before_activation(head: nn.Module, depth: int) -> tuple[str, str]:
     """Names of the modules whose outputs are the towers' features after ``depth`` convolutions, not activated.
 
-    The activation would overwrite them in place, and is told not to, which changes no value.
+    The activation would overwrite them in place, so its ``inplace`` is set to False, which changes no value.
     """
     names = []
     for tower in TOWERS:
@@ -252,7 +266,7 @@ def align_statistics(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class Handed(nn.Module):
-    """Stands for the first layers of a tower: hands out given features, one level a call."""
+    """First layers of a tower with given outputs: returns the features of one level a call."""
 
     def __init__(self, levels: Sequence[Tensor]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the methods on dense heads share: their class scores as logits, prior by prior, and whether two compare."""
+"""Base of distillation of dense heads, and checks that predictions correspond prior by prior."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from lad.errors import UnsupportedError
 from lad.exchange.labels import WORKS_WITH as LABELS_WORK_WITH
-from lad.exchange.labels import DenseLabels, LabelReader, knows_labels_of, reading_labels
+from lad.exchange.labels import DenseLabels, LabelReader, can_read_labels, reading_labels
 from lad.exchange.seams import check_same_priors
 from lad.heads.dense import flatten_levels
 from lad.methods.base import DistillationMethod, Step
@@ -46,7 +46,7 @@ class DenseDistillation(DistillationMethod):
     student_modules: tuple[str, ...] = ("bbox_head",)
 
     def check_without_labels(self, student: nn.Module) -> None:
-        """There is nothing to read then."""
+        """Refused: the labels are those of the student's own loss."""
         raise UnsupportedError(
             f"student_loss=False: {type(self).__name__} needs the labels of the student's own loss; without labels "
             "SoftLabelDistillation trains a PAA head, RPNDistillation with RCNNDistillation a Faster R-CNN."
@@ -136,7 +136,7 @@ def check_labels_known(owner: str, head: nn.Module) -> None:
     Raises:
         UnsupportedError: names the head and what works.
     """
-    if not knows_labels_of(head):
+    if not can_read_labels(head):
         raise UnsupportedError(
             f"{owner}: which labels the student's {type(head).__name__} trains on cannot be read, its loss is its own; "
             f"it works with students with {LABELS_WORK_WITH}."

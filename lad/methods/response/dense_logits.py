@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from lad.errors import ConfigError
+from lad.heads.dense import class_logits
 from lad.methods.base import Step
 from lad.methods.response.dense import (
     DenseDistillation,
@@ -13,7 +14,6 @@ from lad.methods.response.dense import (
     check_dense_heads,
     check_labels_known,
     check_same_count,
-    class_logits,
 )
 from lad.methods.response.logits import build_logit_loss, logit_loss
 from lad.methods.roi.two_stage import find_class_mapping

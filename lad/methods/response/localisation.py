@@ -5,7 +5,7 @@ from __future__ import annotations
 from lad.assignment.priors import prior_grid
 from lad.assignment.valuable_region import valuable_region
 from lad.errors import UnsupportedError
-from lad.exchange.seams import flatten_levels
+from lad.heads.dense import class_logits, flatten_levels
 from lad.losses import localisation_distillation_loss
 from lad.methods.base import Step
 from lad.methods.response.dense import (
@@ -15,7 +15,6 @@ from lad.methods.response.dense import (
     check_fit,
     check_labels_known,
     check_same_count,
-    class_logits,
     level_counts,
 )
 from lad.networks.routes import Teacher

@@ -1,4 +1,4 @@
-"""How the methods on class logits build and call their losses."""
+"""Build and call the losses of class logits."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def build_logit_loss(config: dict, use_sigmoid: bool) -> nn.Module:
     """A loss of two networks' logits from its config, in the form of a classifier.
 
     Args:
-        config: A registered loss that says in ``logit_forms`` (see :class:`lad.losses.weighted.WeightedLoss`) which
-            classifiers it compares. ``use_sigmoid`` is filled in for those that have it, where the config does not say
-            otherwise.
+        config: A registered loss that lists in ``logit_forms`` (see :class:`lad.losses.weighted.WeightedLoss`) which
+            classifiers it compares. ``use_sigmoid`` is filled in for those that have it, unless the config sets
+            it.
         use_sigmoid: Whether the classes are binary classifiers.
 
     Raises:

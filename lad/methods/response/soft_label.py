@@ -1,4 +1,4 @@
-"""Soft-label distillation of dense heads: the student learns the teacher's predictions themselves."""
+"""Soft-label distillation of PAA heads: the teacher's class, box and IoU predictions as targets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from lad.assignment.max_iou import MAX_OVERLAPS
 from lad.assignment.priors import PriorGrid, prior_grid
 from lad.errors import UnsupportedError
 from lad.exchange.seams import check_same_priors
-from lad.heads.batched_paa_head import BatchedPAAHead, PAAPredictions
+from lad.heads.dense import class_logits, flatten_levels
 from lad.losses import focal_kl_loss
 from lad.methods.base import DistillationMethod, Step
 from lad.networks.routes import Teacher
@@ -86,33 +86,36 @@ class SoftLabelDistillation(DistillationMethod):
 
         No ``loss_soft_iou`` without an IoU branch in the student.
         """
-        outputs = step.outputs["bbox_head"]
+        outputs, taught = step.outputs["bbox_head"], step.teacher.outputs["bbox_head"]
         head, teacher_head = step.student.bbox_head, step.teacher.model.bbox_head
-        student = PAAPredictions.from_levels(head, *outputs)
-        teacher = PAAPredictions.from_levels(teacher_head, *step.teacher.outputs["bbox_head"])
+        logits = class_logits(head, outputs).flatten(0, 1)
+        teacher_logits = class_logits(teacher_head, taught).flatten(0, 1)
+        deltas, teacher_deltas = (flatten_levels(own[1], 4).flatten(0, 1) for own in (outputs, taught))
+        iou_logits, teacher_iou_logits = (
+            None if own[2] is None else flatten_levels(own[2], 1).flatten(0, 1) for own in (outputs, taught)
+        )
+        num_images = len(outputs[0][0])
         sizes = [level.shape[-2:] for level in outputs[0]]
         grid = prior_grid(head.prior_generator, sizes, outputs[0][0].device)
-        anchors = grid.anchors.repeat(student.num_images, 1)
-        boxes = head.bbox_coder.decode(anchors, student.bbox_preds.float())
+        anchors = grid.anchors.repeat(num_images, 1)
+        boxes = head.bbox_coder.decode(anchors, deltas.float())
         with torch.no_grad():
-            teacher_boxes = teacher_head.bbox_coder.decode(anchors, teacher.bbox_preds.float())
+            teacher_boxes = teacher_head.bbox_coder.decode(anchors, teacher_deltas.float())
             weight = self.overlaps(step, grid, teacher_boxes)
-            total = reduce_mean(weight.sum()).clamp(min=student.num_images)
-        loss_cls = focal_kl_loss(
-            class_logits(head, student.cls_scores), class_logits(teacher_head, teacher.cls_scores), self.gamma
-        )
+            total = reduce_mean(weight.sum()).clamp(min=num_images)
+        loss_cls = focal_kl_loss(logits, teacher_logits, self.gamma)
         loss_box = giou_loss(boxes, teacher_boxes, reduction="none")
         losses = dict(
             loss_soft_cls=self.cls_weight * weight_reduce_loss(loss_cls, avg_factor=total),
             loss_soft_bbox=self.box_weight * weight_reduce_loss(loss_box, weight, avg_factor=total),
         )
-        if student.iou_preds is not None and teacher.iou_preds is not None:
-            loss_iou = focal_kl_loss(student.iou_preds, teacher.iou_preds, self.gamma)[:, 0]
+        if iou_logits is not None and teacher_iou_logits is not None:
+            loss_iou = focal_kl_loss(iou_logits, teacher_iou_logits, self.gamma)[:, 0]
             chosen = (weight > 0).to(weight.dtype)
             losses["loss_soft_iou"] = self.iou_weight * weight_reduce_loss(loss_iou, chosen, avg_factor=total)
-        elif student.iou_preds is not None:
-            # Keeps the student's branch in the graph, which DDP asks for.
-            losses["loss_soft_iou"] = student.iou_preds.sum() * 0
+        elif iou_logits is not None:
+            # Keeps the student's branch in the graph, which DDP requires.
+            losses["loss_soft_iou"] = iou_logits.sum() * 0
         return losses
 
     def overlaps(self, step: Step, grid: PriorGrid, boxes: Tensor) -> Tensor:
@@ -130,8 +133,3 @@ class SoftLabelDistillation(DistillationMethod):
         parts = zip(boxes.split(per_part), padded.split(per_part), strict=True)
         best = torch.cat([bbox_overlaps(own, truth).amax(dim=2) for own, truth in parts])
         return (best * (best > self.min_iou) * inside).flatten()
-
-
-def class_logits(head: PAAHead, cls_scores: Tensor) -> Tensor:
-    """Logits of the class scores of any PAA head; MMDetection's own predict logits."""
-    return head.class_logits(cls_scores) if isinstance(head, BatchedPAAHead) else cls_scores

@@ -9,7 +9,8 @@ from typing import Any
 
 from lad.base.replace import replaced
 from lad.errors import UnsupportedError
-from lad.exchange.seams import check_same_priors, flatten_levels
+from lad.exchange.seams import check_same_priors
+from lad.heads.dense import flatten_levels
 from lad.losses import binary_soft_cross_entropy
 from lad.methods.base import Step
 from lad.methods.roi.two_stage import (
@@ -34,7 +35,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class RPNPredictions:
-    """What an RPN says of the N * A anchors of a batch: by image, then by level, place and anchor.
+    """Predictions of an RPN for the N * A anchors of a batch: by image, then by level, position and anchor.
 
     Attributes:
         objectness: (N * A,) logits.
@@ -67,7 +68,7 @@ class RPNPredictions:
 
 @dataclass(frozen=True)
 class RPNTargets:
-    """What the student's RPN is to learn of its N * A anchors.
+    """Targets of the student's RPN for its N * A anchors.
 
     Attributes:
         label_weights: (N * A,), 0 where an anchor was not sampled.
@@ -264,7 +265,7 @@ def sample_by_teacher(
     """A random sample of anchors as an RPN's sampler would take it, with the teacher's objects for the positives.
 
     At most ``num * pos_fraction`` of an image's anchors with a score of at least 0.5, and others up to ``num``
-    together. Nothing waits for a count: the result has a fixed size, and weights say what belongs to it.
+    together. Nothing waits for a count: the result has a fixed size, and weights mark what belongs to it.
 
     Args:
         scores: (N, A) the teacher's objectness.

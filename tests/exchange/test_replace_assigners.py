@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from lad.base.replace import replaced
 from lad.errors import UnsupportedError
-from lad.exchange.replay import answering
+from lad.exchange.replay import replace_assigners
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def objects(*counts):
 def images_asked(batch, order, **options):
     """The images that the answers were for."""
     head, asked = Head(), []
-    with answering(head, ["assigner"], batch, lambda call: asked.append(call.image), **options):
+    with replace_assigners(head, ["assigner"], batch, lambda call: asked.append(call.image), **options):
         for gt_instances in order:
             head.assigner.assign(None, gt_instances, None)
     return asked
@@ -52,7 +52,7 @@ def test_copies_of_the_ground_truth_are_known_by_their_number_of_objects():
 
 def test_equal_numbers_of_objects_in_another_order_are_found_by_identity():
     batch = objects(2, 2)
-    with pytest.raises(UnsupportedError, match=r"Head\.assigner was asked out of order"):
+    with pytest.raises(UnsupportedError, match=r"Head\.assigner was called out of order"):
         images_asked(batch, batch[::-1])
 
 
@@ -74,11 +74,11 @@ def test_asking_more_often_than_there_are_images_is_refused():
 
 def test_asking_for_some_images_only_is_refused():
     batch = objects(1, 0, 1)
-    with pytest.raises(UnsupportedError, match="was asked 1 times and not for image 2 of 3"):
+    with pytest.raises(UnsupportedError, match="was called 1 times and not for image 2 of 3"):
         images_asked(batch, batch[:1])
-    with pytest.raises(UnsupportedError, match="was asked 0 times"):
+    with pytest.raises(UnsupportedError, match="was called 0 times"):
         images_asked(batch, [])
-    assert images_asked(batch, [], must_ask=lambda: False) == []
+    assert images_asked(batch, [], expects_calls=lambda: False) == []
     assert images_asked(objects(0, 0), []) == []
 
 
@@ -89,11 +89,11 @@ def test_call_names_arguments_as_the_assigner_does_and_repeats_them_with_changes
         calls.append(call)
         return call.assign(pred_instances="the teacher's")
 
-    with answering(head, ["assigner"], batch, answer):
+    with replace_assigners(head, ["assigner"], batch, answer):
         assert head.assigner.topk == 5  # everything else is the assigner's
         found = head.assigner.assign("the student's", batch[0], gt_instances_ignore=None, levels=[3])
     assert found == ("own", "the teacher's", 1, dict(levels=[3]))
-    assert calls[0].own == "the student's"
+    assert calls[0].pred_instances == "the student's"
     assert calls[0].gt_instances is batch[0]
     assert calls[0].site == "assigner"
 
@@ -106,10 +106,10 @@ def test_every_place_is_restored_after_an_exception_in_the_middle():
         raise ZeroDivisionError
 
     batch = objects(1)
-    with pytest.raises(ZeroDivisionError), answering(head, ["first", "second"], batch, broken):
+    with pytest.raises(ZeroDivisionError), replace_assigners(head, ["first", "second"], batch, broken):
         head.second.assign(None, batch[0])
     assert vars(head) == before
-    with pytest.raises(AttributeError), answering(head, ["first", "third"], batch, broken):
+    with pytest.raises(AttributeError), replace_assigners(head, ["first", "third"], batch, broken):
         pass
     assert vars(head) == before
 
