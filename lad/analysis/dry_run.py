@@ -1,4 +1,4 @@
-"""What a distillation config amounts to: who is compared with whom, through what, and which losses come of it."""
+"""Report of a distillation config before training: networks, compared modules, connectors and losses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-#: Stands where there is nothing to say.
+#: Stands in an empty cell.
 NOTHING = "-"
 
 
@@ -48,7 +48,7 @@ class WiringRow:
         method: The method's name.
         learner: The network or exit that it trains, where there are several.
         taught_by: Its teacher's name, where there are several.
-        student, student_shape: The student's module and the shape of what it puts out for two images of zeros.
+        student, student_shape: The student's module and the shape of its output for two zero images.
         teacher, teacher_shape: Likewise the teacher's.
         connector: What stands between them.
     """
@@ -71,7 +71,7 @@ class LossRow:
         phase: 'pretraining' or 'task'.
         name: As in the log.
         source: The method's name, or 'student'.
-        weight: As the config says, where it does.
+        weight: That of the config, where it has one.
         value: On two images of noise, with weights as they are now.
     """
 
@@ -305,7 +305,7 @@ def describe_config(cfg: Config) -> str:
         model = with_networks(
             model, trained=lambda spec, role: without_pretraining(detector_config(spec, role))
         )
-    # What is said on the way is no part of the answer.
+    # What is printed while building is no part of the report.
     with redirect_stdout(sys.stderr):
         detector = MODELS.build(model)
         check_shapes(detector)

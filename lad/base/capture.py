@@ -45,11 +45,11 @@ class Outputs:
         """Every output of a module, one an element for each call.
 
         Raises:
-            ConfigError: what it put out was overwritten since.
+            ConfigError: its output was overwritten since.
         """
         if any(tensor._version != version for tensor, version in self._versions.get(name, ())):
             raise ConfigError(
-                f"what {name!r} put out was overwritten in place by what follows (a ReLU, or a sum with a shortcut): "
+                f"the output of {name!r} was overwritten in place by what follows (a ReLU, or a sum with a shortcut): "
                 "name the input of the next module instead, 'NEXT:input'."
             )
         return self._calls.get(name, [])
@@ -93,7 +93,7 @@ def levels_of(calls: Any, level: int | None = None) -> list[Tensor]:
     if level is None:
         return tensors
     if not -len(tensors) <= level < len(tensors):
-        raise ConfigError(f"there is no level [{level}]: the module puts out {len(tensors)} feature maps.")
+        raise ConfigError(f"there is no level [{level}]: the module returns {len(tensors)} feature maps.")
     return [tensors[level]]
 
 

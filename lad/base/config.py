@@ -1,4 +1,4 @@
-"""From what a user writes to a plain model config."""
+"""Read configs, and resolve a user's description of a detector into a plain model config."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def load_config(path: str) -> Config:
     """Read a config file, or one that an installed package ships (``mmdet::paa/paa_r50_fpn_1x_coco.py``).
 
     Raises:
-        ConfigError: there is no such file (the message names the nearest ones), or it cannot be read.
+        ConfigError: there is no such file (the message names similar ones), or it cannot be read.
     """
     if "::" in path:
         package, name = path.split("::", 1)
@@ -39,7 +39,7 @@ def load_config(path: str) -> Config:
 def _read(path: str, read: Callable[[str], Config]) -> Config:
     try:
         return read(path)
-    # A config is a program: whatever it raises is the user's to mend.
+    # A config is a program and may raise anything.
     except Exception as error:
         where = f" (line {error.lineno})" if isinstance(error, SyntaxError) and error.lineno else ""
         reason = " ".join(str(error).split())[:300]
@@ -54,10 +54,10 @@ def merge_options(cfg: Config, options: Mapping[str, Any], source: str) -> None:
     Args:
         cfg: The config.
         options: Values by dotted key.
-        source: Where they come from, for the message.
+        source: Origin of the options, for error messages.
 
     Raises:
-        ConfigError: a key leads nowhere.
+        ConfigError: a key does not exist in the config.
     """
     try:
         cfg.merge_from_dict(copy.deepcopy(dict(options)))
@@ -66,19 +66,19 @@ def merge_options(cfg: Config, options: Mapping[str, Any], source: str) -> None:
 
 
 def kind_of(config: Any) -> str | None:
-    """The bare name of what a config stands for: its ``type`` may have a scope, or be a class (Python configs)."""
+    """Class name of a config's ``type``, without scope; the ``type`` may be a class (Python configs)."""
     kind = config.get("type") if isinstance(config, dict) else type(config)
     return kind.split(".")[-1] if isinstance(kind, str) else getattr(kind, "__name__", None)
 
 
 def detector_config(spec: str | dict, role: str) -> ConfigDict:
-    """The plain model config that a user's description of a detector stands for.
+    """Resolve the description of a detector to a plain model config.
 
     Args:
         spec: A config path, whose ``model`` is taken; a model config with a ``type``; or a dict with ``config``
             (a path) whose other keys override that config's ``model`` as a derived config would
             (``_delete_=True`` replaces instead of merging).
-        role: What the detector is for ('student', 'teacher'), for error messages.
+        role: Role of the detector ('student', 'teacher'), for error messages.
 
     Raises:
         ConfigError: the description is none of these, or the file has no ``model``.

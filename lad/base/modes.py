@@ -1,4 +1,4 @@
-"""Training flags of modules, for a while."""
+"""Temporarily set modules to eval mode."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import nn
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Let every module of the models say that it is not training, and put the flags back.
+    """Temporarily set every module of some models to eval mode.
 
-    By hand: what ``train`` and ``eval`` do besides (freezing stages, say) is not to be done here.
+    Only the flags are set: ``train`` and ``eval`` of some modules do more (freezing stages).
     """
     flags = {module: module.training for model in models for module in model.modules()}
     try:

@@ -1,4 +1,4 @@
-"""Phases of a training: what learns in which, and how the rest stands still."""
+"""Phases of a training: which parameters learn in each, and how the others are kept frozen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Pretraining:
-    """What a method trains before the task begins.
+    """The modules that a method trains before the task begins, and for how long.
 
     Attributes:
         iters: Its length in iterations, or
@@ -35,10 +35,10 @@ class Pretraining:
     def from_config(
         cls, config: dict | None, owner: str, student: Sequence[str] = (), adapters: Sequence[str] = ()
     ) -> Pretraining | None:
-        """From what a user writes, ``pretrain=dict(iters=1000)`` or ``dict(epochs=1)``; None for None.
+        """Parse ``pretrain=dict(iters=1000)`` or ``dict(epochs=1)``; None for None.
 
         Args:
-            config: What the user wrote.
+            config: The setting.
             owner: The method's name, for messages.
             student, adapters: As above; the method knows them.
 

@@ -11,9 +11,9 @@ _ABSENT = object()
 
 @contextmanager
 def replaced(owner: object, name: str, value: Any) -> Iterator[None]:
-    """Let the attribute ``name`` of one instance be ``value`` while the block runs.
+    """Set the attribute ``name`` of one instance to ``value`` within the block.
 
-    The instance is as before on leaving the block, after an exception too; its class is not touched.
+    The instance is restored on exit, also after an exception; its class is not changed.
     """
     before = owner.__dict__.get(name, _ABSENT)
     owner.__dict__[name] = value

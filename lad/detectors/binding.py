@@ -196,7 +196,7 @@ def _bind(one: BoundMethod, candidates: Candidates) -> None:
         if module == f"backbone{INPUT}":
             raise UnsupportedError(
                 f"{type(method).__name__}: {module!r} of the student are the images, from which nothing learns: "
-                "name what a layer puts out, such as 'backbone.layer3'."
+                "name the output of a layer, such as 'backbone.layer3'."
             )
     teacher.check_modules(method.teacher_modules)
     if isinstance(teacher, TeacherEnsemble):

@@ -22,7 +22,7 @@ def is_distillation(model: Any) -> bool:
 
 
 def trained_specs(model: Mapping[str, Any]) -> dict[str, Any]:
-    """What a distillation config says of its trained networks, by name: config paths or dicts.
+    """The descriptions of a distillation config's trained networks, by name: config paths or dicts.
 
     Raises:
         ConfigError: there are none.
@@ -64,8 +64,8 @@ def with_networks(
 
     Args:
         model: The config; what is missing or malformed stays as it is, for the detector to refuse.
-        trained: Called with what the config says of a trained network, and the network's role.
-        frozen: Likewise of a frozen teacher; snapshots are no networks of their own and stay.
+        trained: Called with the description of a trained network and its role.
+        frozen: Likewise for a frozen teacher; snapshots are no networks of their own and stay.
     """
     model = dict(model)
     if model.get(STUDENT) is not None:

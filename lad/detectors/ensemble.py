@@ -19,7 +19,7 @@ def predict_together(
     """Detections of several networks, merged image by image by non-maximum suppression.
 
     Args:
-        networks: The networks by name; the first one's ``test_cfg`` says how to merge.
+        networks: The networks by name; the first one's ``test_cfg`` has the settings of the suppression.
         inputs: Images (N, 3, H, W) as each network's config normalises them.
         data_samples: Their metadata; takes the detections.
         kwargs: As for the networks' ``predict``.

@@ -29,7 +29,7 @@ _DEPLOYED = "student"
 
 
 class NetworksDetector(BaseDetector):
-    """Detector of one or several trained networks, frozen teachers, snapshots and exits; its leaves say what is learnt.
+    """Detector of one or several trained networks, frozen teachers, snapshots and exits; base of the orchestrators.
 
     To everything outside it is the deployed network: its ``state_dict`` holds that network's keys without prefix and
     everything else under ``distillation.`` (see :mod:`lad.detectors.state`), its attributes (``backbone``,
@@ -39,7 +39,7 @@ class NetworksDetector(BaseDetector):
     Args:
         trained: The configs of the trained networks.
         data_preprocessor: Replaces the deployed network's. Networks that are normalised otherwise get what their own
-            config asks for.
+            config specifies.
         exits: Configs of exits by the trained network's name, then the exit's.
         predict_with: ``'ensemble'``: predictions are those of all trained networks, merged by non-maximum suppression.
             By default those of the deployed one.

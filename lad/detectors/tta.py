@@ -39,7 +39,7 @@ def soft_vote(instances: InstanceData, iou_threshold: float, score_thr: float) -
     bboxes, scores, labels = instances.bboxes, instances.scores, instances.labels
     keep = batched_nms(bboxes, scores, labels, dict(type="nms", iou_threshold=iou_threshold))[1]
     overlaps = bbox_overlaps(bboxes[keep], bboxes) * (labels[keep, None] == labels)
-    # A detection belongs to the first that may suppress it. What NMS's own rounding suppressed alone has nobody.
+    # A detection belongs to the first that may suppress it. What NMS suppressed by its own rounding belongs to none.
     same = overlaps > iou_threshold
     same[:, keep] = False
     rank = torch.arange(len(keep), device=keep.device)

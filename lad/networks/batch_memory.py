@@ -13,12 +13,12 @@ from torch import Tensor
 
 
 class BatchMemory:
-    """What a cache knows of the images of one batch, and where to put what it does not know.
+    """The records that a cache has for the images of one batch, and the place for new ones.
 
     Images without a fingerprint (a loss computed without the data preprocessor) are neither looked up nor kept.
 
     Args:
-        cache: What is known.
+        cache: The cache.
         samples: The images of the batch.
         same_padding: Tell an image in a batch of one size from the same image in a batch of another.
         precision: In which the teacher would compute.
@@ -33,7 +33,7 @@ class BatchMemory:
     ) -> None:
         self._cache = cache
         self._keys = [sample.metainfo.get(FINGERPRINT) for sample in samples]
-        # What a teacher says in mixed precision is not what it says in full.
+        # A teacher's outputs in mixed precision differ from those in full.
         salt = b"" if precision == torch.float32 else str(precision).encode()
         if same_padding:
             salt += repr(samples[0].metainfo.get("batch_input_shape")).encode()
@@ -45,13 +45,13 @@ class BatchMemory:
         ]
 
     def remember(self, images: Sequence[int], records: Sequence[bytes]) -> None:
-        """Put records of images, by their numbers in the batch, into the cache."""
+        """Store records of images, by their numbers in the batch."""
         for image, record in zip(images, records, strict=True):
             if self._keys[image] is not None:
                 self._cache.put(self._keys[image], record)
 
 
 def precision_of(inputs: Tensor) -> torch.dtype:
-    """In what products of such inputs are computed here: autocast's precision where it is on."""
+    """The data type in which products of such inputs are computed: autocast's where it is on."""
     one = inputs.new_ones(1, 1)
     return (one @ one).dtype

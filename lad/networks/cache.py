@@ -1,8 +1,8 @@
-"""What a frozen teacher said of an image, remembered on disk.
+"""Cache on disk of what a frozen teacher computed for an image.
 
-With a fixed teacher, what a method needs of it is a function of the image it is shown. A record is kept under a
-fingerprint of the image's pixels and its ground truth after the data pipeline, so resizing and flipping are told apart
-by what they did, and anything random (colour, mosaic, crops) simply misses.
+With a fixed teacher, what a method needs of it is a function of the image. A record is kept under a
+fingerprint of the image's pixels and its ground truth after the data pipeline, so resized and flipped images differ
+by their pixels, and anything random (colour, mosaic, crops) simply misses.
 
 Layout: a folder a teacher, in it one append-only file a process. A record is its header (magic, fingerprint, length,
 checksum) and its payload. A record that a killed process left torn fails its checksum and is a miss.
@@ -69,7 +69,7 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 
 def hash_of(module: nn.Module, *settings: object) -> str:
-    """A name for a network's weights together with settings that its answers depend on."""
+    """Hash of a network's weights together with settings that its outputs depend on."""
     digest = hashlib.sha256(repr(settings).encode())
     for name, value in module.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
@@ -79,10 +79,10 @@ def hash_of(module: nn.Module, *settings: object) -> str:
 
 @dataclass
 class CacheStatistics:
-    """How a cache has served this process.
+    """Statistics of a cache in this process.
 
     Attributes:
-        hits, misses: Look-ups answered and not answered.
+        hits, misses: Look-ups that found a record, and that did not.
         repeats: Look-ups of an image id that was looked up before; only those could have hit.
         repeat_hits: Hits among them.
     """
@@ -94,7 +94,7 @@ class CacheStatistics:
 
     @property
     def hit_rate(self) -> float:
-        """Share of look-ups that were answered."""
+        """Share of look-ups that found a record."""
         return self.hits / max(self.hits + self.misses, 1)
 
 
@@ -103,7 +103,7 @@ class TeacherCache:
 
     Args:
         folder: Where to keep the files; made if it is not there. Give every teacher its own (see :func:`hash_of`).
-        max_gb: Bound on the size of all files of the folder. A full cache answers and takes nothing more.
+        max_gb: Bound on the size of all files of the folder. A full cache is read and not written.
         patience: Turn off when so many look-ups of images seen before have found next to nothing (under 1 %): a
             pipeline with random transforms never shows the same pixels twice.
         report_every: Write hit rate and size to the log every so many look-ups.
@@ -149,13 +149,13 @@ class TeacherCache:
             if content is None or len(content) < start + length:
                 with path.open("rb") as file:
                     content = self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError):  # the folder was cleaned, or the file cut short: not remembered
+        except (OSError, ValueError):  # the folder was cleaned, or the file cut short: no record
             return None
         payload = content[start : start + length]
         return payload if len(payload) == length else None
 
     def _refresh(self) -> None:
-        """Index what this and other processes have appended since the last look."""
+        """Index what this and other processes have appended since the last refresh."""
         if time.monotonic() - self._refreshed < REFRESH_SECONDS and self._refreshed:
             return
         self._refreshed = time.monotonic()
@@ -186,7 +186,7 @@ class TeacherCache:
     # -- writing -----------------------------------------------------------------------------------------------
 
     def put(self, key: bytes, payload: bytes) -> None:
-        """Remember a payload; does nothing when the cache is off, full or knows it."""
+        """Store a payload; does nothing when the cache is off, full or has it."""
         if not self.enabled or self._full or key in self._places:
             return
         record = HEADER.pack(MAGIC, key, len(payload), _checksum(key, payload)) + payload
@@ -195,7 +195,7 @@ class TeacherCache:
             return
         try:
             if self._file is None:
-                # A file of its own for each process: nobody waits, and a torn end is never written after.
+                # A file of its own for each process: no process waits, and a torn end is never written after.
                 name = f"{os.uname().nodename}-{os.getpid()}-{time.time_ns()}.bin"
                 self._path = self.folder / name
                 self._file = self._path.open("ab", buffering=0)
@@ -213,14 +213,14 @@ class TeacherCache:
 
     def _stop_writing(self, reason: str) -> None:
         self._full = True
-        message = f"teacher cache: remembers nothing more, {reason} ({self.folder})"
+        message = f"teacher cache: stores nothing more, {reason} ({self.folder})"
         print_log(message, "current", logging.WARNING)
 
     def size(self) -> int:
         """Bytes of all files in the folder."""
         return sum(path.stat().st_size for path in self.folder.glob("*.bin"))
 
-    # -- judging -----------------------------------------------------------------------------------------------
+    # -- statistics -----------------------------------------------------------------------------------------------
 
     def _count(self, hit: bool, image_id: object) -> None:
         statistics = self.statistics
@@ -245,7 +245,7 @@ class TeacherCache:
     def __str__(self) -> str:
         size = self.size()
         return (
-            f"{self.statistics.hit_rate:.1%} of {self.statistics.hits + self.statistics.misses} look-ups answered, "
+            f"{self.statistics.hit_rate:.1%} of {self.statistics.hits + self.statistics.misses} look-ups hit, "
             f"{len(self._places)} images in {size / 1e6:.1f} MB ({self.folder})"
         )
 

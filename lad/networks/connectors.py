@@ -200,5 +200,5 @@ def tokens_to_map(tokens: Tensor, image_size: Sequence[int]) -> Tensor:
                 return tokens.transpose(1, 2).unflatten(2, (height, width))
     raise UnsupportedError(
         f"{count} tokens are no map of an image of {image_size[0]} x {image_size[1]} pixels: name a module that "
-        "puts out maps, such as 'backbone' or 'neck'."
+        "returns maps, such as 'backbone' or 'neck'."
     )

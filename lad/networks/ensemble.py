@@ -1,4 +1,4 @@
-"""Several teachers who teach as one."""
+"""Ensembles of teachers: several combined into one."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 Combination = Literal["average", "attention"]
 
-#: The heads that put out class logits.
+#: The heads that predict class logits.
 WEIGHABLE = (*DENSE_HEADS, "roi_head")
 
 #: Heads whose class scores cannot be weighed as logits, and why.
 NO_LOGITS: dict[type[nn.Module], str] = {
-    TOODHead: "puts out probabilities",
-    ObjectnessPAAHead: "puts out probabilities",
-    YOLOXHead: "predicts an objectness that its class logits say nothing of",
-    AutoAssignHead: "predicts an objectness that its class logits say nothing of",
+    TOODHead: "predicts probabilities",
+    ObjectnessPAAHead: "predicts probabilities",
+    YOLOXHead: "predicts an objectness beside its class logits",
+    AutoAssignHead: "predicts an objectness beside its class logits",
 }
 
 
@@ -40,12 +40,13 @@ def average(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def attend(logits: Sequence[Tensor]) -> Tensor:
-    """Class logits of several teachers, class by class and place by place nearer to those of whoever is surest.
+    """Combine class logits of several teachers by attention to the most confident one, class by class and position
+    by position.
 
-    With K teachers' logits z_k: sum over k of a_k z_k with a = softmax over k of z, for each class at each place. Who
-    sees an object of the class there is attended to; where all see nothing it is nearly the average. (Ours: the
+    With K teachers' logits z_k: sum over k of a_k z_k with a = softmax over k of z, for each class at each position. A
+    teacher that detects an object of the class there dominates; where none does it is nearly the average. (Ours: the
     attention of a teacher is its confidence for the class. Zhang et al., ICASSP 2022, arXiv 2201.00007, weigh
-    teachers by their confidence for the true class, sample by sample, which asks for a label at each place.)
+    teachers by their confidence for the true class, sample by sample, which needs a label at each position.)
 
     Args:
         logits: Each teacher's, of one shape: of a sigmoid, or log-probabilities of a softmax.
@@ -54,39 +55,39 @@ def attend(logits: Sequence[Tensor]) -> Tensor:
     return (stacked.softmax(dim=0) * stacked).sum(dim=0)
 
 
-def combine(answers: Sequence[Any], combination: Combination = "average") -> Any:
-    """The answers of several teachers as one.
+def combine(outputs: Sequence[Any], combination: Combination = "average") -> Any:
+    """Combine outputs of several teachers into one.
 
     Args:
-        answers: Each teacher's: a tensor, or any nesting of lists, tuples and dicts of tensors; alike for all.
-        combination: ``'average'``: the mean of what the teachers put out, as they put it out: of logits where a head's
+        outputs: Each teacher's: a tensor, or any nesting of lists, tuples and dicts of tensors; alike for all.
+        combination: ``'average'``: the mean of the outputs as they are: of logits where a head's
             outputs are logits, of probabilities where they are probabilities (TOOD, COP), and of class logits and
-            objectness each by itself where there are both (YOLOX, AutoAssign). ``'attention'``: answers are a head's
+            objectness each by itself where there are both (YOLOX, AutoAssign). ``'attention'``: they are a head's
             outputs, the first of which are class logits: these are attended to (:func:`attend`), and the others
             averaged.
 
     Raises:
-        UnsupportedError: the answers are not alike.
+        UnsupportedError: the outputs differ in structure or shape.
     """
     if combination == "attention":
-        first, *others = zip(*answers, strict=True)
+        first, *others = zip(*outputs, strict=True)
         return (_each(attend, first), *(_each(average, other) for other in others))
-    return _each(average, answers)
+    return _each(average, outputs)
 
 
-def _each(function: Callable[[Sequence[Tensor]], Tensor], answers: Sequence[Any]) -> Any:
-    flat, structures = zip(*map(tree_flatten, answers), strict=True)
+def _each(function: Callable[[Sequence[Tensor]], Tensor], outputs: Sequence[Any]) -> Any:
+    flat, structures = zip(*map(tree_flatten, outputs), strict=True)
     shapes = [tree_map(lambda leaf: getattr(leaf, "shape", None), leaves) for leaves in flat]
     if any(structure != structures[0] for structure in structures) or any(own != shapes[0] for own in shapes):
         raise UnsupportedError(
-            "an ensemble's teachers answer in different shapes: they must put out as many maps with as many channels."
+            "the outputs of an ensemble's teachers differ in shape: they must have as many maps with as many channels."
         )
     leaves = [function(leaf) if isinstance(leaf[0], Tensor) else leaf[0] for leaf in zip(*flat, strict=True)]
     return tree_unflatten(leaves, structures[0])
 
 
 class _CombinedOutputs(Outputs):
-    """The outputs of several teachers' modules, combined when somebody asks."""
+    """Outputs of several teachers' modules, combined when they are first read."""
 
     def __init__(self, members: Sequence[Outputs], combination: Combination) -> None:
         super().__init__()
@@ -148,10 +149,10 @@ class EnsembleView(TeacherView):
 
 
 class TeacherEnsemble:
-    """Several teachers, to a method that binds to them, one.
+    """Several teachers combined into the one that a method binds to.
 
     Args:
-        members: The teachers by name, the first of whom stands for all where settings are read.
+        members: The teachers by name, the first of which gives the settings of heads.
         combination: ``'average'`` or ``'attention'``; see :func:`combine`.
 
     Raises:
@@ -215,25 +216,25 @@ class TeacherEnsemble:
             for other in others:
                 if shapes[other] != shapes[first]:
                     raise UnsupportedError(
-                        f"the teachers {first!r} and {other!r} cannot teach as one: {module!r} puts out "
+                        f"the teachers {first!r} and {other!r} cannot teach as one: {module!r} returns "
                         f"{_described(shapes[first])} and {_described(shapes[other])}; give each a method of its own."
                     )
 
     def check_weighable(self, modules: Iterable[str]) -> None:
-        """Refuse what cannot be attended to, where that is asked for.
+        """Refuse modules that ``'attention'`` cannot combine.
 
         Args:
             modules: What a method learns from.
 
         Raises:
-            UnsupportedError: a module is no head, or puts out something else than class logits.
+            UnsupportedError: a module is no head, or predicts something else than class logits.
         """
         if self.combination != "attention":
             return
         if other := [name for name in modules if name not in WEIGHABLE]:
             raise UnsupportedError(
-                f"ensemble='attention' weighs the class logits of {', '.join(WEIGHABLE)}, and this method listens "
-                f"to {', '.join(other)}; use ensemble='average'."
+                f"ensemble='attention' weighs the class logits of {', '.join(WEIGHABLE)}, and this method reads "
+                f"{', '.join(other)}; use ensemble='average'."
             )
         for member in self.members.values():
             for name in modules:
@@ -260,7 +261,7 @@ class TeacherEnsemble:
                     )
 
     def dry_run(self, modules: Iterable[str]) -> Outputs:
-        """What the modules put out for images of zeros; all teachers' have the same shapes."""
+        """Outputs of the modules for zero images; all teachers' have the same shapes."""
         return next(iter(self.members.values())).dry_run(modules)
 
 

@@ -1,4 +1,4 @@
-"""A student that starts with weights of its teacher."""
+"""Initialisation of a student with weights of its teacher."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ COUNTER = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class Inheritance:
-    """What a student can take over.
+    """Weights that a student can take over.
 
     Attributes:
-        modules: The modules that were asked for.
+        modules: The modules that the config names.
         copied: Names of the parameters and buffers that agree in name and shape.
         left: Those of the student that do not, each with the reason.
     """
@@ -84,7 +84,7 @@ def inherit(student: nn.Module, teacher: nn.Module, inheritance: Inheritance) ->
 
 
 def wanted_modules(setting: Any) -> tuple[str | None, tuple[str, ...]]:
-    """The teacher's name (None: the only one) and the modules that ``initialise_from_teacher`` says.
+    """The teacher's name (None: the only one) and the modules that ``initialise_from_teacher`` names.
 
     Args:
         setting: ``['neck']``, ``'neck'`` or ``dict(teacher='a', modules=['neck'])``.

@@ -47,7 +47,7 @@ def check_shapes(model: nn.Module, path: str = "model") -> None:
     except ConfigError:
         raise
     except Exception:
-        # A part that these images do not suit is not wrong; one that is will say so in the first step.
+        # A part that these images do not suit is not wrong; one that is raises its error in the first step.
         return None
     return None
 
@@ -57,7 +57,7 @@ def _check_parts(model: nn.Module, path: str) -> None:
     images = next(model.parameters()).new_zeros(2, 3, SIDE, SIDE)
     features = _run(model.backbone, images, f"{path}.backbone", "images of 3 channels")
     if isinstance(modules.get("neck"), nn.Module):
-        given = f"what {path}.backbone puts out ({_described(features)})"
+        given = f"the outputs of {path}.backbone ({_described(features)})"
         wanted = getattr(model.neck, "in_channels", None)
         if isinstance(wanted, Sequence) and len(wanted) != len(features):
             raise ConfigError(
@@ -83,7 +83,7 @@ def _check_parts(model: nn.Module, path: str) -> None:
 
 
 def _run(module: nn.Module, given: Any, name: str, what: str) -> Any:
-    """What a module makes of what it is given; on a misfit the error that says so."""
+    """Run a module; turn a misfit of shapes into an error that names it."""
     try:
         return module(given)
     except RuntimeError as error:
@@ -101,7 +101,7 @@ def _run(module: nn.Module, given: Any, name: str, what: str) -> Any:
 def _check_strides(name: str, strides: Sequence[int], features: Sequence[Tensor]) -> None:
     for level, (stride, feature) in enumerate(zip(strides, features, strict=False)):
         height = feature.shape[-2]
-        # Maps of one row say little; and rounding makes a map of 9 rows where 8 are due.
+        # Maps of one row are too coarse to tell; and rounding makes a map of 9 rows where 8 are due.
         if height >= 2 and abs(math.log2(SIDE / height / stride)) > 0.9:
             raise ConfigError(
                 f"{name} has stride {stride} for feature map {level}, which has a stride of {SIDE / height:g}: set the "

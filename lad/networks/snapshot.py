@@ -65,7 +65,7 @@ class Snapshot(FrozenTeacher):
 
 
 def is_snapshot(spec: object) -> bool:
-    """Whether a teacher's config asks for a snapshot of a trained network."""
+    """Whether a teacher's config is that of a snapshot of a trained network."""
     return isinstance(spec, dict) and "snapshot_of" in spec
 
 

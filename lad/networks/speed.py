@@ -1,4 +1,4 @@
-"""Making a frozen teacher's forward cheaper than that of a network in training."""
+"""Options that make the forward pass of a frozen teacher cheaper."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ COMPILED = ("backbone", "neck")
 
 
 def uncompiled() -> AbstractContextManager:
-    """A context in which what is to be compiled runs as it is, which for a single small image is sooner done.
+    """A context in which compiled modules run eagerly, which is faster for a single small image.
 
-    Before PyTorch 2.6, which cannot be told so, it is compiled.
+    Before PyTorch 2.6, which has no such setting, they are compiled.
     """
     set_stance = getattr(torch.compiler, "set_stance", None)
     return nullcontext() if set_stance is None else set_stance("force_eager")
@@ -27,13 +27,13 @@ def uncompiled() -> AbstractContextManager:
 
 @dataclass(frozen=True)
 class TeacherSpeed:
-    """What may be done to a teacher that is never trained; all off by default, because each changes rounding.
+    """Options of a teacher that is never trained; all off by default, because each changes rounding.
 
     Attributes:
         inference_mode: Run under ``torch.inference_mode``. Only for methods that do not compare the teacher's tensors
             with the student's in a loss, such as label assignment: autograd cannot save what it returns.
         fuse: Fold each batch norm into the convolution before it. Modules called ``bn`` then pass their input on, so
-            methods that listen to them cannot use it.
+            methods that read them cannot use it.
         channels_last: Lay images and weights out channel by channel for each pixel, which GPUs' tensor cores prefer.
         bfloat16: Run under bfloat16 autocast.
         compile: ``torch.compile`` backbone and neck; costs a minute at the first batch, and again at other image sizes.

@@ -66,7 +66,7 @@ def test_one_of_several_outputs_is_named_by_its_number():
     assert [id(level) for level in levels_of(calls)] == [id(first), id(second), id(third)]
     assert levels_of(calls, 1) == [second]
     assert levels_of(calls, -1)[0] is third
-    with pytest.raises(ConfigError, match=r"no level \[3\]: the module puts out 3 feature maps"):
+    with pytest.raises(ConfigError, match=r"no level \[3\]: the module returns 3 feature maps"):
         levels_of(calls, 3)
 
 
@@ -77,7 +77,7 @@ def test_output_that_is_overwritten_afterwards_is_refused_in_one_line():
         blocks(torch.randn(2, 4, 5, 5))
     for name in ("0.bn1", "0.bn2"):
         with pytest.raises(
-            ConfigError, match=rf"^what '{name}' put out was overwritten in place .*:input'\.$"
+            ConfigError, match=rf"^the output of '{name}' was overwritten in place .*:input'\.$"
         ):
             outputs[name]
     # Nothing writes to a convolution's output, to that of a whole block, or to a copy of an input.

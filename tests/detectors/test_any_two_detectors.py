@@ -102,7 +102,7 @@ def test_student_comes_nearer_to_a_teacher_of_another_family(tmp_path, student, 
 
 
 def test_necks_of_different_depth_are_refused_with_the_way_out(tmp_path):
-    with pytest.raises(ConfigError, match=r"'neck' puts out 5 .* and 'neck' 3 .*'neck\[0\]'"):
+    with pytest.raises(ConfigError, match=r"'neck' returns 5 .* and 'neck' 3 .*'neck\[0\]'"):
         distil(RETINANET, "rtmdet", tmp_path)
 
 

@@ -357,7 +357,7 @@ def test_what_the_neck_is_given_can_be_taught_and_the_images_cannot(teacher_spec
 def test_output_that_the_student_overwrites_is_refused_before_training_and_in_a_step(teacher_spec):
     inner = "backbone.layer3.0.bn1"
     with pytest.raises(
-        ConfigError, match=rf"what '{inner}' put out was overwritten in place .* 'NEXT:input'"
+        ConfigError, match=rf"the output of '{inner}' was overwritten in place .* 'NEXT:input'"
     ):
         distil(teacher_spec(), [dict(type="HintDistillation", student=inner, teacher="backbone.layer3")])
     model = distil(teacher_spec(), [dict(type="ProbeMethod")])

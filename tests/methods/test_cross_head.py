@@ -205,7 +205,7 @@ def test_another_family_and_other_classes_may_teach(tmp_path):
             dict(loss_bbox=dict(type="DIoULoss")),
             "DIoULoss depends on the shape of a prior.*use IoULoss, GIoULoss or, for GFL, LDLoss",
         ),
-        ("atss", "atss", dict(loss_cls=dict(type="DKDLoss")), "DKDLoss asks for labels"),
+        ("atss", "atss", dict(loss_cls=dict(type="DKDLoss")), "DKDLoss needs labels"),
         ("atss", "atss", dict(loss_cls=dict(type="FocalKLLoss")), "FocalKLLoss does not compare"),
         ("atss", "retinanet", {}, "compares two heads prior by prior"),
         ("atss", "atss", dict(student_loss=False), "needs the labels of the student's own loss"),

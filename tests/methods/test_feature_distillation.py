@@ -173,7 +173,7 @@ def test_teacher_and_student_may_be_of_different_stages(tmp_path):
     assert 0 < losses["loss_pkd"] < 2
     four = two_stage()
     four.neck.num_outs = 4
-    with pytest.raises(ConfigError, match="'neck' puts out 5 feature maps for the student and 'neck' 4"):
+    with pytest.raises(ConfigError, match="'neck' returns 5 feature maps for the student and 'neck' 4"):
         taught(tmp_path, feature("PKDLoss"), small(RETINA), four)
 
 
@@ -356,6 +356,6 @@ def test_loss_that_looks_at_objects_needs_labels(tmp_path):
         student_loss=False,
     )
     with pytest.raises(
-        UnsupportedError, match="FGDLoss looks at the ground truth, so it needs student_loss=True"
+        UnsupportedError, match="FGDLoss uses the ground truth, so it needs student_loss=True"
     ):
         MODELS.build(config)

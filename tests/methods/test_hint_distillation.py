@@ -139,8 +139,8 @@ def test_teacher_under_inference_mode_gives_the_same_loss_and_gradients(tmp_path
     ("settings", "error", "message"),
     [
         (dict(student="nekc"), ConfigError, "no module 'nekc'; nearest: neck"),
-        (dict(teacher="neck[7]"), ConfigError, r"'neck\[7\]': there is no level \[7\]: the module puts out 5"),
-        (dict(teacher="backbone"), ConfigError, "'neck' puts out 5 feature maps for the student and 'backbone' 4"),
+        (dict(teacher="neck[7]"), ConfigError, r"'neck\[7\]': there is no level \[7\]: the module returns 5"),
+        (dict(teacher="backbone"), ConfigError, "'neck' returns 5 feature maps for the student and 'backbone' 4"),
         (dict(student=["neck[0]", "neck[1]"]), ConfigError, "2 modules of the student and 1 of the teacher"),
         (dict(student="roi_head.bbox_head"), UnsupportedError, "'roi_head.bbox_head' of FasterRCNN does not see the"),
         (dict(norm="l3"), ConfigError, "norm must be one of l2, l1, got 'l3'"),
@@ -167,7 +167,7 @@ def test_module_inside_of_a_checkpointed_block_is_refused_and_the_whole_stage_is
     name = "backbone.layer3.0.conv2"
     model = distil(tmp_path, hint(student=name, teacher=name), student)
     with pytest.raises(
-        UnsupportedError, match=f"what '{name}' puts out has no gradient.*name the whole stage"
+        UnsupportedError, match=f"the output of '{name}' has no gradient.*name the whole stage"
     ):
         seeded_loss(model, inputs, samples)
 

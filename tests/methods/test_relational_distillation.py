@@ -105,7 +105,7 @@ def test_batch_without_objects_trains(tmp_path):
     ("settings", "error", "message"),
     [
         (dict(student="nekc"), ConfigError, "no module 'nekc'; nearest: neck"),
-        (dict(teacher="backbone"), UnsupportedError, "'backbone' of the teacher puts out .* with the same channels"),
+        (dict(teacher="backbone"), UnsupportedError, "'backbone' of the teacher returns .* with the same channels"),
         (dict(max_objects=2), ConfigError, "max_objects must be 3 or more, got 2"),
         (dict(loss_name="rkd"), ConfigError, "loss_name must contain 'loss'"),
     ],
@@ -118,5 +118,5 @@ def test_what_cannot_work_is_refused_when_built(tmp_path, settings, error, messa
 
 def test_without_labels_there_are_no_objects(tmp_path):
     methods = [RKD, dict(type="RPNDistillation"), dict(type="RCNNDistillation")]
-    with pytest.raises(UnsupportedError, match="looks at the ground truth, so it needs student_loss=True"):
+    with pytest.raises(UnsupportedError, match="uses the ground truth, so it needs student_loss=True"):
         distil(tmp_path, methods, student_loss=False)

@@ -145,12 +145,12 @@ def test_a_teacher_with_the_students_weights_has_no_loss(tmp_path):
         (
             dict(teacher="neck[7]"),
             ConfigError,
-            r"'neck\[7\]': there is no level \[7\]: the module puts out 5",
+            r"'neck\[7\]': there is no level \[7\]: the module returns 5",
         ),
         (
             dict(teacher="backbone"),
             ConfigError,
-            "'neck' puts out 5 feature maps for the student and 'backbone' 4",
+            "'neck' returns 5 feature maps for the student and 'backbone' 4",
         ),
         (dict(student="roi_head.bbox_head"), UnsupportedError, "does not see the whole image"),
         (dict(loss_name="similarity"), ConfigError, "loss_name must contain 'loss'"),

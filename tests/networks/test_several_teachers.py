@@ -1,4 +1,4 @@
-"""Several teachers: who listens to whom, and ensembles."""
+"""Several teachers: which one a method learns from, and ensembles."""
 
 import copy
 
@@ -27,7 +27,7 @@ AUTOASSIGN = "mmdet::autoassign/autoassign_r50-caffe_fpn_1x_coco.py"
 
 @MODELS.register_module(force=True)
 class NeckProbe(DistillationMethod):
-    """The mean of a level of the teacher's neck, which says whom it listens to."""
+    """The mean of a level of the teacher's neck, which tells which teacher it reads."""
 
     teacher_modules = ("neck",)
     compares_classes = False
@@ -79,7 +79,7 @@ def test_each_method_hears_its_own_teacher_and_losses_begin_with_its_name(pair):
     torch.testing.assert_close(total, expected)
 
 
-def test_teachers_run_once_a_step_and_only_those_somebody_listens_to(pair, teacher_spec):
+def test_teachers_run_once_a_step_and_only_those_that_a_method_reads(pair, teacher_spec):
     model = distil(
         dict(pair, c=teacher_spec(seed=3)),
         dict(type="NeckProbe", taught_by="b"),
@@ -153,9 +153,9 @@ def test_attention_weighs_class_logits_and_averages_the_other_outputs():
 
 
 def test_answers_of_other_shapes_cannot_be_combined():
-    with pytest.raises(UnsupportedError, match="answer in different shapes"):
+    with pytest.raises(UnsupportedError, match="differ in shape"):
         combine([torch.zeros(2), torch.zeros(3)])
-    with pytest.raises(UnsupportedError, match="answer in different shapes"):
+    with pytest.raises(UnsupportedError, match="differ in shape"):
         combine([[torch.zeros(2)], [torch.zeros(2)] * 2])
 
 
@@ -170,10 +170,10 @@ def test_ensemble_members_that_do_not_correspond_are_refused(pair, teacher_spec)
     thin = small_paa(base=16)
     thin.neck.out_channels = thin.bbox_head.in_channels = 16
     with pytest.raises(
-        UnsupportedError, match=r"'neck' puts out .*\(2, 32, 16, 16\).* and .*\(2, 16, 16, 16\)"
+        UnsupportedError, match=r"'neck' returns .*\(2, 32, 16, 16\).* and .*\(2, 16, 16, 16\)"
     ):
         distil(dict(pair, b=teacher_spec(thin, seed=3)), dict(type="NeckProbe", **both))
-    with pytest.raises(UnsupportedError, match=r"weighs the class logits .* listens to neck"):
+    with pytest.raises(UnsupportedError, match=r"weighs the class logits .* reads neck"):
         distil(pair, dict(type="NeckProbe", taught_by=["a", "b"], ensemble="attention"))
     with pytest.raises(UnsupportedError, match="LabelAssignmentDistillation learns from one teacher"):
         distil(pair, dict(type="LabelAssignmentDistillation", **both))
@@ -244,9 +244,9 @@ def ensemble_of(networks, combination):
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        (small("tood"), "TOODHead, puts out probabilities"),
-        (small_paa("PAACOPHead", loss_cls=PROBABILITIES), "PAACOPHead, puts out probabilities"),
-        (small_paa("PAAIOPHead", loss_cls=PROBABILITIES), "PAAIOPHead, puts out probabilities"),
+        (small("tood"), "TOODHead, predicts probabilities"),
+        (small_paa("PAACOPHead", loss_cls=PROBABILITIES), "PAACOPHead, predicts probabilities"),
+        (small_paa("PAAIOPHead", loss_cls=PROBABILITIES), "PAAIOPHead, predicts probabilities"),
         (small("yolox"), "YOLOXHead, predicts an objectness"),
         (small_detector(AUTOASSIGN), "AutoAssignHead, predicts an objectness"),
     ],

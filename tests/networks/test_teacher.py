@@ -186,7 +186,7 @@ def test_overwritten_output_is_refused_under_inference_mode_too(teacher_spec):
     """Tensors of inference mode do not count what is written to them, so a step would not notice."""
     teacher = load(dict(teacher_spec(), speed=dict(inference_mode=True)))
     teacher.check_modules(["backbone.layer3", "backbone.layer3.1", "backbone.layer3.0.relu:input", "neck"])
-    with pytest.raises(ConfigError, match=r"what 'backbone.layer3.0.bn1' put out was overwritten in place"):
+    with pytest.raises(ConfigError, match=r"the output of 'backbone.layer3.0.bn1' was overwritten in place"):
         teacher.check_modules(["neck", "backbone.layer3.0.bn1"])
 
 

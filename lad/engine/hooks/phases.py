@@ -45,7 +45,7 @@ class PhaseHook(Hook):
         self._model = model
         if pretraining.epochs is not None and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise ConfigError(
-                "pretrain=dict(epochs=...): this run counts iterations, so say pretrain=dict(iters=...)."
+                "pretrain=dict(epochs=...): this run counts iterations: use pretrain=dict(iters=...)."
             )
         if pretraining.covers(runner.max_iters - 1, runner.max_epochs - 1):
             raise ConfigError(

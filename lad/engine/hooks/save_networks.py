@@ -25,7 +25,8 @@ class SaveNetworksHook(Hook):
 
     Beside every ``epoch_3.pth`` or ``best_*.pth`` of the training there is an ``a_epoch_3.pth`` for network ``a``: its
     weights without prefix and the data set's metainfo, nothing else (no optimizer, no config). They are made from the
-    file itself, so what is in there (EMA weights, say) is in them, and they are removed with it (``max_keep_ckpts``).
+    file itself, so they hold what it holds (EMA weights, for instance), and they are removed with it
+    (``max_keep_ckpts``).
     """
 
     # After CheckpointHook (VERY_LOW), which writes the files that are split here.
@@ -77,7 +78,7 @@ class SaveNetworksHook(Hook):
     def _follow(self, runner: Runner) -> None:
         written = _written(runner)
         if written == self._last:
-            return  # asked in every iteration, on file systems that may be slow
+            return  # runs in every iteration, on file systems that may be slow
         self._last = written
         for path in written:
             if not path.is_file() or self.split.get(path) == path.stat().st_mtime_ns:

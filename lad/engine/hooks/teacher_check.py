@@ -1,4 +1,4 @@
-"""Whether a teacher knows anything about the images that it is to teach, asked before the first step."""
+"""Check before the first step that a teacher detects the objects of training images."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def predictions_of(
         teacher: The teacher.
         preprocessor: The student's data preprocessor.
         samples: What the training pipeline made of the images; two at a time are looked at, so that narrow heads with
-            group norm, which refuses groups of a single value, can be asked too.
+            group norm, which refuses groups of a single value, can be checked too.
     """
     found: list[InstanceData] = []
     for start in range(0, len(samples), 2):
@@ -167,7 +167,7 @@ class TeacherCheckHook(Hook):
         try:
             self._check(runner, model)
         except Exception as error:
-            # Any data set and any detector may come here; a look at the teacher must not end a run that works.
+            # Any data set and any detector may come here; a check of the teacher must not end a run that works.
             reason = " ".join(str(error).split())[:200]
             runner.logger.warning(f"The teacher could not be checked: {type(error).__name__}: {reason}")
 

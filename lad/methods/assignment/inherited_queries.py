@@ -1,4 +1,4 @@
-"""A DETR student that takes over its teacher's queries, so that a match of the teacher's means something to it."""
+"""Queries of a DETR student inherited from its teacher, so that the matches of the two correspond."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule, update_init_info
 from torch import Tensor, nn
 
-#: The entry of a checkpoint's metadata that says whose queries the student's were in the beginning.
+#: The entry of a checkpoint's metadata that records the origin of the student's queries.
 ORIGIN = "queries_of"
 
 #: Puts queries at reference boxes: student, inputs of its decoder, boxes (N, Q, 4) -> the inputs to be changed.
@@ -33,7 +33,7 @@ Placing = Callable[[nn.Module, dict[str, Tensor], Tensor], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class QueryFamily:
-    """What the queries of a kind of DETR consist of.
+    """Modules and placement of the queries of a kind of DETR.
 
     Attributes:
         name: For messages.
@@ -82,7 +82,7 @@ def find_family(detector: nn.Module) -> QueryFamily | None:
 
 
 def decode(model: nn.Module, outputs: Outputs, features: str, samples: SampleList) -> tuple[Tensor, ...]:
-    """What a DETR says of its queries.
+    """Decode the queries of a DETR.
 
     Args:
         model: The detector.
@@ -106,7 +106,7 @@ class InheritedQueries(BaseModule):
     """The queries of a student that were its teacher's in the beginning.
 
     They are copied when it is built and after ``init_weights``, not when a training is resumed: a checkpoint's metadata
-    says whose queries its own descend from, and only queries of another descent are replaced. There are no weights in
+    records the origin of its queries, and only queries of another origin are replaced. There are no weights in
     here, so none are saved.
 
     Where reference boxes are proposals of each network's encoder (two-stage Deformable-DETR, DINO), the student's

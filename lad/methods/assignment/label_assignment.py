@@ -1,4 +1,4 @@
-"""Label-assignment distillation (LAD): the teacher decides which priors are positive."""
+"""Label-assignment distillation (LAD): the student trains on the teacher's label assignment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torch import nn
 
 @MODELS.register_module()
 class LabelAssignmentDistillation(DistillationMethod):
-    """The student learns its own losses on the positives that the teacher chooses.
+    """Train the student by its own losses on the positives that the teacher's assignment chooses.
 
     Nguyen et al., "Improving Object Detection by Label Assignment Distillation", WACV 2022, arXiv 2108.10520,
     Sec. 3.2. It adds no loss term: a dynamic assignment is a function of a network's predictions, and here it is
@@ -31,11 +31,12 @@ class LabelAssignmentDistillation(DistillationMethod):
     Args:
         mode: ``'hard'``: the teacher's matches, with qualities (IoU targets, TOOD's alignment) from the student's own
             predictions, as in the paper. ``'soft'``: the teacher's qualities too (not for PAA).
-        cache: Remember the teacher: ``dict(dir=FOLDER, max_gb=8.0, ...)``, see
+        cache: Keep what the teacher computes on disk: ``dict(dir=FOLDER, max_gb=8.0, ...)``, see
             :class:`lad.networks.cache.TeacherCache`.
             Images whose pixels and boxes were seen before cost no teacher forward. Folders can be shared by runs: what
-            a teacher said is kept under a hash of its weights and of all settings that matter. What it said of an
-            image in one batch stands for the image in batches that pad it otherwise, unless ``same_padding=True``.
+            a teacher computed is kept under a hash of its weights and of all settings that matter. What it computed
+            for an image in one batch stands for the image in batches that pad it otherwise, unless
+            ``same_padding=True``.
         inherit_queries: For DETRs (DeformableDETR, DINO), whose queries correspond only if the student's are its
             teacher's in the beginning: True: copied, and trained with the student. ``'frozen'``: copied and left as
             they are. See :class:`lad.methods.assignment.inherited_queries.InheritedQueries`.
@@ -45,7 +46,7 @@ class LabelAssignmentDistillation(DistillationMethod):
     teacher_modules = ("bbox_head",)
     steers = ("bbox_head",)
     needs_teacher_first = True
-    ensembles = False  # a decision is somebody's: the mean of two networks' predictions is nobody's
+    ensembles = False  # the mean of two networks' predictions is no network's assignment
 
     def __init__(
         self,
@@ -95,8 +96,8 @@ class LabelAssignmentDistillation(DistillationMethod):
             preprocessor = student.data_preprocessor
             if getattr(preprocessor, "batch_augments", None) is not None:
                 raise UnsupportedError(
-                    "LabelAssignmentDistillation: batch_augments change images after they are told apart, so the "
-                    "teacher cannot be remembered: leave out `cache`, or do the same in the pipeline."
+                    "LabelAssignmentDistillation: batch_augments change images after their fingerprints are taken, "
+                    "so the teacher cannot be cached: leave out `cache`, or do the same in the pipeline."
                 )
             images = (preprocessor.mean, preprocessor.std, preprocessor.pad_size_divisor)
             decision = (head.prior_generator, head.train_cfg, head.topk)

@@ -1,4 +1,4 @@
-"""Distillation of activation boundaries: a way to initialise the student, before its task begins."""
+"""Distillation of activation boundaries: pretraining of the student's backbone."""
 
 from __future__ import annotations
 

@@ -35,14 +35,15 @@ class FeatureDistillation(DistillationMethod):
     :meth:`pair_loss`, which sees the step.
 
     Args:
-        student: Name of the student's module, or several: ``'neck'``, ``'backbone.layer3'``. A module that puts out
+        student: Name of the student's module, or several: ``'neck'``, ``'backbone.layer3'``. A module that returns
             several maps means all of them; ``'neck[1]'`` means the second.
         teacher: The teacher's modules, one for each of the student's.
         loss: A registered loss, called with (student's map, teacher's map); built once for each pair. See
-            :class:`lad.losses.feature.FeatureLoss` for what it may ask for.
-        connector: ``'auto'``: what the loss is made for; else nothing where channels agree or the loss does not mind,
-            and a 1x1 convolution (a linear layer for tokens and vectors) where they differ. ``'projection'``: such a
-            layer even where they agree. A connector's config, with the channels filled in. ``None``: nothing.
+            :class:`lad.losses.feature.FeatureLoss` for what it may need.
+        connector: ``'auto'``: what the loss is made for; else nothing where channels agree or the loss does not
+            compare them, and a 1x1 convolution (a linear layer for tokens and vectors) where they differ.
+            ``'projection'``: such a layer even where they agree. A connector's config, with the channels filled in.
+            ``None``: nothing.
         teacher_transform: Config of a module without weights to train that the teacher's maps pass first; its
             ``in_channels`` are filled in where it takes them.
         loss_weight: Factor of the result.
@@ -109,7 +110,7 @@ class FeatureDistillation(DistillationMethod):
             maps = [self._maps(calls.calls, name) for calls, name in zip((own, taught), names, strict=True)]
             if len(maps[0]) != len(maps[1]) or not maps[0]:
                 raise self.mistake(
-                    f"{names[0]!r} puts out {len(maps[0])} feature maps for the student and {names[1]!r} "
+                    f"{names[0]!r} returns {len(maps[0])} feature maps for the student and {names[1]!r} "
                     f"{len(maps[1])} for the teacher; name one of them, such as 'neck[0]'."
                 )
             for number, (features, hint) in enumerate(zip(*maps, strict=True)):
@@ -143,7 +144,7 @@ class FeatureDistillation(DistillationMethod):
         self.pair_losses.append(self.make_loss(pair, hint))
 
     def make_teacher_transform(self, pair: Pair, hint: Tensor, teacher: nn.Module) -> nn.Module:
-        """What the teacher's map passes before it is compared.
+        """Build the transform of the teacher's map before it is compared.
 
         Args:
             pair: Which maps.
@@ -159,7 +160,7 @@ class FeatureDistillation(DistillationMethod):
         return MODELS.build(config)
 
     def _check_transform(self, transform: nn.Module) -> None:
-        """Refuse weights that nothing would train: losses give the teacher's side no gradient."""
+        """Refuse weights that no loss would train: the teacher's side gets no gradient."""
         adapters = () if self.pretraining is None else self.pretraining.adapters
         if "teacher_transforms" in adapters or not any(p.requires_grad for p in transform.parameters()):
             return
@@ -170,7 +171,7 @@ class FeatureDistillation(DistillationMethod):
         )
 
     def make_connector(self, pair: Pair, features: Tensor, hint: Tensor) -> nn.Module:
-        """What the student's map passes before it is compared.
+        """Build the connector of the student's map.
 
         Args:
             pair: Which maps.
@@ -181,14 +182,16 @@ class FeatureDistillation(DistillationMethod):
             UnsupportedError: no connector leads from the one to the other.
         """
         config = self.connector
-        minds = getattr(self._loss_class, "same_channels", True)
+        compares_channels = getattr(self._loss_class, "same_channels", True)
         if config == "auto":
             config = getattr(self._loss_class, "connector", None)
             if config is None:
-                config = "projection" if minds and channels_of(features) != channels_of(hint) else None
+                config = (
+                    "projection" if compares_channels and channels_of(features) != channels_of(hint) else None
+                )
         if config is not None:
             return build_connector(None if config == "projection" else config, features.shape, hint.shape)
-        if minds and channels_of(features) != channels_of(hint):
+        if compares_channels and channels_of(features) != channels_of(hint):
             raise UnsupportedError(
                 f"{channels_of(features)} channels (student) and {channels_of(hint)} (teacher), which "
                 f"{self._loss_class.__name__} cannot compare; use connector='auto'."
@@ -196,7 +199,7 @@ class FeatureDistillation(DistillationMethod):
         return nn.Identity()
 
     def make_loss(self, pair: Pair, hint: Tensor) -> nn.Module:
-        """The loss of one pair.
+        """Build the loss of one pair.
 
         Args:
             pair: Which maps.
@@ -206,15 +209,15 @@ class FeatureDistillation(DistillationMethod):
         return MODELS.build(dict(sized, **self.loss_config))
 
     def check_without_labels(self, student: nn.Module) -> None:
-        """Refuse a loss that looks at the ground truth."""
+        """Refuse a loss that uses the ground truth."""
         if getattr(self._loss_class, "uses_objects", False):
             raise UnsupportedError(
-                f"{type(self).__name__}: {self._loss_class.__name__} looks at the ground truth, so it needs "
+                f"{type(self).__name__}: {self._loss_class.__name__} uses the ground truth, so it needs "
                 "student_loss=True; CWDLoss and PKDLoss do not."
             )
 
     def links(self) -> list[Link]:
-        """One a pair, with the kind of its connector and the channels that it connects."""
+        """The pairs, each with the kind of its connector and the channels that it connects."""
         links = []
         for pair, connector, transform in zip(
             self.pairs, self.connectors, self.teacher_transforms, strict=True
@@ -234,7 +237,7 @@ class FeatureDistillation(DistillationMethod):
         return {self.loss_name: self.loss_weight * own}
 
     def mistake(self, message: str) -> ConfigError:
-        """A mistake in this method's config."""
+        """An error about this method's config, with its name."""
         return ConfigError(f"{type(self).__name__}: {message}")
 
     # -- Training -----------------------------------------------------------------------------------------------
@@ -276,7 +279,7 @@ class FeatureDistillation(DistillationMethod):
             features: The student's map after its connector, of the teacher's size.
             hint: The teacher's map after its transform.
             step: What else there is, such as the ground truth.
-            objects: The ground truth's boxes; None where the loss does not look at them.
+            objects: The ground truth's boxes; None where the loss does not use them.
         """
         more = () if objects is None else (objects,)
         return self.pair_losses[number](features, hint, *more)

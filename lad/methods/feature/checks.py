@@ -65,7 +65,7 @@ def find_feature_loss(owner: str, kind: str | type | None) -> type:
 def check_gradients(owner: str, pairs: Sequence[Pair], maps: Sequence[Tensor], step: Step) -> None:
     """Refuse maps of the student that carry no gradient: training would go on and teach nothing.
 
-    Costs some attribute look-ups a step, and more only where a map lacks a gradient.
+    Reads some attributes a step, and more only where a map lacks a gradient.
 
     Args:
         owner: The method, for the message.
@@ -88,7 +88,7 @@ def check_gradients(owner: str, pairs: Sequence[Pair], maps: Sequence[Tensor], s
         captured = levels_of(step.outputs.calls(name))
         if has_trained_weights(step.student, name) and not any(other.requires_grad for other in captured):
             raise UnsupportedError(
-                f"{owner}: what {name!r} puts out has no gradient: a module inside of a checkpointed "
+                f"{owner}: the output of {name!r} has no gradient: a module inside of a checkpointed "
                 "block (with_cp=True) cannot be taught; name the whole stage, such as 'backbone.layer3'."
             )
         frozen = pair.student if len(captured) > 1 else name

@@ -1,4 +1,4 @@
-"""Factor transfer: the teacher's maps are paraphrased before the student learns them."""
+"""Factor transfer: an autoencoder compresses the teacher's maps into factors, which the student learns."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FactorTransferDistillation(FeatureDistillation):
         init_cfg: As in MMEngine.
 
     Raises:
-        ConfigError: there is no pretraining: a paraphraser that never learned says nothing.
+        ConfigError: there is no pretraining: an untrained paraphraser carries no information.
     """
 
     #: A paraphraser is one teacher's.

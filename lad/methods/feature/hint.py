@@ -1,4 +1,4 @@
-"""Hint learning: the student's features, adapted, are to be the teacher's."""
+"""Hint learning: the distance between the student's adapted features and the teacher's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class HintDistillation(FeatureDistillation):
     to be better. The norm is averaged over the elements of a feature map, and over the maps where there are several.
 
     Args:
-        student: Name of the student's module, or several: ``'neck'``, ``'backbone.layer3'``. A module that puts out
+        student: Name of the student's module, or several: ``'neck'``, ``'backbone.layer3'``. A module that returns
             several maps means all of them; ``'neck[1]'`` means the second.
         teacher: The teacher's modules, one for each of the student's.
         gamma: Weight of the loss.

@@ -1,4 +1,4 @@
-"""Feature distillation before the activation: what a ReLU is about to cut off still says something."""
+"""Feature distillation before the activation, with the negative responses that a ReLU cuts off."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ STAGES = ("backbone.layer2", "backbone.layer3", "backbone.layer4")
 
 
 class PreActivationDistillation(FeatureDistillation):
-    """Compares maps as they are before the activation.
+    """Feature distillation of maps before their activation.
 
-    A stage of a ResNet (ResNeXt, Res2Net, ...) means what the ReLU at its end is given. Any other module means what it
-    puts out: an FPN's levels have no activation behind them, and ``'NAME:input'`` says what a module is given.
+    A stage of a ResNet (ResNeXt, Res2Net, ...) stands for the input of the ReLU at its end. Any other module stands
+    for its output: an FPN's levels have no activation behind them. ``'NAME:input'`` is the input of a module.
 
     Args:
         student, teacher: Modules as for :class:`lad.methods.feature.base.FeatureDistillation`.
@@ -67,7 +67,7 @@ def last_block(model: nn.Module, name: str) -> str | None:
 
 
 def before_activation(model: nn.Module, name: str) -> str:
-    """What to listen to in order to have a module's output before its activation.
+    """Name of what to capture for a module's output before its activation.
 
     Args:
         model: The detector.

@@ -1,4 +1,4 @@
-"""Relational distillation: objects of a batch are to lie as they lie to the teacher."""
+"""Relational distillation: distances and angles between the objects of a batch."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 
 class ObjectPooling(SingleRoIExtractor):
-    """What a pyramid says of objects: the mean of 14 x 14 samples of each one's box, on the level of its size.
+    """Pool object embeddings from a pyramid: the mean of 14 x 14 samples of each box, on the level of its size.
 
-    All levels are asked of all objects, so that the shapes do not depend on the boxes' sizes and nothing waits for the
-    device; MMDetection's own extractor sorts them by level first. Levels are chosen by its rule, from the strides:
-    224 pixels and more are the level of stride 16 and coarser ones, on any pyramid.
+    All objects are pooled from all levels, so that the shapes do not depend on the boxes' sizes and nothing waits
+    for the device; MMDetection's own extractor sorts them by level first. Levels are chosen by its rule, from the
+    strides: 224 pixels and more are the level of stride 16 and coarser ones, on any pyramid.
 
     Args:
         channels: Of the pyramid.
@@ -76,7 +76,7 @@ class RelationalDistillation(DistillationMethod):
     levels. Each process relates the objects of its own images.
 
     Args:
-        student: The student's module that puts out a pyramid, or one map, with the same channels everywhere.
+        student: The student's module that returns a pyramid, or one map, with the same channels everywhere.
         teacher: The teacher's.
         distance_weight: lambda_D. The default is the paper's for classifiers.
         angle_weight: lambda_A, likewise.
@@ -123,7 +123,7 @@ class RelationalDistillation(DistillationMethod):
     def check_without_labels(self, student: nn.Module) -> None:
         """Refused: the objects are the labels'."""
         raise UnsupportedError(
-            "RelationalDistillation looks at the ground truth, so it needs student_loss=True; "
+            "RelationalDistillation uses the ground truth, so it needs student_loss=True; "
             "FeatureDistillation with CWDLoss does not."
         )
 
@@ -152,7 +152,7 @@ def _pooling(calls: list, name: str, owner: str) -> ObjectPooling:
     if not levels or len(channels) > 1 or any(level.dim() != 4 for level in levels):
         shapes = [tuple(level.shape) for level in levels]
         raise UnsupportedError(
-            f"RelationalDistillation: {name!r} of the {owner} puts out {shapes}; it needs maps (N, C, H, W) with the "
+            f"RelationalDistillation: {name!r} of the {owner} returns {shapes}; it needs maps (N, C, H, W) with the "
             "same channels, such as those of 'neck'."
         )
     return ObjectPooling(channels.pop(), [DRY_RUN_SIZE[0] / level.shape[2] for level in levels])

@@ -1,4 +1,4 @@
-"""Similarity-preserving distillation: images that are alike to the teacher are to be alike to the student."""
+"""Similarity-preserving distillation: the similarities between the images of a batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmdet.registry import MODELS
 
 @MODELS.register_module()
 class SimilarityPreservingDistillation(FeatureDistillation):
-    """The student's features tell the images of a batch apart as the teacher's do.
+    """Match the pairwise similarities of a batch's images in the student's and the teacher's features.
 
     Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019, arXiv 1907.09682. What is compared are
     similarities of images, so neither channels nor resolution need to agree, there is no connector, and tokens may be
@@ -22,7 +22,7 @@ class SimilarityPreservingDistillation(FeatureDistillation):
         student: Name of the student's module, or several, as for :class:`lad.methods.feature.base.FeatureDistillation`.
         teacher: The teacher's modules, one for each of the student's.
         loss_weight: Factor of the mean over the maps. The paper's gamma of 3000 is for classifiers and batches of 128;
-            nobody has published one for detectors.
+            none is published for detectors.
         loss_name: What the loss is called.
         init_cfg: As in MMEngine.
     """

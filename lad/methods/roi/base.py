@@ -1,4 +1,4 @@
-"""What the methods on RoI heads share: the teacher's RoI head scores the proposals that the student samples."""
+"""Base of distillation of RoI heads: the teacher's RoI head scores the proposals that the student samples."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class StageOutputs:
-    """What one stage of a RoI head says of n proposals.
+    """Predictions of one stage of a RoI head for n proposals.
 
     Attributes:
         number: Of the stage, from 0.
         rois: (n, 5) image number and box.
         cls_score: (n, channels) logits.
         bbox_pred: (n, 4) or (n, 4 C) deltas.
-        targets: What the student is to learn of them; None without labels.
+        targets: Their targets; None without labels.
     """
 
     number: int
@@ -70,7 +70,7 @@ class RoIDistillation(DistillationMethod):
     """A method that compares the student's RoI head with the teacher's on the student's own proposals.
 
     The teacher's RoI head scores them on the teacher's features. A Cascade R-CNN is taught stage by stage, with its own
-    stage weights. A method says in :meth:`compare` what the two are to agree in.
+    stage weights. A subclass computes the loss of a stage in :meth:`compare`.
 
     Args:
         classes: The student's class names, in its order, where the teacher's are others or in another order: they are
@@ -95,7 +95,7 @@ class RoIDistillation(DistillationMethod):
 
         Args:
             head: The student's.
-            outputs: What the student said.
+            outputs: The student's predictions.
             teacher_scores: (n, channels) the teacher's logits; several teachers' softmax has log-probabilities.
             teacher_boxes: (n, 4) or (n, 4 C) the teacher's deltas.
         """

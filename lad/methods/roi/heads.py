@@ -1,4 +1,4 @@
-"""How MMDetection's RoI heads are asked, and which of them can be compared."""
+"""Run MMDetection's RoI heads on given boxes, and check which of them can be compared."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ WORKS_WITH = "StandardRoIHead, DoubleHeadRoIHead and CascadeRoIHead with the los
 def score_rois(
     model: nn.Module, outputs: Outputs, features: str, stage: int, rois: Tensor, normalised: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """What a detector's RoI head says of boxes, on features that were captured: class logits and deltas.
+    """Score boxes by a detector's RoI head on captured features: class logits and box deltas.
 
     Args:
         model: The detector.
-        outputs: What its modules put out.
-        features: The name of the module whose output the RoI head looks at.
+        outputs: Captured outputs of its modules.
+        features: Name of the module whose output is pooled.
         stage: Of a cascade.
         rois: (n, 5), the image's number and a box in pixels.
         normalised: Return the logits of a softmax as log-probabilities, which are on one scale for all detectors.
     """
-    # mmcv's compiled RoIAlign reads memory as (N, C, H, W) whatever the strides say (mmcv issue 2203), and a teacher
+    # mmcv's compiled RoIAlign reads memory as (N, C, H, W) whatever the strides are (mmcv issue 2203), and a teacher
     # may run in another layout.
     levels = tuple(level.contiguous() for level in outputs[features])
     scores, deltas = forward_stage(model.roi_head, stage, levels, rois)
@@ -92,7 +92,7 @@ def check_roi_head(role: str, model: nn.Module, owner: str) -> None:
     elif not _is_known(roi_head, trains=role == "student"):
         problem = type(roi_head).__name__
     elif role == "student" and type(model).loss is not TwoStageDetector.loss:
-        # Trident's, say, has several images' worth of proposals for each image.
+        # Trident's, for instance, has several images' worth of proposals for each image.
         problem = "a loss of its own"
     else:
         for head in stages_of(model):

@@ -135,7 +135,7 @@ class RCNNDistillation(TwoStageDistillation, RoIDistillation):
         Args:
             head: The student's.
             to_student: From the units of the teacher's deltas.
-            outputs: What the student said.
+            outputs: The student's predictions.
             teacher_scores: (n, channels) the teacher's logits.
             teacher_boxes: (n, 4) or (n, 4 C) the teacher's deltas.
         """
@@ -146,7 +146,7 @@ class RCNNDistillation(TwoStageDistillation, RoIDistillation):
         targets = outputs.targets
         if targets is None:
             # The class that the teacher sees, where it sees one: in a sigmoid classifier without a background at all
-            # an object is what some class says yes to.
+            # a proposal is an object if the probability of some class is above one half.
             background = scores[:, classes] if scores.shape[1] > classes else torch.zeros_like(scores[:, 0])
             best, labels = scores[:, :classes].max(dim=1)
             label_weights = scores.new_ones(count, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""What the RPN and RoI methods share: units of boxes, classes by name, the parts of their losses."""
+"""Shared parts of the RPN and RoI methods: units of boxes, classes by name, the parts of their losses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 
 class TwoStageDistillation(DistillationMethod):
-    """The settings that the RPN's and the RoI head's distillation share; each says what they mean to it."""
+    """Base of distillation of RPNs and RoI heads with the losses of Chen et al., NIPS 2017: their settings."""
 
     def __init__(
         self,
@@ -209,8 +209,8 @@ def averaged_over_ranks(*counts: Tensor | float, like: Tensor) -> tuple[Tensor, 
         like: A tensor on the device of the losses.
 
     Returns:
-        Each one's average over the processes, float32 without dimensions; where nobody counts anything, what one object
-        in all of them would give.
+        Each one's average over the processes, float32 without dimensions; where all counts are 0, the value for one
+        object in all of them.
     """
     own = [
         count.float() if isinstance(count, Tensor) else like.new_full((), count, dtype=torch.float32)
