@@ -119,7 +119,7 @@ class PKDLoss(FeatureLoss):
         avg_factor: float | Tensor | None = None,
         reduction_override: str | None = None,
     ) -> Tensor:
-        """The reduced loss of maps of student and teacher; ``weight`` broadcasts with their shape."""
+        """The reduced loss of maps of student and teacher; ``weight`` has four dimensions, or none."""
         loss, count = _loss_and_count(pred, target, self.sync)
         if weight is None and avg_factor is None and (reduction_override or self.reduction) == "mean":
             # The mean over the processes is 1 - r only if all divide by the same, whatever the size of their images.

@@ -5,9 +5,16 @@ from __future__ import annotations
 from lad.errors import ConfigError
 
 from mmdet.models.losses.utils import weight_reduce_loss
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 REDUCTIONS = ("none", "mean", "sum")
+
+
+def _expands(shape: Size, target: Size) -> bool:
+    """Whether a tensor of this shape expands to the target without new dimensions; a scalar always does."""
+    if len(shape) != len(target):
+        return not shape
+    return all(size in (1, wanted) for size, wanted in zip(shape, target, strict=True))
 
 
 class WeightedLoss(nn.Module):
@@ -59,7 +66,7 @@ class WeightedLoss(nn.Module):
         avg_factor: float | Tensor | None = None,
         reduction_override: str | None = None,
     ) -> Tensor:
-        """The reduced loss; ``weight`` broadcasts with :meth:`elements`."""
+        """The reduced loss; ``weight`` has as many dimensions as :meth:`elements`, or none."""
         return self.reduced(self.elements(pred, target), weight, avg_factor, reduction_override)
 
     def reduced(
@@ -69,6 +76,26 @@ class WeightedLoss(nn.Module):
         avg_factor: float | Tensor | None,
         reduction_override: str | None,
     ) -> Tensor:
-        """The weighted reduction of element-wise losses; ``weight`` broadcasts with them."""
+        """Weight and reduce element-wise losses; the mean of no element is 0.
+
+        Args:
+            loss: The element-wise losses.
+            weight: A scalar, or a tensor with as many dimensions as ``loss`` that expands to its shape.
+            avg_factor: What the sum is divided by in the place of the number of elements; for ``'mean'`` alone.
+            reduction_override: Another reduction for this call.
+
+        Returns:
+            The reduced loss times ``loss_weight``.
+
+        Raises:
+            ValueError: the weight is of another shape, so that broadcasting would pair each weight with other elements.
+        """
+        if weight is not None and not _expands(weight.shape, loss.shape):
+            raise ValueError(
+                f"{type(self).__name__}: weight of shape {tuple(weight.shape)} does not fit elements of shape "
+                f"{tuple(loss.shape)}; give one weight for each element, with size 1 in dimensions that share it."
+            )
         reduction = reduction_override or self.reduction
+        if reduction == "mean" and avg_factor is None and not loss.numel():
+            reduction = "sum"
         return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)
