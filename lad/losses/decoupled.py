@@ -48,13 +48,16 @@ def decoupled_kd_loss(
             "DKD of softmax classifiers needs 2 classes: with one there is nothing beside the target"
         )
     target = labels.unsqueeze(1) == torch.arange(student.shape[1], device=labels.device)
+    has_target = target.any(dim=1)
+    # Before the arithmetic, not after it: 0 times the NaN of a sample without target is NaN in the backward pass.
+    student, teacher = (logits.masked_fill(~has_target[:, None], 0) for logits in (student, teacher))
     target_s, others_s, among_s = _parts(student / temperature, target)
     target_t, others_t, among_t = _parts(teacher / temperature, target)
     tckd = target_t.exp() * (target_t - target_s) + others_t.exp() * (others_t - others_s)
     # The target's place holds 0 in both: it is to add nothing, not 0 times infinity.
     nckd = (among_t.exp() * (among_t - among_s)).masked_fill(target, 0).sum(dim=1)
     loss = temperature**2 * (alpha * tckd + beta * nckd)
-    return loss.masked_fill(~target.any(dim=1), 0)
+    return loss.masked_fill(~has_target, 0)
 
 
 def _parts(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:

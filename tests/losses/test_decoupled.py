@@ -173,3 +173,19 @@ def test_on_cuda_tensors_nothing_waits():
         labels = torch.zeros(8, dtype=torch.long, device="cuda")
         for use_sigmoid in (False, True):
             assert DKDLoss(use_sigmoid)(student, teacher, labels).device.type == "cuda"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("side", ["student", "teacher"])
+@pytest.mark.parametrize("label", [3, -1, 80])
+def test_samples_without_a_target_have_no_gradient_whatever_their_logits_are(value, side, label):
+    student, teacher = torch.tensor([[1.0, 0.0, LN2], [4.0, 1.0, 0.0]]), torch.tensor([[LN2, 0.0, 0.0]] * 2)
+    dict(student=student, teacher=teacher)[side][1, 1] = value
+    student.requires_grad_()
+    loss = decoupled_kd_loss(student, teacher, torch.tensor([0, label]))
+    assert loss[1].item() == 0
+    loss.sum().backward()
+    assert student.grad[1].tolist() == [0, 0, 0]
+    alone = student[:1].detach().clone().requires_grad_()
+    decoupled_kd_loss(alone, teacher[:1], torch.tensor([0])).sum().backward()
+    assert torch.equal(student.grad[:1], alone.grad)
