@@ -1,4 +1,4 @@
-"""Mistakes that a user can mend, each said in one line."""
+"""Exceptions for errors that a user can correct, with one-line messages."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ from collections.abc import Iterable
 
 
 class LadError(Exception):
-    """What is wrong, where, and what to change. The command-line tools print it without a traceback."""
+    """Base class of the package's exceptions.
+
+    The message is one line: what is wrong, where, and what to change. The command-line tools print it without a
+    traceback.
+    """
 
 
 class ConfigError(LadError, ValueError):
-    """A config that cannot work."""
+    """Invalid config."""
 
 
 class CheckpointError(LadError, RuntimeError):
-    """A checkpoint that is missing, unreadable, unsafe or of another architecture."""
+    """Checkpoint that is missing, unreadable, unsafe or of another architecture."""
 
 
 class UnsupportedError(LadError, NotImplementedError):
-    """A method on a detector that it does not fit."""
+    """Method applied to a detector that it does not support."""
 
 
 class NumericalError(LadError, FloatingPointError):
-    """A loss that is NaN or infinite."""
+    """Loss that is NaN or infinite."""
 
 
 class DataError(LadError, RuntimeError):
@@ -31,13 +35,13 @@ class DataError(LadError, RuntimeError):
 
 
 def nearest(name: str, candidates: Iterable[str], count: int = 3) -> str:
-    """A half sentence naming the candidates closest to ``name``; empty when none is close."""
+    """Format the candidates most similar to ``name`` as ``; nearest: a, b``; empty if none is similar."""
     close = difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.5)
     return f"; nearest: {', '.join(close)}" if close else ""
 
 
 def listed(names: Iterable[str], limit: int = 3) -> str:
-    """The first names of a long list and how many more there are."""
+    """Format the first names of a list and the number of the others: ``a, b, c and 2 more``."""
     names = list(names)
     more = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""Arguments of the command-line tools, as MMDetection names them, and preparation of configs."""
+"""Command-line arguments that the tools share, and preparation of their configs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mmengine.device import get_device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that every tool with a config takes, as MMDetection names them."""
+    """Add the arguments that every tool with a config takes, under MMDetection's names."""
     parser.add_argument("config", help="config file, or PACKAGE::PATH of an installed package")
     parser.add_argument("--work-dir", help="folder for logs and checkpoints (default: work_dirs/CONFIG_NAME)")
     parser.add_argument(
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_config(args: argparse.Namespace) -> Config:
-    """The config that the arguments of :func:`add_arguments` describe.
+    """Read the config that the arguments of :func:`add_arguments` name, and apply their overrides.
 
     Raises:
         ConfigError: there is no such config, or the options do not fit it.
@@ -101,9 +101,9 @@ def prepare_training(cfg: Config, *, amp: bool, auto_scale_lr: bool, resume: str
 
 
 def learning_rate_mismatch(cfg: Config, world_size: int) -> str | None:
-    """What to say about a learning rate that was chosen for another number of images a step; None where it fits.
+    """Warning for a learning rate that was chosen for another number of images per step; None if it fits.
 
-    It fits, as far as can be known, where the config names no ``base_batch_size`` or scales the learning rate itself.
+    It counts as fitting if the config has no ``base_batch_size`` or scales the learning rate itself.
 
     Args:
         cfg: The training config.
@@ -119,23 +119,23 @@ def learning_rate_mismatch(cfg: Config, world_size: int) -> str | None:
         return None
     factor = f"{images / base:.4g}"
     # MMEngine's scaling does not count accumulated steps.
-    mend = (
+    remedy = (
         f"--auto-scale-lr multiplies it by {factor}"
         if accumulated == 1
         else f"multiply it by {factor} (--auto-scale-lr does not count accumulated steps)"
     )
     return (
-        f"The learning rate is for {base} images a step and this run has {images}: {mend}; "
+        f"The learning rate is for {base} images a step and this run has {images}: {remedy}; "
         f"if it is meant for {images}, set auto_scale_lr.base_batch_size={images}."
     )
 
 
 def log_to_tensorboard(cfg: Config) -> Config:
-    """Let the config's visualizer write to TensorBoard too, in place; nothing changes where it does already."""
+    """Add a TensorBoard backend to the config's visualizer, in place, unless it has one."""
     if cfg.get("visualizer") is None:
         cfg.visualizer = dict(type="DetLocalVisualizer", name="visualizer")
     backends = cfg.visualizer.get("vis_backends")
-    # MMEngine's own default where a config is silent.
+    # MMEngine's default.
     backends = [dict(type="LocalVisBackend")] if backends is None else list(backends)
     if not any(str(backend.get("type")).endswith("TensorboardVisBackend") for backend in backends):
         backends.append(dict(type="TensorboardVisBackend"))

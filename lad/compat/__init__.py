@@ -1,4 +1,4 @@
-"""Compatibility with today's PyTorch: patches of MMEngine and MMCV, and safe loading of files."""
+"""Compatibility with current PyTorch: patches of MMEngine, MMCV and MMDetection, and safe loading of files."""
 
 from lad.compat.patches import apply, coco_evaluation_by
 

@@ -1,7 +1,7 @@
-"""What today's PyTorch needs from MMEngine 0.10 and MMCV 2.1: every patch of the project, with its reason.
+"""Patches of MMEngine 0.10, MMCV 2.1 and MMDetection 3.3 for current PyTorch, each with its reason.
 
-Nothing else in the project changes a package that it does not own. Each patch is idempotent and keeps the
-behaviour of the package where the package works.
+No other module of the project changes another package. Each patch is idempotent and keeps the behaviour of the package
+where the package works.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ def _once(patch: Callable[[], None]) -> Callable[[], None]:
 
 @_once
 def load_checkpoints_safely() -> None:
-    """MMEngine calls ``torch.load`` bare: unsafe before torch 2.6, and unable to read its own files since.
+    """Replace ``torch.load`` and ``load_url`` in MMEngine's checkpoint loaders by their safe counterparts.
 
-    Its loader for URLs asks ``torch.hub`` with ``weights_only=False`` on every version. All of its loaders
-    look ``torch`` and ``load_url`` up in their module, so these two names are replaced there and nowhere else.
+    MMEngine calls ``torch.load`` without ``weights_only``: unsafe before torch 2.6, and unable to read its own files
+    since. Its loader for URLs passes ``weights_only=False`` to ``torch.hub`` on every version. All of its loaders look
+    ``torch`` and ``load_url`` up in their module, so these two names are replaced there and nowhere else.
     """
     safe_torch = types.ModuleType("torch")
     safe_torch.__getattr__ = lambda name: getattr(torch, name)
@@ -54,7 +55,10 @@ def load_checkpoints_safely() -> None:
 
 @_once
 def start_processes_without_gpu() -> None:
-    """MMEngine's launchers call ``torch.cuda.set_device`` also for gloo on a machine without any GPU."""
+    """Let MMEngine's launchers start gloo processes on a machine without a GPU.
+
+    They call ``torch.cuda.set_device`` in any case.
+    """
 
     def without_gpu(initialise: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(initialise)
@@ -72,7 +76,10 @@ def start_processes_without_gpu() -> None:
 
 @_once
 def wrap_cpu_models_for_ddp() -> None:
-    """MMEngine hands ``device_ids`` to DDP always; torch refuses them for a module on the CPU."""
+    """Drop ``device_ids`` when MMEngine wraps a CPU model for DDP.
+
+    MMEngine always passes them; torch refuses them for a module on the CPU.
+    """
     initialise = MMDistributedDataParallel.__init__
 
     @functools.wraps(initialise)
@@ -86,11 +93,11 @@ def wrap_cpu_models_for_ddp() -> None:
 
 @contextmanager
 def coco_evaluation_by(evaluator: type) -> Iterator[None]:
-    """Let MMDetection's ``CocoMetric`` evaluate with another class than pycocotools' while the block runs.
+    """Temporarily replace pycocotools' ``COCOeval`` in MMDetection's ``CocoMetric``.
 
-    It looks ``COCOeval`` up in its module, in the middle of a method of 180 lines, and offers no other place to say so.
+    The metric looks ``COCOeval`` up in its module, in the middle of a method of 180 lines, and has no option for it.
     """
-    # MMDetection imports mmcv's kernels, which `apply` provides.
+    # Imported here: MMDetection needs mmcv's kernels, which `apply` provides.
     from mmdet.evaluation.metrics import coco_metric
 
     with mock.patch.object(coco_metric, "COCOeval", evaluator):
@@ -99,9 +106,10 @@ def coco_evaluation_by(evaluator: type) -> Iterator[None]:
 
 @_once
 def load_drawing_code_late() -> None:
-    """MMDetection's utilities import matplotlib's pyplot for one function that draws tracks; a training needs it never.
+    """Import ``mmdet.utils.mot_error_visualize`` when its function is first called instead of with ``mmdet``.
 
-    The module stays out until that function is called. Nothing is changed where it is loaded already.
+    That module imports matplotlib's pyplot for one function that draws tracking errors, which no training calls. It is
+    left as it is where it is loaded already.
     """
     name = "mmdet.utils.mot_error_visualize"
     if name in sys.modules:
@@ -118,7 +126,7 @@ def load_drawing_code_late() -> None:
 
 
 def apply() -> None:
-    """Apply every patch; importing :mod:`lad` does it."""
+    """Apply all patches. Importing :mod:`lad` calls this."""
     mmcv_ops.install()
     load_drawing_code_late()
     load_checkpoints_safely()

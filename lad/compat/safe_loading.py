@@ -1,4 +1,4 @@
-"""Reading checkpoint files without running code from them."""
+"""Safe reading of checkpoint files: no code in them is run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlparse
 
+from lad.compat.messages import TORCH_BROKEN_FILE, TORCH_WRONG_HASH, refused_global, unpickling_reason
 from lad.errors import CheckpointError
 
 import numpy as np
@@ -23,14 +24,14 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
-# -- What stands in for what files name ------------------------------------------------------------------------------
+# -- Restricted stand-ins for the globals in checkpoint files ----------------------------------------------------------
 #
 # numpy's own functions trust their arguments: an array of "objects" made from a file's bytes is a list of pointers
 # that the file chose. These take plain numbers and text, and check the sizes.
 
 
 class PlainDtype:
-    """Stands in for ``numpy.dtype`` in files: numbers, booleans and text only."""
+    """Stand-in for ``numpy.dtype`` in files: numbers, booleans and text only."""
 
     def __init__(self, code: str = "u1", align: bool = False, copy: bool = False) -> None:
         if not (isinstance(code, str) and re.fullmatch(r"[<>|=]?[biufcUS]\d{1,4}", code)):
@@ -45,10 +46,10 @@ class PlainDtype:
 
 
 class PlainArray(np.ndarray):
-    """Stands in for ``numpy.ndarray`` in files; pickled again it is numpy's own."""
+    """Stand-in for ``numpy.ndarray`` in files; pickled again as a plain ``numpy.ndarray``."""
 
     def __new__(cls) -> PlainArray:
-        """An empty array, whatever a file asks for; its state fills it."""
+        """Create an empty array; ``__setstate__`` fills it."""
         return super().__new__(cls, (0,), np.uint8)
 
     def __setstate__(self, state: tuple) -> None:
@@ -64,29 +65,29 @@ class PlainArray(np.ndarray):
 
 
 def plain_array(*args: object) -> PlainArray:
-    """Stands in for numpy's ``_reconstruct``, which makes the empty array that its state then fills."""
+    """Stand-in for numpy's ``_reconstruct``, which creates the empty array that ``__setstate__`` fills."""
     return PlainArray()
 
 
 def plain_scalar(dtype: PlainDtype, content: bytes) -> np.generic:
-    """Stands in for numpy's ``scalar``."""
+    """Stand-in for numpy's ``scalar``."""
     if not (isinstance(dtype, PlainDtype) and isinstance(content, bytes)):
         raise pickle.UnpicklingError("a numpy scalar is not plain bytes of a plain dtype")
     return np.frombuffer(content, dtype=dtype.dtype, count=1)[0]
 
 
 def plain_bytes(text: str, encoding: str = "latin1") -> bytes:
-    """Stands in for ``_codecs.encode``, by which pickle's protocol 2 writes bytes."""
+    """Stand-in for ``_codecs.encode``, with which pickle's protocol 2 writes bytes."""
     if not isinstance(text, str) or encoding != "latin1":
         raise pickle.UnpicklingError(f"text encoded as {encoding!r} is not allowed in a checkpoint")
     return text.encode("latin1")
 
 
 def plain_attribute(owner: object, name: str) -> Callable:
-    """Stands in for ``getattr``, by which pickle names methods.
+    """Stand-in for ``getattr``, with which pickle names methods.
 
     MMEngine saves the statistics methods of its HistoryBuffers and the annealing function of its one-cycle schedule.
-    Nothing else may be looked up this way.
+    Any other attribute is refused.
     """
     if owner is HistoryBuffer and name in ("min", "max", "current", "mean"):
         return getattr(HistoryBuffer, name)
@@ -96,7 +97,7 @@ def plain_attribute(owner: object, name: str) -> Callable:
 
 
 def allowed_globals() -> dict[str, Any]:
-    """What MMEngine's checkpoints name besides tensors, by the full names that occur in files.
+    """Objects that checkpoints may contain besides tensors, by the full names that occur in files.
 
     numpy 2 moved ``numpy.core`` to ``numpy._core``; files written under either name are read.
     """
@@ -118,9 +119,9 @@ def allowed_globals() -> dict[str, Any]:
 
 
 def restricted_pickle() -> ModuleType:
-    """A pickle module for torch before 2.6, with the same allow-list.
+    """Create a pickle module with the same allow-list, for torch before 2.6.
 
-    Its own ``weights_only`` reader takes no names of ours before 2.4 and could be tricked before 2.6
+    Its own ``weights_only`` reader cannot be extended before 2.4 and can be bypassed before 2.6
     (CVE-2025-32434).
     """
     from torch._weights_only_unpickler import _get_allowed_globals
@@ -144,7 +145,7 @@ def restricted_pickle() -> ModuleType:
 
 
 def load_safely(file: Any, map_location: Any = None, **kwargs: Any) -> Any:
-    """``torch.load`` that accepts tensors, plain data and MMEngine's own records, and nothing else.
+    """Load a file as ``torch.load`` does, accepting tensors, plain data and MMEngine's own records only.
 
     Args:
         file: A path or a binary file object.
@@ -169,8 +170,8 @@ def load_safely(file: Any, map_location: Any = None, **kwargs: Any) -> Any:
     except (EOFError, zipfile.BadZipFile) as error:
         raise CheckpointError(_unreadable(name, error)) from error
     except RuntimeError as error:
-        # torch's words for a file that is not a whole archive; a device error is another thing.
-        if not re.search(r"PytorchStreamReader|zip archive|unexpected EOF|corrupted", str(error)):
+        # Errors of devices are RuntimeErrors too.
+        if not TORCH_BROKEN_FILE.search(str(error)):
             raise
         raise CheckpointError(_unreadable(name, error)) from error
 
@@ -189,16 +190,14 @@ def _unreadable(name: object, error: Exception) -> str:
 
 
 def _explain(name: object, message: str) -> str:
-    for line in message.splitlines():
-        if "GLOBAL" in line:
-            culprit = line.split("GLOBAL", 1)[1].split()[0].rstrip(".,")
-            return (
-                f"{name} is refused: it names {culprit}, which is not tensor data and could run code; "
-                "keep only its state_dict: torch.save(dict(state_dict=...)) from where you trust the file."
-            )
-    # torch surrounds the reason with several lines of advice.
-    reason = message.split("WeightsUnpickler error:")[-1].strip().splitlines() or ["not a checkpoint"]
-    return f"{name} is refused: {reason[0][:200]}"
+    culprit = refused_global(message)
+    if culprit is not None:
+        return (
+            f"{name} is refused: it names {culprit}, which is not tensor data and could run code; "
+            "keep only its state_dict: torch.save(dict(state_dict=...)) from where you trust the file."
+        )
+    reason = unpickling_reason(message) or "not a checkpoint"
+    return f"{name} is refused: {reason[:200]}"
 
 
 def load_url_safely(
@@ -210,12 +209,12 @@ def load_url_safely(
     file_name: str | None = None,
     **kwargs: Any,
 ) -> Any:
-    """``torch.hub.load_state_dict_from_url``, whose files are read by :func:`load_safely`.
+    """Load a checkpoint from a URL, as ``torch.hub.load_state_dict_from_url`` does, with :func:`load_safely`.
 
     Downloads once into torch's checkpoint cache; the arguments are those of the function it replaces. A name that
-    carries a hash, as OpenMMLab's do (``..._20200821-936edec3.pth``: the first 8 digits of the file's SHA-256), is held
-    against what was downloaded, whatever ``check_hash`` says. Files whose name carries no hash are kept under one of
-    their address: every run calls its last checkpoint alike.
+    carries a hash, as OpenMMLab's do (``..._20200821-936edec3.pth``: the first 8 digits of the file's SHA-256), is
+    always compared with the downloaded file; ``check_hash`` is ignored. Files whose name carries no hash are stored
+    with a hash of their address: checkpoints of different runs have the same names.
 
     Raises:
         CheckpointError: another protocol than http(s); the download fails, or is another file than its name says.
@@ -241,7 +240,7 @@ def load_url_safely(
                 f"cannot download {url} ({error}): check the address and the network."
             ) from error
         except RuntimeError as error:
-            if "invalid hash value" not in str(error):
+            if TORCH_WRONG_HASH not in str(error):
                 raise
             raise CheckpointError(
                 f"{url} is not the file that its name says: its SHA-256 does not begin with {digest}; try again, or "
@@ -251,7 +250,7 @@ def load_url_safely(
 
 
 def _digest_in(name: str) -> str | None:
-    """The beginning of a SHA-256 that a file's name carries; None without, and for dates."""
+    """Beginning of the SHA-256 in a file's name; None if there is none (dates are not hashes)."""
     hashed = re.search(r"-([a-f0-9]{8,64})\.", name)
     if hashed is None or re.fullmatch(r"20\d\d[01]\d[0-3]\d", hashed[1]):
         return None

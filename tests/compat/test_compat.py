@@ -2,6 +2,8 @@
 
 import functools
 import http.server
+import subprocess
+import sys
 import threading
 
 from lad import compat
@@ -243,3 +245,34 @@ def test_restricted_pickle_for_older_torch_reads_the_same_files_and_refuses_the_
     with pytest.raises(Exception, match=r"Unsupported global: GLOBAL posix\.system"):
         torch.load(tmp_path / "bad.pth", weights_only=False, pickle_module=restricted_pickle())
     assert not target.exists()
+
+
+DRAWING_CODE_IS_LOADED_LATE = """
+import sys
+import lad
+import mmdet.utils
+assert callable(mmdet.utils.imshow_mot_errors)
+import mmdet.utils.mot_error_visualize as stand_in
+assert stand_in.__dict__.get("__file__") is None
+assert "matplotlib" not in sys.modules
+try:
+    mmdet.utils.imshow_mot_errors("image.jpg", [], [], [], backend="none")
+except NotImplementedError:
+    pass
+else:
+    raise AssertionError("the function of MMDetection refuses an unknown backend")
+assert "matplotlib.pyplot" in sys.modules
+import importlib
+real = importlib.import_module("mmdet.utils.mot_error_visualize")
+assert real is not stand_in
+assert real.__file__.endswith("mot_error_visualize.py")
+assert real.imshow_mot_errors.__module__ == "mmdet.utils.mot_error_visualize"
+"""
+
+
+def test_drawing_code_of_mmdetection_is_loaded_when_it_is_called():
+    """In a new process: other tests load pictures."""
+    done = subprocess.run(
+        [sys.executable, "-c", DRAWING_CODE_IS_LOADED_LATE], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
