@@ -177,24 +177,16 @@ def _annotation_problems(annotation: dict, images: dict, categories: set) -> Ite
         yield "zero_area", f"its area is {annotation['area']!r}, so that MMDetection leaves it out", False
 
 
-def check_images(
-    content: dict, folder: str | Path, check: Callable[[Path, int | None, int | None], str] | None = None
-) -> Iterator[tuple[dict, list[Problem]]]:
-    """Read every image of an annotation file; yields each entry with what is wrong with it, for progress.
-
-    Args:
-        content: As of :func:`read_coco`.
-        folder: Where the images are.
-        check: :func:`check_image`, or what answers like it.
-    """
-    for image in content["images"]:
-        yield image, list(image_problems(image, folder, check or check_image))
-
-
 def image_problems(
     image: dict, folder: str | Path, check: Callable[[Path, int | None, int | None], str] | None = None
 ) -> Iterator[Problem]:
-    """What is wrong with the file of one entry of ``images``."""
+    """Problems of the file of one entry of ``images``.
+
+    Args:
+        image: An entry of ``images`` of an annotation file.
+        folder: The folder of the images.
+        check: Returns what is wrong with an image, as :func:`check_image` does (default).
+    """
     name = image.get("file_name")
     if not isinstance(name, str) or leaves_folder(name):
         # Reported by check_coco; and nothing outside the folder is opened.
