@@ -6,12 +6,15 @@ from lad.errors import ConfigError
 from lad.losses.feature import FeatureLoss, check_maps
 from lad.losses.precision import upcast, upcast_pair
 
+import torch
 import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
-#: Maps of smaller values than this count as zero, which has no direction.
+#: Features smaller than this have no direction: their attention map shrinks to 0 instead of having length 1.
 TINY = 1e-12
+#: The same for features in float16: the gradient grows as one over the features, and would overflow.
+TINY_FLOAT16 = 2e-3
 
 
 def attention_map(features: Tensor, power: float = 2.0) -> Tensor:
@@ -30,8 +33,10 @@ def attention_map(features: Tensor, power: float = 2.0) -> Tensor:
     """
     size = upcast(features).abs()
     # The result does not depend on this factor, so neither does the gradient.
-    size = size / size.detach().amax(dim=(1, 2, 3), keepdim=True).clamp(min=TINY)
-    return F.normalize(size.pow(power).sum(dim=1).flatten(1), dim=1)
+    tiny = TINY_FLOAT16 if features.dtype == torch.float16 else TINY
+    size = size / size.detach().amax(dim=(1, 2, 3), keepdim=True).clamp(min=tiny)
+    # The largest value is 1, and so is the length at least, unless all are tiny.
+    return F.normalize(size.pow(power).sum(dim=1).flatten(1), dim=1, eps=1.0)
 
 
 def attention_transfer_loss(
@@ -57,8 +62,9 @@ def attention_transfer_loss(
         ValueError: the sizes differ.
     """
     check_maps(student, teacher, same_channels=False)
-    student, teacher = upcast_pair(student, teacher)
-    difference = attention_map(student, power) - attention_map(teacher, power)
+    difference = torch.sub(
+        *upcast_pair(attention_map(student, power), attention_map(teacher.detach(), power))
+    )
     distance = difference.square().sum(dim=1)
     if not squared:
         # At equality the norm has no gradient; this has 0.

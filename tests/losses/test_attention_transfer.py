@@ -3,6 +3,7 @@
 import math
 
 from lad.losses import ATLoss, attention_transfer_loss
+from lad.losses.attention_transfer import attention_map
 
 import pytest
 import torch
@@ -78,6 +79,31 @@ def test_constant_maps_are_finite_with_finite_gradients(dtype, value, squared):
     loss.sum().backward()
     assert loss.isfinite().all()
     assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("value", [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2])
+@pytest.mark.parametrize("squared", [True, False])
+def test_gradient_of_faint_features_fits_float16(value, squared):
+    """With the weight of 1000; without a floor it is about 1e6 for features of 1e-6."""
+    student = (value * (1 + random_maps(0, 1, 2, 3, 3).abs())).half().requires_grad_()
+    teacher = random_maps(1, 1, 2, 3, 3).half()
+    loss = ATLoss(squared=squared)(student, teacher)
+    loss.backward()
+    assert student.grad.isfinite().all()
+    # The same direction as in float32, where nothing overflows.
+    single = student.detach().float().requires_grad_()
+    ATLoss(squared=squared)(single, teacher.float()).backward()
+    alike = torch.cosine_similarity(student.grad.float().flatten(), single.grad.flatten(), dim=0)
+    assert alike > (0.999 if value >= 2e-3 else 0.1)
+
+
+def test_faint_features_have_a_fainter_map_in_float16_alone():
+    """A single position of 1e-6 below a floor of 2e-3: (5e-4)^2; of 4e-3: 1."""
+    maps = torch.tensor([1e-6, 4e-3]).view(2, 1, 1, 1)
+    found = attention_map(maps.half())
+    torch.testing.assert_close(found, torch.tensor([[2.5e-7], [1.0]]), rtol=0.1, atol=0)
+    for dtype in (torch.bfloat16, torch.float32, torch.float64):
+        assert attention_map(maps.to(dtype)).tolist() == [[1], [1]]
 
 
 def test_largest_floats_do_not_overflow():
