@@ -4,8 +4,16 @@ import json
 import runpy
 import sys
 
-from lad.analysis.pictures.curves import _MARKERS, COLOURS, draw_curves, number_lone_points, split_key
-from lad.analysis.pictures.scalars import choose_keys, read_runs, read_scalars, running_mean
+from lad.analysis.pictures.curves import (
+    _MARKERS,
+    COLOURS,
+    choose_keys,
+    draw_curves,
+    number_lone_points,
+    running_mean,
+    split_key,
+)
+from lad.analysis.training_logs import read_runs, read_scalars
 from lad.errors import DataError
 
 import numpy as np

@@ -10,7 +10,7 @@ from lad.errors import DataError
 from lad.evaluation.bootstrap import Interval
 from lad.evaluation.detections import coco_evaluation, coco_metrics, load_ground_truth
 from suites import plots, versions
-from suites.progress import Progress, clock, last_error, read_progress, time_left
+from suites.progress import clock, time_left
 from suites.records import Key, Record, append_record, evaluated_files, read_records
 from suites.report import markdown, write_report
 from suites.results import Comparison, summarise
@@ -352,34 +352,6 @@ def test_the_last_record_of_a_run_counts_and_a_half_written_line_does_not(fake):
     file.write_text("nonsense\n")
     with pytest.raises(DataError, match="line 1 is no record"):
         read_records(file)
-
-
-def test_progress_is_the_last_step_of_the_log(tmp_path):
-    log = tmp_path / "train.log"
-    assert read_progress(log) is None
-    line = (
-        "2026/01/01 00:00:00 - mmengine - INFO - Epoch(train) [{}][{}/26]  lr: 1.0e-04  eta: {}  time: 1.3\n"
-    )
-    log.write_text(line.format(1, 20, "1 day, 0:10:00") + line.format(" 2", 6, "0:02:10"))
-    assert read_progress(log) == Progress("epoch 2 [6/26]", 130)
-    log.write_text(line.format(1, 20, "1 day, 0:10:00"))
-    assert read_progress(log).left == 87000
-    # What an earlier start wrote is not where the present one is.
-    assert read_progress(log, log.stat().st_size) is None
-    log.write_text("... - Iter(train) [ 200/9000]  lr: 1e-4  eta: 1:00:01  time: 1\n")
-    assert read_progress(log) == Progress("iteration 200/9000", 3601)
-
-
-def test_the_last_error_line_of_a_log_is_found(tmp_path):
-    log = tmp_path / "train.log"
-    log.write_text("ValueError: first\nerror: there is no config 'x'.\nbye\n")
-    assert last_error(log) == "there is no config 'x'."
-    assert last_error(log, len("ValueError: first\nerror: there is no config 'x'.\n")) == "bye"
-    assert last_error(log, log.stat().st_size) == "no output"
-    log.write_text("torch.cuda.OutOfMemoryError: too much\n")
-    assert last_error(log) == "torch.cuda.OutOfMemoryError: too much"
-    log.write_text("no error at all\nKilled\n")
-    assert last_error(log) == "Killed"
 
 
 def test_time_left_is_estimated_from_finished_runs_of_the_same_entry():

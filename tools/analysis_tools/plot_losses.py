@@ -1,6 +1,6 @@
-"""Plot every loss, what networks taught and the mAP of one or several runs, from MMEngine's logs.
+"""Plot the losses, the shares of objects that networks taught and the mAP of one or several runs.
 
-A run that was interrupted and resumed is one curve.
+MMEngine's logs are read; a run that was interrupted and resumed is one curve.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lad.analysis.pictures.curves import FORMATS, draw_curves
-from lad.analysis.pictures.scalars import choose_keys, read_runs
+from lad.analysis.pictures.curves import FORMATS, choose_keys, draw_curves
+from lad.analysis.training_logs import read_runs
 from lad.cli.messages import one_line_errors
 from lad.errors import ConfigError, DataError
 

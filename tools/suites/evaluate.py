@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from lad.analysis.training_logs import training_seconds
 from lad.evaluation.detections import coco_evaluation, coco_metrics, load_ground_truth
 from suites import runs
 from suites.records import FORMAT, Record, evaluated_files
@@ -48,7 +49,7 @@ def _record(run: Run, network: Network, digest: str, error: str | None) -> Recor
         **known,
         status="ok",
         metrics=coco_metrics(coco_evaluation(ground_truth, detections, categories)),
-        seconds=runs.training_seconds(run.folder),
+        seconds=training_seconds(run.folder),
         parameters=runs.count_parameters(plain),
         detections=os.path.relpath(detections, run.root),
         annotations=annotations,

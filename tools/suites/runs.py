@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,6 @@ STATE = "benchmark.json"
 FORMAT = 2
 # Folder of the configs that are handed to tools/train.py and tools/test.py.
 GIVEN = "given"
-TIME = re.compile(r"^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - ")
 
 
 @dataclass(frozen=True)
@@ -309,20 +306,6 @@ def evaluated_annotations(cfg: Config) -> tuple[str, list[str]]:
         init_default_scope("mmdet")
         classes = DATASETS.get(dataset.type).METAINFO["classes"]
     return evaluator.ann_file, list(classes)
-
-
-def training_seconds(folder: Path) -> float | None:
-    """Seconds from the start of each part of a training to its last step or checkpoint; None without logs."""
-    spans = []
-    for log in folder.glob("*/*.log"):
-        stamps = []
-        for line in log.read_text(errors="replace").splitlines():
-            found = TIME.match(line)
-            if found and (not stamps or "(train)" in line or "Saving checkpoint" in line):
-                stamps.append(datetime.strptime(found.group(1), "%Y/%m/%d %H:%M:%S"))
-        if stamps:
-            spans.append((max(stamps) - stamps[0]).total_seconds())
-    return sum(spans) if spans else None
 
 
 def _merge(cfg: Config, options: Mapping[str, Any], run: Run) -> None:

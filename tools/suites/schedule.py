@@ -11,11 +11,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lad.analysis.training_logs import last_error, read_progress, training_seconds
 from lad.errors import ConfigError, LadError, nearest
 from suites import runs
 from suites.evaluate import make_records
 from suites.process import Processes, is_locked, locked
-from suites.progress import clock, last_error, read_progress, time_left
+from suites.progress import clock, time_left
 from suites.records import FORMAT, Key, Record, append_record, read_records
 from suites.runs import Run
 from suites.suite import Network, Suite
@@ -353,7 +354,7 @@ class SuiteRunner:
             )
 
     def _remember_time(self, run: Run) -> None:
-        seconds = runs.training_seconds(run.folder)
+        seconds = training_seconds(run.folder)
         if seconds is not None:
             self.spent.setdefault(run.entry.name, []).append(seconds)
 

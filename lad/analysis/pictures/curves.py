@@ -1,28 +1,68 @@
-"""One picture of the losses, shares and metrics of one or several runs."""
+"""Plot the logged scalars of one or several runs."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
-from lad.analysis.pictures.scalars import Scalars, running_mean
+from lad.analysis.training_logs import Scalars
+from lad.errors import DataError, nearest
 
 import numpy as np
 
-# Okabe and Ito's colours, told apart by colour-blind readers too; runs differ in their markers as well.
+# Okabe and Ito's colours, distinct for colour-blind readers too; runs differ in their markers as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# As many as have no divisor in common with the colours: no two of 42 runs look alike.
+# Their number is coprime to that of the colours: 42 runs differ in colour or marker.
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-# By suffix of the file: without program version and date, the same runs give the same picture.
+# Metadata by suffix of the file: without program version and date, the same runs give the same bytes.
 FORMATS = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 _LINES = ("-", "--", ":", "-.")
 _COLUMNS = 3
 
 
+def choose_keys(runs: Sequence[Scalars], patterns: Sequence[str] | None) -> list[str]:
+    """Select the logged scalars to draw.
+
+    Args:
+        runs: Logged scalars of each run.
+        patterns: Names, or patterns like ``*loss_cls``; None for every loss, the share of objects that each network
+            taught (``NAME.share``) and the main mAP of each metric.
+
+    Returns:
+        Names of scalars.
+
+    Raises:
+        DataError: a pattern matches nothing.
+    """
+    known = list(dict.fromkeys(key for run in runs for key in run.curves))
+    if patterns is None:
+        chosen = [key for key in known if "loss" in key]
+        # The sum of all losses first.
+        chosen.sort(key=lambda key: key != "loss")
+        chosen += [key for key in known if key.endswith(".share")]
+        return chosen + [key for key in known if key.endswith("mAP")]
+    chosen = []
+    for pattern in patterns:
+        found = [key for key in known if fnmatch(key, pattern)]
+        if not found:
+            raise DataError(f"--keys: nothing is logged as {pattern!r}{nearest(pattern, known)}.")
+        chosen += [key for key in found if key not in chosen]
+    return chosen
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Centred running mean ``(T,)`` over ``window`` values, fewer towards both ends."""
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    index = np.arange(len(values))
+    reach = np.minimum(np.minimum(index, index[::-1]), (window - 1) // 2)
+    return (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
+
+
 def split_key(key: str) -> tuple[str, str]:
-    """The network and the number that a name stands for: ``('a', 'share')`` of ``'a.share'``, else ``('', key)``."""
+    """Split a scalar's name into network and name: ``('a', 'share')`` of ``'a.share'``, else ``('', key)``."""
     network, dot, name = key.partition(".")
     return (network, name) if dot and "/" not in network else ("", key)
 
@@ -35,17 +75,16 @@ def draw_curves(
     smooth: int = 1,
     by_epoch: bool = False,
 ) -> None:
-    """Draw a panel for each number; runs are told apart by colour and marker, networks that learn together by line.
+    """Draw a panel for each scalar; runs differ in colour and marker, trained networks of one run in line style.
 
     Args:
-        runs: What was logged.
-        keys: Names of the numbers; those of networks that learn together (``a.loss_cls``, ``b.loss_cls``) share a
-            panel.
-        out_file: PNG, PDF or SVG to write, by its suffix (:data:`FORMATS`); its folder is made if need be.
-        smooth: Points that a running mean goes over; the points themselves are then pale.
-        by_epoch: Whether the axis counts epochs, where the run counts them.
+        runs: Logged scalars of each run.
+        keys: Names of scalars; those of several trained networks (``a.loss_cls``, ``b.loss_cls``) share a panel.
+        out_file: PNG, PDF or SVG file, by its suffix (:data:`FORMATS`); its folder is created if necessary.
+        smooth: Window of a running mean, in points; the points themselves are then pale.
+        by_epoch: Whether the x axis counts epochs, where all runs count them.
     """
-    from matplotlib.figure import Figure  # only when a picture is wanted: importing it takes a second
+    from matplotlib.figure import Figure  # importing it takes a second
 
     panels: dict[str, list[tuple[str, str]]] = {}
     for key in keys:
@@ -94,7 +133,7 @@ def _draw(axes, run: Scalars, key: str, number: int, network: int, smooth: int, 
     style = {"color": COLOURS[number % len(COLOURS)], "linestyle": _LINES[network % len(_LINES)]}
     is_metric = "/" in key
     marks = {"marker": _MARKERS[number % len(_MARKERS)], "markersize": 5}
-    # Of a long run a few marks tell whose line it is.
+    # A few markers identify a long line.
     marks["markevery"] = 1 if is_metric else (max(len(x) // 10, 1) * (number % 3) // 3, max(len(x) // 5, 1))
     values = curve.values
     if smooth > 1 and not is_metric:
@@ -128,11 +167,11 @@ def _finish(axes, name: str, unit: str) -> None:
 
 
 def number_lone_points(axes) -> None:
-    """Say the value of a curve that is but one point; numbers of points near each other are kept apart."""
+    """Annotate curves of a single point with their values, without overlaps."""
     lone = []
     for line in axes.lines:
         (known,) = np.nonzero(np.isfinite(line.get_ydata()))
-        # A pale line, without markers, is the same curve again.
+        # A line without markers is the unsmoothed copy of another.
         if len(known) == 1 and line.get_marker() != "None":
             lone.append((line.get_ydata()[known[0]], line.get_xdata()[known[0]], line.get_color()))
     bottom, top = axes.get_ylim()
