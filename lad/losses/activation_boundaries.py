@@ -36,6 +36,8 @@ def activation_boundary_loss(student: Tensor, teacher: Tensor, margin: float = 1
     check_maps(student, teacher)
     student, teacher = upcast_pair(student, teacher)
     short = margin - torch.where(teacher > 0, student, -student)
+    # A comparison with NaN is false, which would pass for an inactive neuron.
+    short = torch.where(teacher.isnan(), teacher, short)
     return short.relu().square().flatten(1).mean(dim=1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lad.losses.precision import upcast_pair
 from lad.losses.weighted import WeightedLoss
 
+import torch
 from mmdet.registry import MODELS
 from torch import Tensor
 
@@ -35,7 +36,9 @@ def bounded_regression_loss(student: Tensor, teacher: Tensor, target: Tensor, ma
     target = target.detach().to(student.dtype)
     own = (student - target).square().sum(dim=-1)
     bound = (teacher - target).square().sum(dim=-1)
-    return own * (own.detach() + margin > bound)
+    loss = own * (own.detach() + margin > bound)
+    # A comparison with NaN is false, which would pass for a student that is better.
+    return torch.where(bound.isnan(), bound, loss)
 
 
 @MODELS.register_module()
@@ -52,7 +55,7 @@ class BoundedRegressionLoss(WeightedLoss):
         super().__init__(reduction, loss_weight)
         self.margin = margin
 
-    def forward(
+    def forward(  # type: ignore[override]  # needs the ground truth too
         self,
         pred: Tensor,
         teacher: Tensor,

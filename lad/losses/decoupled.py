@@ -150,7 +150,7 @@ class DKDLoss(WeightedLoss):
         self.check_positive(temperature=temperature)
         self.temperature = temperature
 
-    def forward(
+    def forward(  # type: ignore[override]  # needs the labels too
         self,
         pred: Tensor,
         target: Tensor,

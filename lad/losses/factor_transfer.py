@@ -69,7 +69,7 @@ class Factors(nn.Sequential):
     def forward(self, features: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, H, W)."""
         # A teacher in half precision has another type than the weights.
-        return super().forward(features.to(self[0].conv.weight.dtype))
+        return super().forward(features.to(next(self.parameters()).dtype))
 
 
 @MODELS.register_module()

@@ -112,11 +112,12 @@ def focal_terms(student: Tensor, teacher: Tensor, masks: ObjectMasks, temperatur
     own_spatial, own_channel = attention(student, temperature)
     # No matrix product here: autocast would take it in half precision.
     distance = spatial * ((student - teacher).square() * channel[:, :, None, None]).sum(dim=1)
-    differences = (own_spatial - spatial).abs().flatten(1), (own_channel - channel).abs()
+    spatial_difference = (own_spatial - spatial).abs().flatten(1).sum(dim=1)
+    channel_difference = (own_channel - channel).abs().sum(dim=1)
     return FocalTerms(
         foreground=(masks.foreground * distance).sum(dim=(1, 2)),
         background=(masks.background * distance).sum(dim=(1, 2)),
-        attention=sum(difference.sum(dim=1) for difference in differences),
+        attention=spatial_difference + channel_difference,
     )
 
 
@@ -189,7 +190,7 @@ class FGDLoss(FeatureLoss):
         self.student_context = ContextBlock(channels, ratio=0.5)
         self.teacher_context = ContextBlock(channels, ratio=0.5)
 
-    def forward(
+    def forward(  # type: ignore[override]  # needs the objects too
         self,
         pred: Tensor,
         target: Tensor,
@@ -199,7 +200,7 @@ class FGDLoss(FeatureLoss):
         reduction_override: str | None = None,
     ) -> Tensor:
         """The reduced loss of maps ``pred`` (student) and ``target`` (teacher) with ``objects``; ``weight`` is (N,)."""
-        masks = object_masks(objects, len(pred), tuple(pred.shape[-2:]))
+        masks = object_masks(objects, len(pred), (pred.shape[-2], pred.shape[-1]))
         terms = focal_terms(pred, target, masks, self.temperature)
         dtype = self.student_context.conv_mask.weight.dtype  # a teacher in half precision has another
         related = relation_distance(

@@ -49,6 +49,8 @@ class MarginReLU(nn.Module):
         margin: (C,), not positive.
     """
 
+    margin: Tensor
+
     def __init__(self, margin: Tensor) -> None:
         super().__init__()
         # Not saved: it follows from the teacher's weights.

@@ -142,6 +142,6 @@ class RKDLoss(WeightedLoss):
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight
 
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]  # it has no elements to weight
         """The loss of embeddings ``pred`` (student) and ``target`` (teacher) of the same objects."""
         return self.loss_weight * relational_loss(pred, target, self.distance_weight, self.angle_weight)

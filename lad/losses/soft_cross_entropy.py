@@ -122,13 +122,13 @@ class SoftCrossEntropyLoss(WeightedLoss):
     def class_weights(self, logits: Tensor) -> Tensor:
         """(C,) weights of the classes, or (C + 1,) with the background's last where the logits have it."""
         foreground = logits.shape[-1] - (not self.use_sigmoid)
-        weights, dtype = self.class_weight, upcast(logits).dtype
-        if isinstance(weights, Sequence):
-            if len(weights) != foreground:
-                raise ValueError(f"class_weight has {len(weights)} numbers for {foreground} classes")
-            weights = torch.tensor(weights, dtype=dtype, device=logits.device)
+        dtype = upcast(logits).dtype
+        if isinstance(self.class_weight, Sequence):
+            if len(self.class_weight) != foreground:
+                raise ValueError(f"class_weight has {len(self.class_weight)} numbers for {foreground} classes")
+            weights = torch.tensor(self.class_weight, dtype=dtype, device=logits.device)
         else:
-            weights = logits.new_full((foreground,), weights, dtype=dtype)
+            weights = logits.new_full((foreground,), self.class_weight, dtype=dtype)
         return weights if self.use_sigmoid else F.pad(weights, (0, 1), value=self.background_weight)
 
     def elements(self, pred: Tensor, target: Tensor) -> Tensor:

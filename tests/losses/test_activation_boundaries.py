@@ -74,3 +74,14 @@ def test_on_cuda_tensors_nothing_waits():
     with fake_cuda():
         found = ABLoss()(*(torch.randn(2, 4, 3, 5, device="cuda") for _ in range(2)))
         assert found.device.type == "cuda"
+
+
+@pytest.mark.parametrize("response", [-5.0, 0.0, 5.0])
+def test_nan_of_the_teacher_comes_out_as_nan(response):
+    """Of one image; the other one's neurons are where the teacher's are."""
+    student, teacher = maps(response, -3.0).repeat(2, 1, 1, 1), maps(1.0, -1.0).repeat(2, 1, 1, 1)
+    student[1, 0], teacher[0, 0] = 2.0, float("nan")
+    loss = activation_boundary_loss(student, teacher)
+    assert loss[0].isnan()
+    assert loss[1].item() == 0
+    assert ABLoss()(student, teacher).isnan()

@@ -78,3 +78,20 @@ def test_on_cuda_tensors_nothing_waits():
     with fake_cuda():
         boxes = [torch.randn(8, 4, device="cuda") for _ in range(3)]
         assert BoundedRegressionLoss(margin=0.1)(*boxes).device.type == "cuda"
+
+
+@pytest.mark.parametrize("student", [0.0, 1.0, 5.0])
+@pytest.mark.parametrize("position", [0, 3])
+def test_nan_of_the_teacher_comes_out_as_nan(student, position):
+    """Also where the student would be better than any bound; the other box keeps its loss of 4 * 5^2."""
+    boxes, taught = torch.tensor([[student] * 4, [5.0] * 4]), torch.zeros(2, 4)
+    taught[0, position] = float("nan")
+    loss = bounded_regression_loss(boxes, taught, torch.zeros(2, 4))
+    assert loss[0].isnan()
+    assert loss[1].item() == 100
+    assert BoundedRegressionLoss()(boxes, taught, torch.zeros(2, 4)).isnan()
+
+
+def test_infinitely_wrong_teacher_bounds_nothing():
+    taught = torch.full((1, 4), float("inf"))
+    assert bounded_regression_loss(torch.ones(1, 4), taught, torch.zeros(1, 4)).item() == 0

@@ -237,7 +237,7 @@ def bounded_part(
     """
     chosen = weight > 0
     # What a box coder makes of an empty box need not be finite, and 0 times that is not 0.
-    target = target.masked_fill(~chosen[:, None], 0)
+    teacher, target = (deltas.masked_fill(~chosen[:, None], 0) for deltas in (teacher, target))
     loss = bounded_regression_loss(student, teacher, target, margin)
     return weight_reduce_loss(loss, weight, avg_factor=avg_factor)
 
