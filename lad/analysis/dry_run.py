@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import astuple, dataclass
 from typing import Any
 
+from lad.analysis.tables import text_table
 from lad.base.capture import Outputs, levels_of, split_level
 from lad.base.config import detector_config
 from lad.base.progress import Progress
@@ -213,16 +214,6 @@ def noise(student: nn.Module) -> tuple[Tensor, SampleList]:
     return images, samples
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell; columns without any entry are left out."""
-    rows = [list(row) for row in rows]
-    kept = [i for i in range(len(header)) if any(row[i] != NOTHING for row in rows)]
-    lines = [[header[i] for i in kept], *([row[i] for i in kept] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(kept))]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-
-
 def describe_networks(model: NetworksDetector) -> str:
     """The networks of a detector and their roles, as text."""
     if len(model.learners) == 1:
@@ -239,7 +230,7 @@ def describe_networks(model: NetworksDetector) -> str:
         ]
         for name, network in {**model.learners, **{n: t.model for n, t in model.teachers.items()}}.items()
     ]
-    return table(["network", "role", "detector", "head", "parameters"], rows)
+    return text_table(["network", "role", "detector", "head", "parameters"], rows, right={4}, empty=NOTHING)
 
 
 def _role(model: NetworksDetector, name: str) -> str:
@@ -256,7 +247,7 @@ def describe(model: nn.Module) -> str:
     if not bound_methods(model):
         return f"{type(model).__name__}: nothing is distilled."
     head = ["method", "learner", "taught by", "student", "shape", "teacher", "shape", "connector"]
-    parts = [describe_networks(model), table(head, map(astuple, wiring_of(model)))]
+    parts = [describe_networks(model), text_table(head, map(astuple, wiring_of(model)), empty=NOTHING)]
     for name, one in bound_methods(model).items():
         own = one.method.pretraining
         if own is not None:
@@ -282,7 +273,7 @@ def describe(model: nn.Module) -> str:
         header = ["phase", "loss", "of", "weight", "on noise"]
         if model.pretraining is None:
             losses = [LossRow(NOTHING, *astuple(row)[1:]) for row in losses]
-        parts.append(table(header, map(astuple, losses)))
+        parts.append(text_table(header, map(astuple, losses), empty=NOTHING))
     return "\n\n".join(parts)
 
 

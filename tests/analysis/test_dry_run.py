@@ -4,7 +4,7 @@ import re
 import runpy
 import sys
 
-from lad.analysis.dry_run import describe, describe_config, losses_of, table, wiring_of
+from lad.analysis.dry_run import describe, describe_config, losses_of, wiring_of
 from lad.base.config import load_config
 from lad.base.phases import Pretraining
 from lad.methods import DistillationMethod
@@ -113,11 +113,6 @@ def test_wiring_is_told_where_the_losses_cannot_be_computed(teacher_spec):
     assert "neck[1]" in text
     assert text.endswith("could not be computed: RuntimeError: no such thing")
     assert describe(build(small_paa())) == "PAA: nothing is distilled."
-
-
-def test_table_is_aligned_and_leaves_out_columns_without_content():
-    text = table(["a", "long", "none"], [["x", "1", "-"], ["yyy", "-", "-"]])
-    assert text.splitlines() == ["a    long", "---  ----", "x    1", "yyy  -"]
 
 
 @pytest.fixture

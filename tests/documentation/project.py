@@ -112,6 +112,8 @@ class Project:
     def make_teachers(self, model: dict) -> None:
         """The checkpoints that a model config names; where it leaves the name open (``...``), one is put in."""
         for spec in filter(None, [model.get("teacher"), *(model.get("teachers") or {}).values()]):
+            if "snapshot_of" in spec:
+                continue
             network = {key: value for key, value in spec.items() if key not in ("checkpoint", "speed")}
             if spec["checkpoint"] is ... or "…" in spec["checkpoint"]:
                 spec["checkpoint"] = f"weights/{Path(spec['config']).stem}.pth"
