@@ -60,20 +60,20 @@ def softnms(
     Returns:
         Indices of the kept boxes, in the order of their selection.
     """
-    boxes, scores = (tensor.detach().numpy() for tensor in upcast(boxes, scores))
-    scores = scores.copy()
-    order = np.arange(len(boxes))
-    selected, alive = 0, len(boxes)
+    corners, initial = (tensor.detach().numpy() for tensor in upcast(boxes, scores))
+    decayed = initial.copy()
+    order = np.arange(len(corners))
+    selected, alive = 0, len(corners)
     while selected < alive:
-        best = selected + scores[order[selected:alive]].argmax()
+        best = selected + int(decayed[order[selected:alive]].argmax())
         order[[selected, best]] = order[[best, selected]]
         rest = order[selected + 1 : alive]
-        overlap = _iou(boxes[order[selected]], boxes[rest], offset)
-        scores[rest] *= _decay(overlap, method, iou_threshold, sigma)
-        alive = selected + 1 + _drop(rest, scores[rest] < min_score)
+        overlap = _iou(corners[order[selected]], corners[rest], offset)
+        decayed[rest] *= _decay(overlap, method, iou_threshold, sigma)
+        alive = selected + 1 + _drop(rest, decayed[rest] < min_score)
         selected += 1
     kept = torch.from_numpy(order[:alive])
-    dets[:alive] = torch.from_numpy(np.concatenate([boxes, scores[:, None]], axis=1))[kept].to(dets)
+    dets[:alive] = torch.from_numpy(np.concatenate([corners, decayed[:, None]], axis=1))[kept].to(dets)
     return kept
 
 

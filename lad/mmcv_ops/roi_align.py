@@ -41,7 +41,7 @@ def roi_align_forward(
     _check(pool_mode)
     features, rois = upcast(input, rois)
     size = (aligned_height, aligned_width)
-    pooled = roi_align(features, rois.to(features), size, spatial_scale, sampling_ratio, aligned)
+    pooled = roi_align(features, rois.to(features.dtype), size, spatial_scale, sampling_ratio, aligned)
     output.copy_(pooled)
 
 
@@ -69,7 +69,7 @@ def roi_align_backward(
     with torch.enable_grad():
         features = torch.zeros_like(like).requires_grad_()
         size = (aligned_height, aligned_width)
-        pooled = roi_align(features, rois.to(features), size, spatial_scale, sampling_ratio, aligned)
+        pooled = roi_align(features, rois.to(features.dtype), size, spatial_scale, sampling_ratio, aligned)
     grad_input.copy_(torch.autograd.grad(pooled, features, grad)[0])
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import lad  # noqa: F401  puts the stand-in in place, before mmcv.ops asks for it
+import lad  # noqa: F401  provides mmcv._ext, which mmcv.ops loads when it is imported
 from lad.mmcv_ops import is_installed
 
 # With a compiled mmcv these tests would test mmcv, which has no CPU kernel for some operators.

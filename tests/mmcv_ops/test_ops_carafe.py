@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import lad  # noqa: F401  puts the stand-in in place, before mmcv.ops asks for it
+import lad  # noqa: F401  provides mmcv._ext, which mmcv.ops loads when it is imported
 
 # isort: split
 
