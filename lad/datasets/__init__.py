@@ -1,4 +1,4 @@
-"""Data sets: the demo of handwritten digits, its making and its reading; what to do about bad data."""
+"""Data sets: the handwritten digits of the demo, checks of annotations and images, loading of damaged images."""
 
 from lad.datasets.bad_images import LoadCheckedImageFromFile
 from lad.datasets.digits import DIGIT_CLASSES, DigitsParameters, is_complete, make_digits

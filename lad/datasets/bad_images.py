@@ -1,4 +1,4 @@
-"""Images that cannot be loaded in the middle of a training."""
+"""Loading of images with a policy for those that cannot be read."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from mmengine.logging import print_log
 
 @TRANSFORMS.register_module()
 class LoadCheckedImageFromFile(LoadImageFromFile):
-    """``LoadImageFromFile`` that names the image which it cannot load, or has another one taken in its place.
+    """``LoadImageFromFile`` that names an image it cannot load, or skips it so that another one is loaded.
 
-    (``ignore_empty`` there leaves out files that cannot be opened, in silence, and not those that cannot be decoded.)
+    MMCV's option ``ignore_empty`` skips files that cannot be opened, without a warning, but not those that cannot be
+    decoded.
 
     Args:
         on_error: ``'stop'``, or ``'skip'``: a warning, and the data set takes another image at random.
-        max_skips: How many images each process that loads data may skip; one more stops the run.
+        max_skips: Number of images that each data-loading process may skip; one more stops the run.
         kwargs: As for ``LoadImageFromFile``.
 
     Raises:
@@ -39,10 +40,10 @@ class LoadCheckedImageFromFile(LoadImageFromFile):
         self.skipped = 0
 
     def transform(self, results: dict) -> dict | None:
-        """Load an image; None for one that is skipped."""
+        """Load an image; returns None if it is skipped."""
         try:
             return super().transform(results)
-        except Exception as error:  # storage backends and decoders raise whatever they like
+        except Exception as error:  # storage backends and decoders may raise anything
             reason = " ".join(str(error).split())[:200]
             message = f"image {results.get('img_id')} ({results['img_path']}) cannot be loaded: {reason}"
             if self.on_error == "stop":
@@ -64,7 +65,7 @@ class LoadCheckedImageFromFile(LoadImageFromFile):
 
 
 def check_image_loading(config: Any, on_error: str) -> None:
-    """Exchange ``LoadImageFromFile`` for :class:`LoadCheckedImageFromFile`, in place, however deep in a config.
+    """Replace ``LoadImageFromFile`` by :class:`LoadCheckedImageFromFile`, in place, at any depth of a config.
 
     Args:
         config: A data loader's or hook's config.

@@ -1,4 +1,4 @@
-"""What is wrong with a COCO annotation file and its images, all of it in one pass."""
+"""Checks of COCO annotation files and their images that report all problems in one pass."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from lad.errors import listed
 import mmcv
 from PIL import Image, UnidentifiedImageError
 
-#: What ends the files of two formats; without it they are looked at more closely.
+#: Last bytes of complete JPEG and PNG files; other files are decoded again with Pillow, which detects truncation.
 ENDINGS = (b"\xff\xd9", b"IEND\xaeB`\x82")
-#: Pixels that a box may reach out of its image: COCO's own boxes do by rounding.
+#: Pixels that a box may extend beyond its image: COCO's own boxes do by rounding.
 SLACK = 1.0
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem of an annotation file or an image.
 
     Attributes:
-        kind: What, in a word: ``'missing_file'``, ``'zero_size_box'``, ...
-        file: The file in which it is.
-        where: The entry in it (``'image 7'``, ``'annotation 12 of image 7'``), empty for the file as a whole.
-        message: What is wrong.
-        fatal: Whether no training on the file can be right: MMDetection neither leaves it out nor reads it as meant.
+        kind: Name of the kind of problem: ``'missing_file'``, ``'zero_size_box'``, ...
+        file: Path of the file.
+        where: The entry in the file (``'image 7'``, ``'annotation 12 of image 7'``), empty for the file as a whole.
+        message: Description of the problem.
+        fatal: Whether the file cannot be trained on: MMDetection neither ignores the entry nor reads it as intended.
     """
 
     kind: str
@@ -45,7 +45,7 @@ class Problem:
 
 
 def read_coco(path: str | Path) -> tuple[dict | None, list[Problem]]:
-    """An annotation file's content, or what keeps it from being one of COCO's.
+    """Read an annotation file and check that it has COCO's structure.
 
     Returns:
         The content, None if it is unusable; the problems.
@@ -78,11 +78,11 @@ def read_coco(path: str | Path) -> tuple[dict | None, list[Problem]]:
 
 
 def check_coco(content: dict, file: str, classes: Sequence[str] | None = None) -> list[Problem]:
-    """Check what :func:`read_coco` read.
+    """Check the content of an annotation file.
 
     Args:
-        content: ``images``, ``annotations``, ``categories``.
-        file: For the problems.
+        content: Of :func:`read_coco`: ``images``, ``annotations``, ``categories``.
+        file: Path of the file, for the problems.
         classes: The class names that a config trains on, if known.
     """
     problems: list[Problem] = []
@@ -202,7 +202,7 @@ def image_problems(
 
 
 def check_image(path: Path, width: int | None = None, height: int | None = None) -> str:
-    """Decode an image as training does; returns what is wrong with it, or nothing.
+    """Decode an image as training does; returns the problem, or an empty string.
 
     Args:
         path: The file.
@@ -217,17 +217,17 @@ def check_image(path: Path, width: int | None = None, height: int | None = None)
         return "the file is empty"
     try:
         pixels = mmcv.imfrombytes(content)
-    except Exception as error:  # whatever a decoder raises, the image is bad
+    except Exception as error:  # decoders may raise anything
         return f"cannot be decoded: {' '.join(str(error).split())[:120]}"
     if pixels is None:
         return "cannot be decoded: not an image, or damaged"
     if not content.rstrip(b"\0").endswith(ENDINGS):
-        # OpenCV fills what is missing with grey and says nothing.
+        # OpenCV fills missing data with grey without an error.
         try:
             with Image.open(BytesIO(content)) as image:
                 image.load()
         except UnidentifiedImageError:
-            pass  # a format of OpenCV's alone
+            pass  # a format that only OpenCV reads
         except (OSError, SyntaxError, ValueError) as error:
             return f"is truncated or damaged: {error}"
     if width and height and pixels.shape[:2] != (height, width):
@@ -236,7 +236,7 @@ def check_image(path: Path, width: int | None = None, height: int | None = None)
 
 
 def leaves_folder(name: str) -> bool:
-    """Whether a relative path is none, or climbs out of its folder, on any system."""
+    """Whether a path is empty, absolute or leads out of its folder, on any operating system."""
     return (
         any(
             path.is_absolute() or bool(path.drive) or ".." in path.parts
@@ -247,7 +247,7 @@ def leaves_folder(name: str) -> bool:
 
 
 def summary(problems: Iterable[Problem]) -> str:
-    """'3 zero_size_box, 1 missing_file', the most frequent first."""
+    """Count problems by kind, the most frequent first: ``3 zero_size_box, 1 missing_file``."""
     return ", ".join(f"{count} {kind}" for kind, count in Counter(p.kind for p in problems).most_common())
 
 

@@ -1,4 +1,4 @@
-"""The demo data set: handwritten digits on cards, written in COCO's format, the same bytes every time."""
+"""Generation of the demo data set: handwritten digits on cards in COCO's format, byte for byte reproducible."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _LICENSES = [
 
 @dataclass(frozen=True)
 class DigitsParameters:
-    """What the data set's bytes depend on.
+    """Parameters that determine the bytes of the data set.
 
     Attributes:
         images: how many training images.
@@ -121,7 +121,7 @@ def make_digits(
 
 
 def is_complete(out: str | os.PathLike[str], parameters: DigitsParameters) -> bool:
-    """Return whether ``out`` holds the data set of these parameters, every byte of it; files besides do no harm."""
+    """Return whether ``out`` contains exactly the bytes of this data set; other files are ignored."""
     out = Path(out)
     try:
         manifest = json.loads((out / MANIFEST).read_bytes())

@@ -1,4 +1,4 @@
-"""The demo data set as MMDetection reads it."""
+"""MMDetection data set of the handwritten digits of the demo."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mmdet.registry import DATASETS
 class DigitsDataset(CocoDataset):
     """Handwritten digits on cards, as ``tools/dataset_converters/make_digits.py`` writes them.
 
-    Takes what ``CocoDataset`` takes. For ``data_root='data/digits/'``: ``ann_file='annotations/train.json'``
+    Takes the arguments of ``CocoDataset``. For ``data_root='data/digits/'``: ``ann_file='annotations/train.json'``
     with ``data_prefix=dict(img='images/train/')``, and the same with ``val``. Label n is the digit n.
     """
 
     METAINFO = {
         "classes": DIGIT_CLASSES,
-        # RGB; matplotlib's ten colours, told apart even in small pictures.
+        # RGB; matplotlib's ten default colours.
         "palette": [
             (31, 119, 180),
             (255, 127, 14),

@@ -1,4 +1,4 @@
-"""Scenes of handwritten digits on cards in front of photographs; nothing but numpy, Pillow and scikit-learn."""
+"""Rendering of handwritten digits on cards in front of photographs, with NumPy, Pillow and scikit-learn only."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Card:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """One image and what is in it.
+    """One image and its objects.
 
     Attributes:
         pixels: ``(size, size, 3)`` uint8, RGB.
@@ -57,7 +57,7 @@ class Scene:
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """What scenes are made of.
+    """Source material of the scenes.
 
     Attributes:
         digits: ``(1797, 8, 8)`` float, ink from 0 to 1.
@@ -71,7 +71,7 @@ class Sources:
 
     @classmethod
     def load(cls) -> Sources:
-        """Read what scikit-learn brings along; nothing is downloaded."""
+        """Load the digits and photographs that scikit-learn contains; nothing is downloaded."""
         digits, samples = load_digits(), load_sample_images()
         # The data set's `filenames` are paths of this computer; only the names may reach the JSON.
         names = [str(name).replace("\\", "/").rsplit("/", 1)[-1] for name in samples.filenames]
@@ -80,7 +80,7 @@ class Sources:
 
 
 def split_digits(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Deal the digits out to the two splits, every class in the same proportion.
+    """Split the digits into training and validation, every class in the same proportion.
 
     Args:
         labels: ``(N,)`` int, the classes.
@@ -100,9 +100,9 @@ def split_digits(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
 
 
 def make_scenes(sources: Sources, split: str, count: int, size: int, seed: int) -> Iterator[Scene]:
-    """Make the scenes of one split, one after another.
+    """Generate the scenes of one split.
 
-    The n-th scene depends on ``split``, ``size`` and ``seed`` only, not on how many are asked for.
+    The n-th scene depends on ``split``, ``size`` and ``seed`` only, not on their number.
 
     Args:
         sources: digits and photographs.
@@ -128,7 +128,7 @@ def make_scenes(sources: Sources, split: str, count: int, size: int, seed: int) 
 
 
 def _deal(indices: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
-    """Yield every index once before any is seen again, in a new order each time: classes stay even."""
+    """Yield every index once, in random order, before any is repeated, which keeps the classes balanced."""
     while True:
         yield from rng.permutation(indices).tolist()
 

@@ -1,4 +1,4 @@
-"""What a run needs to survive: loops that find their place again, and files written whole or not at all."""
+"""Training loops that resume exactly, atomic checkpoints, hooks and optimizer wrappers."""
 
 from lad.engine import hooks, optim
 from lad.engine.batch_sampler import ResumableBatchSampler

@@ -1,4 +1,4 @@
-"""Batches of an epoch from any place in it."""
+"""Batch sampler that can start in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch.utils.data import BatchSampler, Sampler
 
 @DATA_SAMPLERS.register_module()
 class ResumableBatchSampler(Sampler):
-    """The batches of another batch sampler, from any place on, without loading what comes before.
+    """Wrapper of a batch sampler that can start at any batch of an epoch without loading the earlier ones.
 
-    It yields lists of :class:`lad.engine.randomness.Draw`, which a data set with
-    :class:`lad.engine.randomness.SeededItems` understands.
+    It yields lists of :class:`lad.engine.randomness.Draw`, the indices that
+    :class:`lad.engine.randomness.SeededItems` takes.
 
     Args:
-        sampler: Gives the indices; an attribute ``epoch`` or ``seed``, if it has them, is set from here.
+        sampler: Yields the indices; its attributes ``epoch`` and ``seed`` are set if it has them.
         batch_size: Samples in a batch.
         batch_sampler: Config of the batch sampler that groups them; by default ``torch.utils.data.BatchSampler``.
         drop_last: Whether that default drops an incomplete last batch.
-        seed: What the samples' random transforms are seeded with, besides their position.
+        seed: Seed of the samples' random transforms, combined with their position.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class ResumableBatchSampler(Sampler):
 
     @property
     def counts_epochs(self) -> bool:
-        """Whether the sampler ends after an epoch; MMEngine's and MMDetection's others go on for ever."""
+        """Whether the sampler ends after an epoch; the infinite samplers of MMEngine and MMDetection do not."""
         return hasattr(self.sampler, "epoch")
 
     def seek(self, epoch: int, skip: int) -> None:
-        """Let the next iterator begin ``skip`` batches into an epoch; those after it begin the epochs that follow."""
+        """Start the next iterator ``skip`` batches into an epoch; later ones start at the following epochs."""
         self.paused = False
         self._epoch, self._skip = epoch, skip
 

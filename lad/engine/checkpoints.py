@@ -1,4 +1,4 @@
-"""Checkpoint files that are whole or not there, and finding the one to go on from."""
+"""Atomic writing of checkpoint files, and search for the checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PARTIAL = ".partial"
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a crash at any moment leaves the old content or the new, never a part.
+    """Write a file atomically: a crash at any moment leaves the old content or the new, never a part.
 
     Raises:
-        CheckpointError: it cannot be written (a full disk, say); what was there is untouched.
+        CheckpointError: it cannot be written (for example because the disk is full); the old content is kept.
     """
     partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
@@ -51,7 +51,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 class AtomicLocalBackend(LocalBackend):
-    """MMEngine's backend for local files, whose :meth:`put` is :func:`write_whole`."""
+    """MMEngine's backend for local files with atomic writes (:func:`write_whole`)."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes to a file."""
@@ -63,18 +63,18 @@ mmengine.fileio.register_backend(AtomicLocalBackend.__name__, AtomicLocalBackend
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what killed writes left behind."""
+    """Remove the temporary files of interrupted writes."""
     for path in folder.glob(f".*{PARTIAL}"):
         path.unlink(missing_ok=True)
 
 
 def write_last_checkpoint(work_dir: str | Path, checkpoint: str) -> None:
-    """Let ``last_checkpoint`` name a checkpoint, which must be safely written by now."""
+    """Write the path of a checkpoint, which must be completely written, to ``last_checkpoint``."""
     write_whole(Path(work_dir) / LAST_CHECKPOINT, checkpoint.encode())
 
 
 def read_last_checkpoint(work_dir: str | Path) -> Path | None:
-    """What ``last_checkpoint`` names; None where there is none or it is empty."""
+    """The path in ``last_checkpoint``; None if the file is absent or empty."""
     name = _last_name(work_dir)
     return Path(name) if name else None
 
@@ -87,11 +87,11 @@ def _last_name(work_dir: str | Path) -> str:
 
 
 class NoTrainingError(CheckpointError):
-    """A file that is whole and holds no state of a training: weights alone, or a bad batch."""
+    """Readable file without the state of a training, such as weights alone or a bad batch."""
 
 
 def check_resumable(path: Path) -> None:
-    """Refuse a file that no training can be resumed from.
+    """Check that a training can be resumed from a file.
 
     Raises:
         CheckpointError: it is missing, truncated, damaged or unsafe.
@@ -106,7 +106,7 @@ def check_resumable(path: Path) -> None:
                 damaged = archive.testzip()
             if damaged is not None:
                 raise CheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong")
-        # Without the tensors' data: what is asked is whether they are there.
+        # On the meta device: the data of the tensors is not needed.
         checkpoint = load_safely(path, map_location="meta")
     except (OSError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
@@ -119,12 +119,12 @@ def check_resumable(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Resumable:
-    """Where a run goes on.
+    """Checkpoint from which a run resumes.
 
     Attributes:
-        path: The checkpoint; None where there is none at all. In remote storage it is as ``last_checkpoint`` has it,
-            and was not looked at.
-        refused: Why the newer ones were passed over, a sentence each.
+        path: The checkpoint; None if there is none. In remote storage it is the address in ``last_checkpoint``, not
+            verified.
+        refused: Why newer checkpoints were skipped, a sentence each.
     """
 
     path: Path | str | None
@@ -132,16 +132,16 @@ class Resumable:
 
 
 def candidates(work_dir: str | Path) -> list[Path]:
-    """Checkpoints of a work_dir, the one that ``last_checkpoint`` names first, the others from the newest on."""
+    """Checkpoints of a work_dir: the one that ``last_checkpoint`` names, then the others from newest to oldest."""
     last = read_last_checkpoint(work_dir)
     folders = {Path(work_dir)} | ({last.parent} if last is not None else set())
     others = {path for folder in folders for path in folder.glob("*.pth") if not path.name.startswith(".")}
-    others = sorted(others - {last}, key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    return others if last is None else [last, *others]
+    newest_first = sorted(others - {last}, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    return newest_first if last is None else [last, *newest_first]
 
 
 def find_resumable(work_dir: str | Path) -> Resumable:
-    """The checkpoint that a run in ``work_dir`` goes on from: the last one, or the newest good one.
+    """Find the checkpoint to resume from in ``work_dir``: the last one or, if that is damaged, the newest valid one.
 
     Raises:
         CheckpointError: ``last_checkpoint`` names one, and neither it nor any other can be resumed from.

@@ -1,4 +1,4 @@
-"""What every training gets without asking."""
+"""Default hooks and loops of every training."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ LOOPS = {
 
 
 def survive_interruption(cfg: Config) -> None:
-    """Put this package's hooks and loops in the place of MMEngine's own, in place.
+    """Replace MMEngine's checkpoint hook and training loops by resumable ones and add the default hooks, in place.
 
-    Only plain types are exchanged (``CheckpointHook``, ``EpochBasedTrainLoop``, ``IterBasedTrainLoop``); their settings
-    stay. What a config chose itself, or switched off with None, stays as it is.
+    Only MMEngine's own types are replaced (``CheckpointHook``, ``EpochBasedTrainLoop``, ``IterBasedTrainLoop``); their
+    settings are kept. Hooks that a config sets itself or disables with None are left as they are.
     """
     if cfg.get("default_hooks") is None:
         cfg.default_hooks = {}
     hooks = cfg.default_hooks
-    # MMEngine's own default where a config is silent.
+    # MMEngine's default.
     hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook", interval=1))
     hooks.setdefault("preemption", ConfigDict(type="PreemptionHook"))
     hooks.setdefault("numerical_faults", ConfigDict(type="NumericalFaultHook"))
@@ -33,22 +33,22 @@ def survive_interruption(cfg: Config) -> None:
         hooks.setdefault("teacher_check", ConfigDict(type="TeacherCheckHook"))
         hooks.setdefault("phases", ConfigDict(type="PhaseHook"))
     for name in ("preemption", "numerical_faults", "teacher_check", "phases"):
-        # MMEngine takes None for an answer only for hooks of its own.
+        # MMEngine accepts None only for its own default hooks.
         if hooks.get(name, {}) is None:
             del hooks[name]
-    _exchange(hooks.checkpoint, HOOKS)
+    _replace_type(hooks.checkpoint, HOOKS)
     if "type" not in cfg.train_cfg:
         by_epoch = cfg.train_cfg.pop("by_epoch", True)
         cfg.train_cfg.type = "EpochBasedTrainLoop" if by_epoch else "IterBasedTrainLoop"
-    _exchange(cfg.train_cfg, LOOPS)
-    # Whoever reads the config from the work_dir needs to find them.
+    _replace_type(cfg.train_cfg, LOOPS)
+    # The config in the work_dir must be readable by itself.
     imports = cfg.get("custom_imports") or dict(imports=[])
     names = [imports["imports"]] if isinstance(imports["imports"], str) else list(imports["imports"])
     if "lad" not in names:
         cfg.custom_imports = dict(imports, imports=["lad", *names])
 
 
-def _exchange(config: Any, types: dict[str, str]) -> None:
+def _replace_type(config: Any, types: dict[str, str]) -> None:
     if not isinstance(config, dict):
         return
     kind = config.get("type")
@@ -58,27 +58,27 @@ def _exchange(config: Any, types: dict[str, str]) -> None:
         config["type"] = types[name]
 
 
-def resume_request(work_dir: str, asked: str | None) -> str | None:
-    """What to resume from: ``'auto'``, a checkpoint path or None.
+def resume_request(work_dir: str, requested: str | None) -> str | None:
+    """Checkpoint to resume from: ``'auto'``, a path or None.
 
-    A run that torchrun or Slurm started again goes on from its own last checkpoint, also where nobody asked. ``'auto'``
-    where there is no checkpoint yet is None: a job script can always say ``--resume``.
+    A run that torchrun or Slurm restarted resumes from its own last checkpoint also without ``--resume``. ``'auto'``
+    becomes None if there is no checkpoint yet, so a job script can always pass ``--resume``.
 
     Args:
         work_dir: The run's folder.
-        asked: The value of ``--resume``.
+        requested: The value of ``--resume``.
 
     Raises:
         CheckpointError: there are checkpoints, and none that can be resumed from.
     """
-    if asked == "auto":
+    if requested == "auto":
         return "auto" if find_resumable(work_dir).path is not None else None
-    if asked is None and _restarts() > 0 and os.path.isfile(os.path.join(work_dir, LAST_CHECKPOINT)):
+    if requested is None and _restarts() > 0 and os.path.isfile(os.path.join(work_dir, LAST_CHECKPOINT)):
         return "auto"
-    return asked
+    return requested
 
 
 def _restarts() -> int:
-    """How often the launcher has started this run again."""
+    """Number of times that the launcher has restarted this run."""
     names = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
     return max(int(os.environ.get(name) or 0) for name in names)

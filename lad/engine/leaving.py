@@ -1,4 +1,4 @@
-"""How the processes of a run end."""
+"""Orderly exit of a run's processes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 from torch import distributed
 
 if distributed.is_available():
-    # A function of this module keeps the process group of the time of its first import as a default argument, for ever.
+    # A function of this module keeps the process group that exists at its first import, as a default argument.
     import torch.distributed.nn
 
 
 class Preempted(SystemExit):
-    """Ends the process because a signal asked for it.
+    """Exit of the process after a stop signal.
 
     Args:
         code: The exit code.
-        together: Whether all ranks leave at this point.
+        together: Whether all ranks exit at this point.
     """
 
     def __init__(self, code: int, together: bool) -> None:
@@ -30,14 +30,14 @@ class Preempted(SystemExit):
 
 @contextmanager
 def leaving_process_group() -> Iterator[None]:
-    """Leave the process group of a run that is over; MMEngine's runner joins it and never leaves.
+    """Destroy the process group when the block ends; MMEngine's runner creates it and never destroys it.
 
-    Gloo's threads let go of a collective's tensors some time after it is done, and need the interpreter for that. One
-    that comes too late finds none, and the process aborts: exit code 134 after a training that has succeeded. Leaving
-    waits for these threads, provided that nothing holds the group any more. So whatever does, a runner with its model
-    above all, must have gone out of scope at the end of the block.
+    Gloo's threads release the tensors of a collective some time after it is done and need the interpreter for that. If
+    the interpreter has ended by then, the process aborts: exit code 134 after a successful training. Destroying the
+    group waits for these threads, provided that nothing references the group any more. Everything that does, in
+    particular the runner with its model, must be out of scope at the end of the block.
 
-    After an error nobody leaves: collectives may be under way, and leaving might wait for the other ranks.
+    After an error the group is not destroyed: collectives may be under way, and this might wait for the other ranks.
     """
     try:
         yield
@@ -52,8 +52,8 @@ def _leave(together: bool) -> None:
     if not (distributed.is_available() and distributed.is_initialized()):
         return
     backend = distributed.get_backend()
-    # NCCL waits for the other ranks or, in some versions of torch, cuts them off. Gloo does neither, as long as no
-    # collective of this rank is under way.
+    # NCCL waits for the other ranks or, in some versions of torch, aborts their communicators. Gloo does neither, as
+    # long as no collective of this rank is under way.
     if not together and backend != distributed.Backend.GLOO:
         return
     if torch.cuda.is_available():

@@ -1,8 +1,8 @@
-"""MMEngine's training loops, which find their place again in the middle of an epoch.
+"""Training loops that resume in the middle of an epoch.
 
-MMEngine's epoch-based loop begins an interrupted epoch anew (and trains its first part twice); its iteration-based loop
-loads every image that was already seen. Neither restores the order of the data where the config names no
-seed, nor random numbers, nor makes up for a validation that was due.
+MMEngine's epoch-based loop restarts an interrupted epoch (and trains its first part twice); its iteration-based loop
+loads all earlier images again. Neither restores the order of the data if the config names no seed, nor the random
+numbers, nor runs a validation that was due.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from lad.engine.workers import shield_workers
 
 from mmengine.logging import print_log
 from mmengine.registry import LOOPS
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 from torch.utils.data import DataLoader
 
-# Where the message hub, and so the checkpoint, keeps what the order of the data depends on.
+# Key in the message hub, and so in the checkpoint, of what the order of the data depends on.
 DATA_ORDER = "data_order"
-# MMEngine logs what begins with "train", "val" or "test".
+# Key of the last validated iteration. MMEngine logs keys that begin with "train", "val" or "test".
 VALIDATED_ITER = "last_validation"
 
 
 def build_resumable(runner: Runner, dataloader: DataLoader | dict) -> DataLoader:
-    """A data loader whose batches can begin anywhere; one that is built already stays as it is."""
+    """Build a data loader with a :class:`ResumableBatchSampler`; one that is built already is returned as it is."""
     if isinstance(dataloader, dict):
         config = dict(dataloader)
         config["batch_sampler"] = dict(
@@ -37,26 +37,28 @@ def build_resumable(runner: Runner, dataloader: DataLoader | dict) -> DataLoader
             drop_last=config.pop("drop_last", False),
             seed=runner.seed,
         )
-        dataloader = runner.build_dataloader(
+        loader: DataLoader = runner.build_dataloader(
             config, seed=runner.seed, diff_rank_seed=runner._randomness_cfg.get("diff_rank_seed", False)
         )
-        dataset = dataloader.dataset
-        # torch's fetcher asks the object, so an attribute is enough, and hooks that look into the data set find it.
+        dataset: Any = loader.dataset
+        # torch's fetcher looks the method up on the instance, so the data set keeps its type, which hooks rely on.
         dataset.__getitems__ = SeededItems(dataset)
-    shield_workers(dataloader)
-    return dataloader
+    else:
+        loader = dataloader
+    shield_workers(loader)
+    return loader
 
 
-class _Resumable:
-    """What both loops share."""
+class _Resumable(BaseLoop):
+    """Base of both loops: order of the data, position in the epoch, pending validation."""
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> None:
         dataloader = build_resumable(runner, dataloader)
         if isinstance(dataloader.batch_sampler, ResumableBatchSampler):
-            # The iteration-based loop starts to load at once, before it knows where to begin.
+            # The iteration-based loop starts to load in its constructor, before its position is known.
             dataloader.batch_sampler.paused = True
         super().__init__(runner, dataloader, *args, **kwargs)
-        self._owes_validation = False
+        self._validation_pending = False
 
     @property
     def batch_sampler(self) -> ResumableBatchSampler | None:
@@ -65,7 +67,7 @@ class _Resumable:
         return sampler if isinstance(sampler, ResumableBatchSampler) else None
 
     def _restore_data_order(self) -> None:
-        """Take over from the checkpoint what the order of the data depends on."""
+        """Restore from the checkpoint what the order of the data depends on."""
         hub, sampler = self.runner.message_hub, self.batch_sampler
         if sampler is None:
             print_log(
@@ -79,7 +81,7 @@ class _Resumable:
         if saved and saved["batches"] != here:
             print_log(
                 f"The checkpoint's epochs had {saved['batches']} iterations and this run's have {here}: the data set, "
-                f"batch size or number of processes changed, so {self._find_other_place(here)}.",
+                f"batch size or number of processes changed, so {self._restart_position(here)}.",
                 logger="current",
                 level=logging.WARNING,
             )
@@ -90,20 +92,20 @@ class _Resumable:
             inner.seed = saved["seed"]
         hub.update_info(DATA_ORDER, dict(seed=getattr(inner, "seed", None), batches=here))
 
-    def _find_owed_validation(self) -> None:
-        """Whether the run ended between a checkpoint and the validation that belongs to it."""
+    def _find_pending_validation(self) -> None:
+        """Check whether the run ended between a checkpoint and the validation that belongs to it."""
         hub = self.runner.message_hub
         done = hub.get_info(VALIDATED_ITER) if VALIDATED_ITER in hub.runtime_info else None
-        self._owes_validation = (
+        self._validation_pending = (
             self.runner.val_loop is not None
             and self._iter > 0
             and done != self._iter
             and self._validation_is_due()
         )
 
-    def _validate_if_owed(self) -> None:
-        if self._owes_validation:
-            self._owes_validation = False
+    def _run_pending_validation(self) -> None:
+        if self._validation_pending:
+            self._validation_pending = False
             self.runner.val_loop.run()
             self.runner.model.train()
 
@@ -111,12 +113,12 @@ class _Resumable:
         """Launch training."""
         self._restore_data_order()
         if self.batch_sampler is not None:
-            self._find_place()
-        self._find_owed_validation()
-        if self._owes_validation and self._is_finished():
+            self._seek_position()
+        self._find_pending_validation()
+        if self._validation_pending and self._is_finished():
             # Nothing is left to train.
             self.runner.call_hook("before_train")
-            self._validate_if_owed()
+            self._run_pending_validation()
             self.runner.call_hook("after_train")
             return self.runner.model
         return super().run()
@@ -124,19 +126,19 @@ class _Resumable:
 
 @LOOPS.register_module()
 class ResumableEpochBasedTrainLoop(_Resumable, EpochBasedTrainLoop):
-    """``EpochBasedTrainLoop`` that continues an epoch where it was left. Arguments as there."""
+    """``EpochBasedTrainLoop`` that resumes in the middle of an epoch; takes the same arguments."""
 
     _skipped = 0
 
     def _is_finished(self) -> bool:
         return self._epoch >= self._max_epochs
 
-    def _find_other_place(self, batches: int) -> str:
+    def _restart_position(self, batches: int) -> str:
         if self.batch_sampler.counts_epochs:
             self._iter = self._epoch * batches
         return "the interrupted epoch begins anew"
 
-    def _find_place(self) -> None:
+    def _seek_position(self) -> None:
         self._skipped = self._iter - self._epoch * len(self.dataloader)
 
     def _validation_is_due(self) -> bool:
@@ -148,27 +150,27 @@ class ResumableEpochBasedTrainLoop(_Resumable, EpochBasedTrainLoop):
         )
 
     def run_epoch(self) -> None:
-        """Iterate one epoch, or what is left of it."""
-        self._validate_if_owed()
+        """Run one epoch, or the rest of it."""
+        self._run_pending_validation()
         if self.batch_sampler is not None:
             self.batch_sampler.seek(self._epoch, self._skipped)
         super().run_epoch()
         self._skipped = 0
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
-        """Iterate one batch, with random numbers of its own."""
+        """Run one iteration with its own seed."""
         seed_step(self.runner.seed, self._iter)
         super().run_iter(idx + self._skipped, data_batch)
 
 
-class _Advanced:
-    """An iterator whose first steps were taken elsewhere: they are answered with None."""
+class _SkippedSteps:
+    """Iterator that returns None for the first ``steps`` items, which MMEngine's loop skips."""
 
     def __init__(self, iterator: Iterator, steps: int) -> None:
         self.iterator = iterator
         self.steps = steps
 
-    def __iter__(self) -> _Advanced:
+    def __iter__(self) -> _SkippedSteps:
         return self
 
     def __next__(self) -> Any:
@@ -180,7 +182,7 @@ class _Advanced:
 
 @LOOPS.register_module()
 class ResumableIterBasedTrainLoop(_Resumable, IterBasedTrainLoop):
-    """``IterBasedTrainLoop`` that finds its place without loading what came before. Arguments as there."""
+    """``IterBasedTrainLoop`` that resumes without loading earlier batches; takes the same arguments."""
 
     def _is_finished(self) -> bool:
         return self._iter >= self._max_iters
@@ -191,19 +193,19 @@ class ResumableIterBasedTrainLoop(_Resumable, IterBasedTrainLoop):
             self._iter % self.val_interval == 0 or self._iter == self._max_iters
         )
 
-    def _find_other_place(self, batches: int) -> str:
+    def _restart_position(self, batches: int) -> str:
         return "the order of the data is another one from here on"
 
-    def _find_place(self) -> None:
+    def _seek_position(self) -> None:
         sampler = self.batch_sampler
         epoch, skip = divmod(self._iter, len(self.dataloader)) if sampler.counts_epochs else (0, self._iter)
         sampler.seek(epoch, skip)
         iterator = _InfiniteDataloaderIterator(self.dataloader)
         iterator._epoch = epoch
-        self.dataloader_iterator = _Advanced(iterator, self._iter)
+        self.dataloader_iterator = _SkippedSteps(iterator, self._iter)
 
     def run_iter(self, data_batch: Any) -> None:
-        """Iterate one batch, with random numbers of its own."""
-        self._validate_if_owed()
+        """Run one iteration with its own seed."""
+        self._run_pending_validation()
         seed_step(self.runner.seed, self._iter)
         super().run_iter(data_batch)

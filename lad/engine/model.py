@@ -1,12 +1,12 @@
-"""The detector of a run."""
+"""Access to the detector that a runner trains."""
 
 from __future__ import annotations
 
+from mmdet.models.detectors import BaseDetector
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
 
 
-def detector_of(runner: Runner) -> nn.Module:
-    """The model that a run trains, without what wraps it for several processes."""
+def detector_of(runner: Runner) -> BaseDetector:
+    """The model of a runner, without its wrapper for distributed training."""
     return runner.model.module if is_model_wrapper(runner.model) else runner.model

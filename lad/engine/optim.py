@@ -1,4 +1,4 @@
-"""Mixed precision where there is no GPU."""
+"""Optimizer wrapper for mixed precision without a GPU."""
 
 from __future__ import annotations
 

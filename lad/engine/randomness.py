@@ -1,9 +1,9 @@
-"""Random numbers that depend on where a run is, not on what happened before.
+"""Seeding of each training step and sample by its position in the run.
 
-MMEngine seeds its generators once; where they stand later depends on everything that drew from them: iterations,
-validations, processes of the data loader. None of it is in a checkpoint. Here each training step and each
-training sample starts from a seed of its own, so a run that goes on draws what it would have drawn, whatever the number
-of worker processes.
+MMEngine seeds its generators once; their later state depends on everything that drew from them: iterations,
+validations, workers of the data loader. None of it is in a checkpoint. Here each training step and each training sample
+starts from a seed of its own, so a resumed run draws the same numbers as an uninterrupted one, for any number of
+workers.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ import torch
 from mmengine.device import get_device
 from torch.utils.data import Dataset, get_worker_info
 
-# First word of a seed's entropy: the streams of steps and of samples never meet.
+# First word of a seed's entropy: the seeds of steps and of samples are never equal.
 STEP, SAMPLE = 1, 2
 
 
 class Draw(NamedTuple):
-    """A sample to be loaded.
+    """Index of a sample and the entropy of its random transforms.
 
     Attributes:
-        index: Which sample of the data set.
-        entropy: What its random transforms are seeded with: seed, epoch and position in the epoch.
+        index: Index in the data set.
+        entropy: Seed, epoch and position in the epoch.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nothing calls
     entropy: tuple[int, ...]
 
 
 def seed_step(seed: int, iteration: int) -> None:
-    """Seed python, numpy, torch and the accelerators for one training step."""
+    """Seed Python, NumPy, torch and the accelerators for one training step."""
     word = _seed_host((STEP, seed, iteration))
     if get_device() != "cpu":
         torch.manual_seed(word)
@@ -43,7 +43,7 @@ def seed_step(seed: int, iteration: int) -> None:
 
 def _seed_host(entropy: Sequence[int]) -> int:
     """Seed the generators on the host; returns the 64-bit seed that torch got."""
-    # SeedSequence mixes, so that neighbouring positions get unrelated seeds.
+    # SeedSequence mixes its input: neighbouring positions get independent seeds.
     words = np.random.SeedSequence([value % 2**64 for value in entropy]).generate_state(4)
     random.seed(int(words[0]))
     np.random.seed(words[1])
@@ -54,8 +54,8 @@ def _seed_host(entropy: Sequence[int]) -> int:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Put the host's generators back after a block; in a worker of a data loader nobody else draws from them."""
+def _preserved_host_state() -> Iterator[None]:
+    """Restore the state of the host's generators on exit; not in a worker, where nothing else draws from them."""
     if get_worker_info() is not None:
         yield
         return
@@ -69,7 +69,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 class SeededItems:
-    """A data set's ``__getitems__``: loads samples, each with a random state of its own.
+    """Replacement of a data set's ``__getitems__`` that seeds each sample separately.
 
     Args:
         dataset: Any map-style data set.
@@ -79,9 +79,9 @@ class SeededItems:
         self.dataset = dataset
 
     def __call__(self, draws: Sequence[Draw]) -> list[Any]:
-        """Load the samples of a batch, with the draws of :class:`ResumableBatchSampler`."""
+        """Load the samples of a batch that :class:`ResumableBatchSampler` yields."""
         samples = []
-        with _undisturbed():
+        with _preserved_host_state():
             for index, entropy in draws:
                 _seed_host((SAMPLE, *entropy))
                 samples.append(self.dataset[index])

@@ -1,7 +1,7 @@
-"""How far an mAP, or the difference of two, would move with other validation images and other seeds.
+"""Confidence intervals of an mAP, or of a difference of two, over validation images and training seeds.
 
-Images are resampled (the bootstrap). Seeds are not: there are few of them, and as many drawn with replacement scatter
-too little, by (n - 1) / n in variance. Their part is Student's: a mean of n runs is off by t * s / sqrt(n).
+Images are resampled (bootstrap). Seeds are not: there are few of them, and resampling n seeds underestimates the
+variance by (n - 1) / n. Their contribution follows Student's t: the mean of n runs deviates by t * s / sqrt(n).
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from pycocotools.cocoeval import COCOeval
 from scipy.special import stdtrit
 
 MAX_DETS = 100
-# Replicates that are computed at once: bounds the memory (a few hundred MB for COCO's busiest class).
+# Number of replicates computed at once: bounds the memory (a few hundred MB for COCO's most frequent class).
 CHUNK = 128
 
 
 @dataclass(frozen=True)
 class ClassMatches:
-    """The detections of one class on all images, best first, and which of them are right.
+    """Detections of one class on all images in order of descending score, and their matches.
 
     Attributes:
         images: (D,) int, index of each detection's image.
         true: For each of T IoU thresholds the (ascending) indices of the detections that match an object.
-        ignored: For each threshold the (ascending) indices of those that count for nothing (they match a crowd).
+        ignored: For each threshold the (ascending) indices of those that are ignored (they match a crowd).
         objects: (I,) int, objects of the class on each image.
     """
 
@@ -39,12 +39,12 @@ class ClassMatches:
 
 @dataclass(frozen=True)
 class ImageMatches:
-    """What a detector's mAP is computed from, so that images can be counted more or less often.
+    """Matches of a detector on all images, from which the mAP can be computed with any weight for each image.
 
     Attributes:
         image_ids: (I,) ids of the images, ascending.
         classes: One for each class.
-        recalls: (R,) recalls at which precision is read.
+        recalls: (R,) recalls at which the precision is evaluated.
     """
 
     image_ids: np.ndarray
@@ -59,7 +59,7 @@ class Interval:
     Attributes:
         value: With every image once and every seed once.
         low, high: The 2.5 % and 97.5 % quantiles of the replicates.
-        seeds: How many seeds (of a difference: pairs) it rests on; with one it tells of other images alone.
+        seeds: Number of seeds (of a difference: pairs); with one the interval covers the choice of images only.
     """
 
     value: float
@@ -110,10 +110,10 @@ def _collect(evaluated: list[dict | None], num_thresholds: int) -> ClassMatches:
 
 
 def weighted_map(matches: ImageMatches, weights: np.ndarray) -> np.ndarray:
-    """The mAP of a data set in which image i is there ``weights[i]`` times.
+    """Compute the mAP of a data set in which image i occurs ``weights[i]`` times.
 
-    Interpolated precision changes at true detections only, and its best value from a recall on is reached at one; so
-    of the detections only the true ones are looked at, beside the number of all before them.
+    Interpolated precision changes at true detections only, and its maximum from a recall on is reached at one. So only
+    the true detections and the number of all detections before each are needed.
 
     Detections of equal score keep the order that they have with every image once, an image's copies following each
     other. In a data set that really has the copies pycocotools orders such ties otherwise, and where right and wrong
@@ -174,13 +174,13 @@ def _average_precision(
 
 
 def image_weights(num_images: int, replicates: int, generator: np.random.Generator) -> np.ndarray:
-    """(B, I) how often each image is drawn when as many are drawn with replacement."""
+    """Draw (B, I) counts of each image when I images are sampled with replacement."""
     return generator.multinomial(num_images, np.full(num_images, 1 / num_images), size=replicates)
 
 
 @dataclass(frozen=True)
 class Replicates:
-    """A detector's mAP on resampled images, for each of its seeds.
+    """mAP of a detector on resampled images, for each of its seeds.
 
     Attributes:
         values: By seed: the mAP with every image once.
@@ -215,13 +215,13 @@ def replicate(matches: Mapping[int, ImageMatches], weights: np.ndarray) -> Repli
 
 
 def mean_interval(one: Replicates, generator: np.random.Generator) -> Interval:
-    """The mean mAP over seeds, with other images and other seeds."""
+    """Interval of the mean mAP over seeds, for resampled images and the variation of seeds."""
     value = float(np.mean(list(one.values.values())))
     return _interval(value, _mean_draws(one, generator), len(one.values))
 
 
 def difference_interval(better: Replicates, than: Replicates, generator: np.random.Generator) -> Interval:
-    """The mean mAP of one detector minus another's, with other images and other seeds.
+    """Interval of the difference of two detectors' mean mAP, for resampled images and the variation of seeds.
 
     Paired: a replicate has the same images for both. Where both were trained with some of the same seeds these alone
     are compared, and it is the differences of pairs that scatter; else each detector's seeds do for themselves.
@@ -239,7 +239,7 @@ def difference_interval(better: Replicates, than: Replicates, generator: np.rand
 
 
 def _mean_draws(one: Replicates, generator: np.random.Generator) -> np.ndarray:
-    """(B,) mean over seeds of each replicate, displaced as with other seeds.
+    """(B,) mean over seeds of each replicate, with an added deviation for the choice of seeds.
 
     The seeds' deviation is that of their mAP, in which those images had a part that are resampled too: what depends
     on seed and image together counts twice, and the interval is somewhat too wide rather than too narrow.

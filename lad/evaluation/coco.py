@@ -1,4 +1,4 @@
-"""MMDetection's COCO metric with a choice of who evaluates."""
+"""COCO metric of MMDetection with a choice of backend."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Backend = Literal["pycocotools", "faster-coco-eval"]
 
 @functools.cache
 def faster_evaluator() -> type:
-    """The evaluator of the package faster-coco-eval, with pycocotools' summary.
+    """Create the evaluator class of the package faster-coco-eval with pycocotools' summary.
 
-    Matching and accumulation are the package's. The summary is pycocotools' own: its twelve numbers, in its order and
-    with its exceptions (an mAP is that of ``proposal_nums`` 100, and -1 where 100 is not among them), are what
+    Matching and accumulation are faster-coco-eval's. The summary is pycocotools' own: its twelve numbers, in its order
+    and with its exceptions (an mAP is that of ``proposal_nums`` 100, and -1 where 100 is not among them), are what
     MMDetection's metric reads.
 
     Raises:
@@ -41,23 +41,26 @@ def faster_evaluator() -> type:
 # Under MMDetection's own name: a config changes nothing but `backend`.
 @METRICS.register_module(name="CocoMetric", force=True)
 class CocoMetric(_CocoMetric):
-    """MMDetection's ``CocoMetric``, evaluated by pycocotools or, faster and with equal results, by faster-coco-eval.
+    """``CocoMetric`` of MMDetection with pycocotools or, faster and with equal results, faster-coco-eval.
 
     Args:
         args, kwargs: As for MMDetection's ``CocoMetric``.
         backend: ``'pycocotools'`` (MMDetection's own way) or ``'faster-coco-eval'``, which must be installed
-            (``pip install faster-coco-eval``). The metric ``'proposal_fast'`` asks neither.
+            (``pip install faster-coco-eval``). The metric ``'proposal_fast'`` uses neither.
 
     Raises:
         ConfigError: ``backend`` is unknown, not installed, or set beside ``use_mp_eval``.
     """
+
+    #: The IoU thresholds of the mAP.
+    iou_thrs: np.ndarray
 
     def __init__(self, *args: Any, backend: Backend = "pycocotools", **kwargs: Any) -> None:
         if backend not in get_args(Backend):
             raise ConfigError(
                 f"CocoMetric: backend must be 'pycocotools' or 'faster-coco-eval', got {backend!r}."
             )
-        # Before the first epoch, not after it.
+        # Imported here so that a missing package is reported before the first epoch, not after it.
         self._evaluator = faster_evaluator() if backend == "faster-coco-eval" else None
         super().__init__(*args, **kwargs)
         if self._evaluator is not None and self.use_mp_eval:
@@ -66,10 +69,10 @@ class CocoMetric(_CocoMetric):
                 "backend='faster-coco-eval'."
             )
         self.backend = backend
-        # The summary asks which thresholds equal 0.5. MMDetection hands a list on as it is, with which numpy 2 raises.
+        # The summary compares the thresholds with 0.5. MMDetection keeps a list, with which numpy 2 raises an error.
         self.iou_thrs = np.atleast_1d(self.iou_thrs)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """As MMDetection's, with the evaluator of the backend."""
+        """Compute the metrics with the evaluator of the backend."""
         with nullcontext() if self._evaluator is None else coco_evaluation_by(self._evaluator):
             return super().compute_metrics(results)

@@ -1,4 +1,4 @@
-"""COCO evaluation of detections that were written to a file."""
+"""COCO evaluation of detections that are stored in a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ METRICS = ("mAP", "AP50", "AP75", "AP_s", "AP_m", "AP_l")
 
 
 def load_ground_truth(path: str | Path) -> COCO:
-    """COCO annotations, read without a word."""
+    """Load COCO annotations without pycocotools' output."""
     with contextlib.redirect_stdout(io.StringIO()):
         return COCO(str(path))
 
@@ -28,13 +28,13 @@ def coco_evaluation(
     categories: Sequence[int] = (),
     areas: bool = True,
 ) -> COCOeval:
-    """pycocotools' per-image evaluation of boxes; ``accumulate`` and ``summarize`` are the caller's.
+    """Run pycocotools' per-image evaluation of boxes; the caller runs ``accumulate`` and ``summarize``.
 
     Args:
         ground_truth: The annotations; all of their images count.
         detections: COCO results (``image_id``, ``category_id``, ``bbox``, ``score``) or a JSON file of them.
         categories: Category ids to evaluate; all if empty.
-        areas: Whether small, medium and large boxes are evaluated for themselves too.
+        areas: Whether small, medium and large boxes are also evaluated separately.
 
     Raises:
         DataError: the file cannot be read.
@@ -48,7 +48,7 @@ def coco_evaluation(
         if detections:
             found = ground_truth.loadRes(detections)
         else:
-            # pycocotools asks the first detection what kind it is.
+            # `loadRes` reads the kind of the results from the first detection.
             found = COCO()
             found.dataset = dict(ground_truth.dataset, annotations=[])
             found.createIndex()
@@ -63,7 +63,7 @@ def coco_evaluation(
 
 
 def coco_metrics(evaluation: COCOeval) -> dict[str, float]:
-    """``mAP``, ``AP50``, ``AP75``, ``AP_s``, ``AP_m``, ``AP_l`` in [0, 1]; -1 where there are no such objects."""
+    """Compute ``mAP``, ``AP50``, ``AP75``, ``AP_s``, ``AP_m``, ``AP_l`` in [0, 1]; -1 if there are no such objects."""
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
         evaluation.summarize()

@@ -6,7 +6,7 @@ from unittest import mock
 from lad.compat.safe_loading import load_safely
 from lad.engine.hooks import NumericalFaultHook
 from lad.engine.hooks.bad_batch import bad_input, plain
-from lad.engine.hooks.numerical_faults import BAD_BATCH, DeviceAnswer, not_finite
+from lad.engine.hooks.numerical_faults import BAD_BATCH, DeviceFlag, not_finite
 from lad.errors import ConfigError, NumericalError
 
 import numpy as np
@@ -198,12 +198,12 @@ def test_infinite_gradient_of_a_finite_loss_is_left_to_the_scaler_of_mixed_preci
 def test_nothing_waits_for_a_gpu_before_the_backward_pass_is_queued():
     with fake_cuda(), mock.patch("torch.cuda.Event") as event:
         loss = torch.ones((), device="cuda")
-        answer = DeviceAnswer(not_finite(loss))
+        flag = DeviceFlag(not_finite(loss))
         event.return_value.record.assert_called_once()
         event.return_value.synchronize.assert_not_called()
         # Control: reading it waits, for the copy alone.
         with pytest.raises(Exception, match=r"data-dependent"):
-            answer.is_yes()
+            flag.value()
         event.return_value.synchronize.assert_called_once()
 
 
@@ -246,7 +246,7 @@ def test_optimizer_wrapper_without_the_place_to_look_is_said(tmp_path, caplog):
     runner.logger.addHandler(caplog.handler)
     with caplog.at_level(logging.WARNING):
         NumericalFaultHook().before_train(runner)
-    assert "losses are not looked at with object" in caplog.text
+    assert "losses are not checked with object" in caplog.text
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""When the hook looks whether a signal came."""
+"""When the hook checks whether a signal came."""
 
 import signal
 from types import SimpleNamespace
@@ -9,40 +9,40 @@ from lad.engine.hooks import PreemptionHook
 import pytest
 
 
-class LeftError(Exception):
+class ExitedError(Exception):
     """The run would end here."""
 
 
-def iterations_until_it_leaves(hook, asked_in, accumulation=1, number=20):
-    """After how many iterations a run ends whose signal comes in the iteration of a number; and the looks it took."""
+def iterations_until_exit(hook, signalled_in, accumulation=1, number=20):
+    """Number of iterations until a run exits that receives a signal in a given iteration, and the checks it made."""
     runner = SimpleNamespace(
         iter=0, epoch=0, optim_wrapper=SimpleNamespace(_accumulative_counts=accumulation)
     )
-    looks = []
-    asked = hook._any_rank_was_asked
+    checks = []
+    received = hook._any_rank_received_signal
 
-    def look():
-        looks.append(runner.iter + 1)
-        return asked()
+    def check():
+        checks.append(runner.iter + 1)
+        return received()
 
     with (
-        mock.patch.object(hook, "_any_rank_was_asked", look),
+        mock.patch.object(hook, "_any_rank_received_signal", check),
         mock.patch.object(hook, "_save"),
-        mock.patch.object(hook, "_leave", side_effect=LeftError),
+        mock.patch.object(hook, "_exit", side_effect=ExitedError),
     ):
         for runner.iter in range(number):
-            if runner.iter + 1 == asked_in:
+            if runner.iter + 1 == signalled_in:
                 hook._receive(signal.SIGTERM, None)
             try:
                 hook.after_train_iter(runner, runner.iter)
-            except LeftError:
+            except ExitedError:
                 hook._save.assert_called_once_with(runner, epoch=0, iteration=runner.iter + 1)
-                return runner.iter + 1, looks
-    return None, looks
+                return runner.iter + 1, checks
+    return None, checks
 
 
 @pytest.mark.parametrize(
-    ("interval", "accumulation", "asked_in", "left_after", "looks"),
+    ("interval", "accumulation", "signalled_in", "left_after", "checks"),
     [
         (1, 1, 3, 3, [1, 2, 3]),
         # Ranks exchange a number at these alone.
@@ -54,12 +54,12 @@ def iterations_until_it_leaves(hook, asked_in, accumulation=1, number=20):
         (6, 4, 1, 12, [12]),
     ],
 )
-def test_run_leaves_at_the_next_iteration_of_its_interval(
-    interval, accumulation, asked_in, left_after, looks
+def test_run_exits_at_the_next_iteration_of_its_interval(
+    interval, accumulation, signalled_in, left_after, checks
 ):
     hook = PreemptionHook(interval=interval)
-    assert iterations_until_it_leaves(hook, asked_in, accumulation) == (left_after, looks)
+    assert iterations_until_exit(hook, signalled_in, accumulation) == (left_after, checks)
 
 
-def test_run_that_nobody_asks_does_not_leave():
-    assert iterations_until_it_leaves(PreemptionHook(interval=8), asked_in=None) == (None, [8, 16])
+def test_run_without_a_signal_does_not_exit():
+    assert iterations_until_exit(PreemptionHook(interval=8), signalled_in=None) == (None, [8, 16])

@@ -1,4 +1,4 @@
-"""A training batch as plain data, to be looked at after the run that it ended."""
+"""Recording of training batches with a non-finite loss, and search for the cause."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from lad.errors import listed
 
 import numpy as np
 import torch
+from mmdet.models.detectors import BaseDetector
 from mmdet.structures.bbox import BaseBoxes
 from mmengine.structures import BaseDataElement
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def plain(value: Any) -> Any:
-    """The same in tensors, numbers, text, dicts, lists and tuples alone, on the CPU.
+    """Convert a value to tensors, numbers, text, dicts, lists and tuples, on the CPU.
 
-    Data elements become dicts of their fields, with their metadata under ``metainfo``; what is of no such kind
-    becomes its ``repr``.
+    Data elements become dicts of their fields, with their metadata under ``metainfo``; any other object becomes its
+    ``repr``.
     """
     if isinstance(value, Tensor):
         return value.detach().cpu().clone()
@@ -46,7 +47,7 @@ def plain(value: Any) -> Any:
 
 
 def write_batch(path: Path, batch: Any, **more: Any) -> None:
-    """Write a batch so that :func:`lad.compat.safe_loading.load_safely` reads it.
+    """Write a batch to a file that :func:`lad.compat.safe_loading.load_safely` reads.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -58,7 +59,7 @@ def write_batch(path: Path, batch: Any, **more: Any) -> None:
 
 
 def samples_of(batch: Any) -> Iterator[BaseDataElement]:
-    """The data samples of a batch, whatever it is nested in."""
+    """Iterate over the data samples of a batch, at any depth of dicts, lists and tuples."""
     if isinstance(batch, BaseDataElement):
         yield batch
     elif isinstance(batch, (Mapping, list, tuple)):
@@ -67,7 +68,7 @@ def samples_of(batch: Any) -> Iterator[BaseDataElement]:
 
 
 def name_images(batch: Any, limit: int = 8) -> str:
-    """'image 7 (a.jpg), image 9 (b.jpg)' for the samples of a batch."""
+    """Format the images of a batch as ``image 7 (a.jpg), image 9 (b.jpg)``."""
     return listed([_name(sample) for sample in samples_of(batch)], limit)
 
 
@@ -76,7 +77,7 @@ def _name(sample: BaseDataElement) -> str:
 
 
 def bad_terms(losses: Mapping[str, Any]) -> dict[str, float]:
-    """The loss terms that are not finite, by name (``loss_cls[2]`` in a list of levels), and their value."""
+    """Values of the loss terms that are not finite, by name (``loss_cls[2]`` in a list of levels)."""
     values = {}
     for name, value in losses.items():
         if "loss" not in name:
@@ -91,15 +92,15 @@ def bad_terms(losses: Mapping[str, Any]) -> dict[str, float]:
     return {name: mean for name, mean in means.items() if not np.isfinite(mean)}
 
 
-def broken_weights(model: nn.Module) -> list[str]:
-    """Names of the parameters that hold a NaN or an infinity."""
+def broken_weights(model: BaseDetector) -> list[str]:
+    """Names of the parameters that contain NaN or infinity."""
     return [name for name, weight in model.named_parameters() if not bool(weight.isfinite().all())]
 
 
 def bad_input(batch: Any) -> str:
-    """Which images or boxes of a batch no finite loss can come from; empty where there are none."""
+    """Describe an image or a box of a batch that no finite loss can come from; empty if there is none."""
     if isinstance(batch, Mapping):
-        # The data preprocessor has not seen them: one tensor an image.
+        # The batch is not preprocessed yet: one tensor per image.
         for image, sample in zip(batch.get("inputs", ()), samples_of(batch), strict=False):
             if isinstance(image, Tensor) and not bool(image.isfinite().all()):
                 return f"the pixels of {_name(sample)} are not finite: look at the pipeline"

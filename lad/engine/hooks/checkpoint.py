@@ -1,4 +1,4 @@
-"""Checkpoints that a crash cannot damage."""
+"""Checkpoint hook with atomic writes."""
 
 from __future__ import annotations
 
@@ -28,30 +28,35 @@ from mmengine.runner import BaseLoop, Runner
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """MMEngine's ``CheckpointHook`` with the same options, which never leaves a run without a good checkpoint.
+    """``CheckpointHook`` of MMEngine that keeps a valid checkpoint at every moment; takes the same options.
 
-    A checkpoint is written beside its place, synced and renamed; ``last_checkpoint`` changes after that, and only then
-    are outdated ones removed. A run that resumes from the last checkpoint of its work_dir goes on from the newest good
-    one where that one is damaged. This holds for local folders; other storage backends are written to as MMEngine does.
+    A checkpoint is written to a temporary file, synced and renamed; ``last_checkpoint`` changes after that, and
+    outdated ones are removed last. A run that resumes from the last checkpoint of its work_dir uses the newest valid
+    one if that is damaged. This holds for local folders; other storage backends are written to as MMEngine does.
 
     Raises:
         CheckpointError: while training, where a checkpoint cannot be written; when resuming, where none can be read.
     """
 
+    # Set by MMEngine, which has no types.
+    backend_args: dict | None
+    file_backend: Any
+    keep_ckpt_ids: deque[int]
+
     def before_run(self, runner: Runner) -> None:
         """Choose the checkpoint to resume from."""
         if not isinstance(runner._train_loop, BaseLoop):
             return  # a test or a validation, perhaps of a run that is going on in this folder
-        _check_same_intent(runner)
+        _check_shared_work_dir(runner)
         if not runner._resume:
             if is_main_process():
-                # From here on it is this run's: a restart must not go on from an earlier run in the same folder.
+                # A restart must not resume from an earlier run in the same folder.
                 (Path(runner.work_dir) / LAST_CHECKPOINT).unlink(missing_ok=True)
         elif runner._load_from is None:
-            runner._load_from = _agree_on_checkpoint(runner)
+            runner._load_from = _broadcast_checkpoint(runner)
 
     def before_train(self, runner: Runner) -> None:
-        """Prepare the folder."""
+        """Select the atomic backend for local folders and remove temporary files."""
         remote = "://" in str(self.out_dir or runner.work_dir)
         if not remote and self.backend_args is None and self.file_client_args is None:
             self.backend_args = ATOMIC
@@ -61,15 +66,15 @@ class AtomicCheckpointHook(CheckpointHook):
                 remove_partial_files(Path(folder))
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
-        """Save the best checkpoint; note for the last one that its validation is done."""
+        """Save the best checkpoint and record that the last one is validated."""
         if not isinstance(runner._train_loop, BaseLoop):
             return super().after_val_epoch(runner, metrics)
         runner.message_hub.update_info(VALIDATED_ITER, runner.iter)
-        with self._removals_last():
+        with self._deferred_removals():
             super().after_val_epoch(runner, metrics)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        """Save, then point to it, then remove what is outdated (MMEngine removes first)."""
+        """Save, update ``last_checkpoint``, then remove outdated checkpoints (MMEngine removes first)."""
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         hub = runner.message_hub
@@ -102,21 +107,21 @@ class AtomicCheckpointHook(CheckpointHook):
             hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
 
     @contextmanager
-    def _removals_last(self) -> Iterator[None]:
-        """Put off what a block removes until it has ended well: MMEngine removes the previous best checkpoint first."""
+    def _deferred_removals(self) -> Iterator[None]:
+        """Defer removals of files to the end of the block: MMEngine removes the previous best checkpoint first."""
         backend = self.file_backend
-        self.file_backend = later = _RemovesLater(backend)
+        self.file_backend = deferred = _DeferredRemoval(backend)
         try:
             yield
         finally:
             self.file_backend = backend
         best = {getattr(self, "best_ckpt_path", None), *getattr(self, "best_ckpt_path_dict", {}).values()}
-        for path in later.removed - best:
+        for path in deferred.removed - best:
             backend.remove(path)
 
 
-class _RemovesLater:
-    """A file backend that only notes what is to be removed."""
+class _DeferredRemoval:
+    """File backend that records removals instead of carrying them out."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
@@ -129,8 +134,8 @@ class _RemovesLater:
         self.removed.add(path)
 
 
-def _check_same_intent(runner: Runner) -> None:
-    """Refuse processes of which some found a checkpoint to resume from and some did not.
+def _check_shared_work_dir(runner: Runner) -> None:
+    """Check that either all processes found a checkpoint to resume from or none did.
 
     Raises:
         CheckpointError: they do not share the folder.
@@ -142,8 +147,8 @@ def _check_same_intent(runner: Runner) -> None:
         )
 
 
-def _agree_on_checkpoint(runner: Runner) -> str | None:
-    """The checkpoint that all ranks resume from; rank 0 reads and decides."""
+def _broadcast_checkpoint(runner: Runner) -> str | None:
+    """Find the checkpoint to resume from on rank 0 and broadcast it."""
     answer: list[Any] = [None]
     if is_main_process():
         try:

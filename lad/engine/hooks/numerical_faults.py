@@ -1,4 +1,4 @@
-"""Losses that are no numbers end the run, or their step, before a weight has changed."""
+"""Hook that stops a run, or skips a step, when the loss is NaN or infinite."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 BAD_BATCH = "bad_batch.pth"
-#: Where the message hub, and so the checkpoint, keeps how many steps were left out.
+#: Key of the number of skipped steps in the message hub, and so in the checkpoint.
 SKIPPED_STEPS = "skipped_steps"
 POLICIES = ("stop", "skip")
 
 
-class DeviceAnswer:
-    """A yes or no that is on its way from the device.
+class DeviceFlag:
+    """Boolean scalar that is copied from the device asynchronously.
 
-    On a GPU the copy begins at once and :meth:`is_yes` waits for the work that was queued before it alone: asked
-    after the backward pass was queued, it costs nothing, since the forward pass is long done by then.
+    On a GPU the copy starts at once and :meth:`value` waits only for the work that was queued before it: read after the
+    backward pass was queued, it does not block, since the forward pass is done by then.
 
     Args:
-        answer: A boolean scalar.
+        flag: A boolean scalar.
     """
 
-    def __init__(self, answer: Tensor) -> None:
+    def __init__(self, flag: Tensor) -> None:
         self._event = None
-        if answer.is_cuda:
+        if flag.is_cuda:
             # The copy goes to pinned memory.
-            self._answer = answer.to("cpu", non_blocking=True)
+            self._flag = flag.to("cpu", non_blocking=True)
             self._event = torch.cuda.Event()
             self._event.record()
         else:
-            self._answer = answer
+            self._flag = flag
 
-    def is_yes(self) -> bool:
-        """Wait for the answer."""
+    def value(self) -> bool:
+        """Wait for the copy and return the value."""
         if self._event is not None:
             self._event.synchronize()
-        return bool(self._answer)
+        return bool(self._flag)
 
 
 def not_finite(loss: Tensor) -> Tensor:
-    """Whether the loss of any rank is NaN or infinite, as a boolean scalar that all ranks share; waits for nothing.
+    """Whether the loss of any rank is NaN or infinite, as a boolean scalar equal on all ranks; does not synchronise.
 
     A term that is not finite makes the sum so too, so one number is enough.
     """
@@ -67,25 +67,25 @@ def not_finite(loss: Tensor) -> Tensor:
 
 @HOOKS.register_module()
 class NumericalFaultHook(Hook):
-    """Stops at the step whose loss is NaN or infinite, or leaves that step out.
+    """Stop at a step whose loss is NaN or infinite, or skip that step.
 
-    The loss is looked at where no weight has changed yet: between the backward pass and the optimizer's step
-    (``OptimWrapper.should_update``). Infinite gradients are not looked at: mixed precision makes them on purpose, and
-    its scaler leaves such steps out itself. The batch (images as the pipeline left them, boxes and metadata, losses) is
+    The loss is checked before any weight changes: between the backward pass and the optimizer's step
+    (``OptimWrapper.should_update``). Infinite gradients are not checked: mixed precision produces them on purpose, and
+    its scaler skips such steps itself. The batch (images as the pipeline left them, boxes and metadata, losses) is
     written to ``bad_batch.pth`` in the work_dir, for :func:`lad.compat.safe_loading.load_safely`; with several
-    processes each whose own loss is bad writes one, all but the first as ``bad_batch_rank1.pth`` and so
-    on. All decide alike.
+    processes each one with a bad loss writes its own, rank 1 to ``bad_batch_rank1.pth`` and so on. All ranks take the
+    same decision.
 
-    A ``FloatingPointError`` raised on the way to the loss (label assignment refuses NaN) is treated likewise, except
-    that several processes always stop: the others are waiting somewhere else.
+    A ``FloatingPointError`` raised during the forward pass (label assignment refuses NaN) is treated likewise, except
+    that several processes always stop: the others wait in another collective.
 
     Args:
-        policy: ``'stop'``, or ``'skip'``: the step is left out, together with the gradients accumulated so far
+        policy: ``'stop'``, or ``'skip'``: the step is skipped, together with the gradients accumulated so far
             (``accumulative_counts``); buffers (running statistics of batch norm) are as before the step, and
-            its losses are in no average. Skipping ends where the weights themselves are not finite.
-        max_skips: How many steps may be left out in the whole run, resumed parts included; one more stops it.
-        interval: Look every n-th iteration alone. Between them a NaN reaches the weights; it stays there, so that
-            the next look finds it.
+            its losses are in no average. The run stops if the weights themselves are not finite.
+        max_skips: Number of steps that may be skipped in the whole run, resumed parts included; one more stops it.
+        interval: Check every n-th iteration only. A NaN in between reaches the weights and stays there, so that the
+            next check finds it.
 
     Raises:
         ConfigError: an unknown policy, or a number below 1.
@@ -102,21 +102,21 @@ class NumericalFaultHook(Hook):
         self.policy = policy
         self.max_skips = max_skips
         self.interval = interval
-        self._places = ExitStack()
+        self._wrapped = ExitStack()
         self._batch: Any = None
         self._losses: dict[str, Any] = {}
         self._total: Tensor | None = None
-        self._question: DeviceAnswer | None = None
+        self._is_bad: DeviceFlag | None = None
         self._skipped = False
         self._buffers: list[Tensor] = []
         self._saved_buffers: list[Tensor] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Take the places from which losses can be seen."""
+        """Wrap the training step, the parsing of losses and the optimizer wrapper's ``should_update``."""
         model = detector_of(runner)
         if not isinstance(runner.optim_wrapper, OptimWrapper):
             runner.logger.warning(
-                f"NumericalFaultHook: losses are not looked at with {type(runner.optim_wrapper).__name__}."
+                f"NumericalFaultHook: losses are not checked with {type(runner.optim_wrapper).__name__}."
             )
             return
         if self.policy == "skip":
@@ -141,23 +141,23 @@ class NumericalFaultHook(Hook):
             total, logged = parse_losses(losses)
             if isinstance(total, Tensor) and (runner.iter + 1) % self.interval == 0:
                 self._losses, self._total = losses, total.detach()
-                self._question = DeviceAnswer(not_finite(total))
+                self._is_bad = DeviceFlag(not_finite(total))
             return total, logged
 
         def watched_update() -> bool:
-            # Every rank has the same answer.
-            if self._question is not None and self._question.is_yes():
+            # The flag is equal on all ranks.
+            if self._is_bad is not None and self._is_bad.value():
                 self._handle(runner, model)
                 return False
             return should_update()
 
-        self._places.enter_context(replaced(runner.model, "train_step", watched_step))
-        self._places.enter_context(replaced(model, "parse_losses", watched_losses))
-        self._places.enter_context(replaced(runner.optim_wrapper, "should_update", watched_update))
+        self._wrapped.enter_context(replaced(runner.model, "train_step", watched_step))
+        self._wrapped.enter_context(replaced(model, "parse_losses", watched_losses))
+        self._wrapped.enter_context(replaced(runner.optim_wrapper, "should_update", watched_update))
 
     def after_train(self, runner: Runner) -> None:
-        """Leave them as they were."""
-        self._places.close()
+        """Restore the wrapped methods and report the number of skipped steps."""
+        self._wrapped.close()
         skipped = self._skipped_steps(runner)
         if skipped:
             runner.logger.warning(f"{skipped} steps were left out: their losses were not finite.")
@@ -167,9 +167,9 @@ class NumericalFaultHook(Hook):
         _copy(self._buffers, self._saved_buffers)
 
     def _end(self) -> bool:
-        """Forget the step; whether it was left out."""
+        """Clear the state of the step; returns whether it was skipped."""
         skipped, self._skipped = self._skipped, False
-        self._batch, self._losses, self._total, self._question = None, {}, None, None
+        self._batch, self._losses, self._total, self._is_bad = None, {}, None, None
         return skipped
 
     def _handle(
@@ -178,8 +178,8 @@ class NumericalFaultHook(Hook):
         """Record the batch; raise, or undo the step.
 
         Args:
-            reason: What was said where the loss was not reached.
-            together: Whether all ranks are here.
+            reason: Message of the error that prevented the loss; empty if there is a loss.
+            together: Whether all ranks reached this point.
         """
         terms = bad_terms(self._losses)
         if not terms and self._total is not None and not bool(self._total.isfinite().all()):
@@ -212,7 +212,7 @@ class NumericalFaultHook(Hook):
         self._skipped = True
 
     def _record(self, runner: Runner, terms: dict[str, float], reason: str) -> str:
-        """Write the batch; returns what is wrong with it, in half a sentence."""
+        """Write the batch to a file; returns a description of the fault."""
         rank = get_rank()
         path = Path(runner.work_dir) / (BAD_BATCH if rank == 0 else f"bad_batch_rank{rank}.pth")
         what = reason or listed([f"{name} is {value}" for name, value in terms.items()], 4)

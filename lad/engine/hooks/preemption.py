@@ -1,4 +1,4 @@
-"""Leaving in good order when the cluster asks for the machine."""
+"""Hook that saves a checkpoint and exits on a stop signal."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ RANK_BUFFERS = "rank_buffers"
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
-    """On a stop signal: finish the iteration, write a checkpoint, leave with an exit code of its own.
+    """On a stop signal, finish the iteration, save a checkpoint and exit with a code of its own.
 
-    All ranks leave after the same iteration, though the signal reaches them at different moments: after each iteration
-    they exchange one number. Rank 0 writes ``interrupted.pth`` and lets ``last_checkpoint`` name it while the others
-    wait. While accumulating gradients, the accumulation is finished first. A signal during validation ends the
-    run at once: the state was saved before the validation began.
+    All ranks exit after the same iteration, though the signal reaches them at different moments: after each iteration
+    they exchange one number. Rank 0 writes ``interrupted.pth`` and its path to ``last_checkpoint`` while the others
+    wait. While accumulating gradients, the accumulation is finished first. A signal during validation ends the run at
+    once: the state was saved before the validation began.
 
     Args:
-        signals: Names of signals. Slurm sends SIGTERM when it preempts or requeues, and what ``--signal`` asks for.
+        signals: Names of signals. Slurm sends SIGTERM when it preempts or requeues, and the one of ``--signal``.
         exit_code: By default 75, the system's EX_TEMPFAIL: failed for now, try again.
-        interval: Iterations between two looks at the signal; more than 1 where iterations are very short.
+        interval: Iterations between two checks for a signal; more than 1 if iterations are very short.
 
     Raises:
         ConfigError: an unknown signal name.
@@ -65,11 +65,11 @@ class PreemptionHook(Hook):
         self._buffers: list[dict[str, torch.Tensor]] = []
 
     def before_run(self, runner: Runner) -> None:
-        """Start to listen; a test or a validation alone has nothing to save."""
+        """Install the signal handlers; a test or a validation alone has nothing to save."""
         if not isinstance(runner._train_loop, BaseLoop):
             return
         if threading.current_thread() is not threading.main_thread():
-            runner.logger.warning("PreemptionHook: only a main thread can listen to signals.")
+            runner.logger.warning("PreemptionHook: signals can be handled in the main thread only.")
             return
         for number in self.signals:
             self._previous[number] = signal.signal(number, self._receive)
@@ -78,7 +78,7 @@ class PreemptionHook(Hook):
                 shield_workers(loop.dataloader)
 
     def after_run(self, runner: Runner) -> None:
-        """Stop listening."""
+        """Restore the previous signal handlers."""
         while self._previous:
             signal.signal(*self._previous.popitem())
 
@@ -87,16 +87,16 @@ class PreemptionHook(Hook):
         self._received = number
 
     def after_train_iter(self, runner: Runner, batch_idx: int, **kwargs: Any) -> None:
-        """Leave, where any rank was asked to."""
+        """Save and exit if any rank received a signal."""
         steps = runner.iter + 1
         # Gradients that are still being accumulated are in no checkpoint.
         accumulated = steps % getattr(runner.optim_wrapper, "_accumulative_counts", 1) == 0
-        if steps % self.interval == 0 and accumulated and self._any_rank_was_asked():
+        if steps % self.interval == 0 and accumulated and self._any_rank_received_signal():
             self._save(runner, epoch=runner.epoch, iteration=steps)
-            self._leave(runner, f"after iteration {steps}", together=True)
+            self._exit(runner, f"after iteration {steps}", together=True)
 
     def before_val(self, runner: Runner) -> None:
-        """Make sure that the training's state is on the disk: a validation may be long, and cannot be resumed."""
+        """Save the training's state: a validation may be long and cannot be resumed."""
         if not isinstance(runner._train_loop, BaseLoop) or runner.iter == 0:
             return
         if not self._is_saved(runner):
@@ -104,20 +104,20 @@ class PreemptionHook(Hook):
         barrier()
 
     def after_val_iter(self, runner: Runner, batch_idx: int, **kwargs: Any) -> None:
-        """Leave: nothing that a checkpoint holds changes in a validation."""
+        """Exit at once after a signal: a validation changes nothing that a checkpoint contains."""
         # Each rank by itself: ranks need not have the same number of batches.
         if self._received is not None and isinstance(runner._train_loop, BaseLoop):
-            self._leave(runner, "in the validation", together=False)
+            self._exit(runner, "in the validation", together=False)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Note what was saved last; add what ranks do not share."""
+        """Record the iteration that is saved; add the buffers that differ between ranks."""
         if "optimizer" in checkpoint:
             self._saved_iter = checkpoint["meta"]["iter"]
         if self._buffers:
             checkpoint[RANK_BUFFERS] = self._buffers
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Give each rank its own buffers back."""
+        """Restore the buffers of each rank."""
         buffers = checkpoint.pop(RANK_BUFFERS, [])
         if not runner._resume:
             return
@@ -125,11 +125,11 @@ class PreemptionHook(Hook):
         if len(buffers) == get_world_size():
             checkpoint["state_dict"].update(buffers[runner.rank])
 
-    def _any_rank_was_asked(self) -> bool:
-        asked = self._received is not None
+    def _any_rank_received_signal(self) -> bool:
+        received = self._received is not None
         if get_world_size() == 1:
-            return asked
-        flag = torch.tensor([asked], dtype=torch.int32)
+            return received
+        flag = torch.tensor([received], dtype=torch.int32)
         all_reduce(flag, op="max")
         return bool(flag)
 
@@ -141,7 +141,7 @@ class PreemptionHook(Hook):
 
     def _save(self, runner: Runner, epoch: int, iteration: int) -> None:
         if get_world_size() > 1:
-            # Running statistics of batch norm are each rank's own until something averages them.
+            # Running statistics of batch norm differ between ranks until something averages them.
             model = detector_of(runner)
             state = model.state_dict()
             trained = {name for name, _ in model.named_parameters()}
@@ -155,12 +155,12 @@ class PreemptionHook(Hook):
             write_last_checkpoint(runner.work_dir, str(Path(runner.work_dir) / INTERRUPTED))
         barrier()
 
-    def _leave(self, runner: Runner, where: str, together: bool) -> None:
+    def _exit(self, runner: Runner, where: str, together: bool) -> None:
         name = "another rank's signal" if self._received is None else signal.Signals(self._received).name
         runner.logger.warning(
             f"Stopped {where} on {name}; the state is saved in {runner.work_dir}. Go on with --resume."
         )
-        # A launcher that sees one rank leave signals the others: none may die of it on its way out.
+        # A launcher signals the other ranks when one exits; that must not kill them on their way out.
         for number in self.signals:
             signal.signal(number, signal.SIG_IGN)
         raise Preempted(self.exit_code, together)
