@@ -28,6 +28,7 @@ from lad.networks.snapshot import Snapshot
 
 import numpy as np
 import torch
+from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample, SampleList
 from mmdet.structures.mask import BitmapMasks
@@ -35,7 +36,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
-from torch import Tensor, nn
+from torch import Tensor
 
 #: Stands in an empty cell.
 NOTHING = "-"
@@ -112,7 +113,7 @@ def wiring_of(model: DistillationDetector) -> list[WiringRow]:
     return rows
 
 
-def _outputs(model: nn.Module, names: Iterable[str | None]) -> Outputs:
+def _outputs(model: BaseDetector, names: Iterable[str | None]) -> Outputs:
     return dry_run(model, dict.fromkeys(split_level(name)[0] for name in names if name is not None))
 
 
@@ -186,7 +187,7 @@ def _recording(one: BoundMethod, hook: str, sources: dict[str, tuple[str, Any]])
     return recorded
 
 
-def noise(student: nn.Module) -> tuple[Tensor, SampleList]:
+def noise(student: BaseDetector) -> tuple[Tensor, SampleList]:
     """Two images of noise with an object of the first class in the middle of each."""
     device = next(student.parameters()).device
     images = torch.randn(2, 3, SIDE, SIDE, device=device)
@@ -242,7 +243,7 @@ def _role(model: NetworksDetector, name: str) -> str:
     return "trained" if name in model.trained_networks else "exit"
 
 
-def describe(model: nn.Module) -> str:
+def describe(model: BaseDetector) -> str:
     """The networks of a detector, what its methods compare, and its losses, as text."""
     if not bound_methods(model):
         return f"{type(model).__name__}: nothing is distilled."

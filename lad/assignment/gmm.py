@@ -88,11 +88,9 @@ class _Groups:
         """Select groups by their index."""
         group_first = (self.x, self.present, self.least_change, self.active, self.previous)
         group_second = (self.squared, self.current, self.kept)
-        return _Groups(
-            *(t.index_select(0, index) for t in group_first),
-            *(t.index_select(1, index) for t in group_second),
-            self.iterations.index_select(0, index),
-        )
+        selected = [t.index_select(0, index) for t in group_first]
+        selected += [t.index_select(1, index) for t in group_second]
+        return _Groups(*selected, self.iterations.index_select(0, index))
 
 
 def _log_height(variance: Tensor, mass: Tensor) -> Tensor:

@@ -20,9 +20,9 @@ def _eligible_pairs(scores: Tensor, det_labels: Tensor, score_thr: float) -> tup
     """
     if scores.device.type != "cpu":
         own_scores = scores.index_select(1, det_labels).T
-        det, candidate = (own_scores > score_thr).nonzero().unbind(1)
-        repeats = torch.bincount(det, minlength=len(det_labels))
-        return det, candidate, repeats.cumsum(0) - repeats
+        rows, columns = (own_scores > score_thr).nonzero().unbind(1)
+        counts = torch.bincount(rows, minlength=len(det_labels))
+        return rows, columns, counts.cumsum(0) - counts
     # The few scores above the threshold are found once, sorted by class and repeated for the detections of that class.
     # numpy finds few in many three times as fast, and repeats ten times as fast.
     is_wide = scores.dtype in (torch.float32, torch.float64)
@@ -40,7 +40,7 @@ def _eligible_pairs(scores: Tensor, det_labels: Tensor, score_thr: float) -> tup
     return torch.from_numpy(det), torch.from_numpy(candidate), torch.from_numpy(begin)
 
 
-def _votes(own: Tensor, boxes: Tensor, scores: Tensor) -> Tensor:
+def _votes(own: Tensor | tuple[Tensor, ...], boxes: Tensor | tuple[Tensor, ...], scores: Tensor) -> Tensor:
     """Voting weights: exp(-(1 - IoU)^2 / sigma) * score, 0 where the IoU is at most 0.01.
 
     Args:

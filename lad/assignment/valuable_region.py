@@ -59,11 +59,11 @@ def _region(
     distance = (gt_centres[:, :, None] - centres[:, None]).square().sum(dim=3)
     taking_part = inside[:, None].expand_as(distance)
     # A loop over the few levels: each has its own candidates.
-    nearest = [
+    nearest_of_levels = [
         part.topk(min(topk, part.shape[2]), dim=2, largest=False)[1] + sum(counts[:level])
         for level, part in enumerate(distance.masked_fill(~taking_part, torch.inf).split(list(counts), dim=2))
     ]
-    nearest = torch.cat(nearest, dim=2)
+    nearest = torch.cat(nearest_of_levels, dim=2)
     counted = taking_part.gather(2, nearest).float()
     candidates = overlaps.gather(2, nearest)
     number = counted.sum(dim=2)

@@ -69,7 +69,7 @@ class Pretraining:
 
     def covers(self, iteration: int, epoch: int) -> bool:
         """Whether an iteration (of an epoch; both from 0) belongs to the pretraining."""
-        return iteration < self.iters if self.iters is not None else epoch < self.epochs
+        return iteration < self.iters if self.iters is not None else epoch < (self.epochs or 0)
 
 
 def within(roots: Iterable[nn.Module]) -> set[nn.Module]:

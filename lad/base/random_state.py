@@ -8,6 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+# Within the class `torch` is the generator's state.
+Device = torch.device
 
 
 @dataclass(frozen=True)
@@ -19,12 +23,12 @@ class RandomState:
 
     python: Any
     numpy: Any
-    torch: torch.Tensor
-    cuda: torch.Tensor | None
-    device: torch.device
+    torch: Tensor
+    cuda: Tensor | None
+    device: Device
 
     @classmethod
-    def capture(cls, device: torch.device) -> RandomState:
+    def capture(cls, device: Device) -> RandomState:
         """The state as it is now.
 
         Args:

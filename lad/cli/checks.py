@@ -1,4 +1,4 @@
-"""What can be known to be wrong before the first training step."""
+"""Checks of a config, its data and its model before the first training step."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lad.compat.messages import NUMPY_NOTHING_TO_CONCATENATE
 from lad.datasets.checking import Problem, check_coco, read_coco, summary
 from lad.detectors.inspection import bound_methods, teacher_label
 from lad.engine.model import detector_of
@@ -41,7 +42,7 @@ class CocoData:
 
 def coco_data(dataset: dict) -> CocoData | None:
     """Where an innermost data set config finds its files; None if they are not local files of COCO's format."""
-    kind = dataset.get("type")
+    kind: Any = dataset.get("type")
     kind = DATASETS.get(kind) if isinstance(kind, str) else kind
     if not (isinstance(kind, type) and issubclass(kind, CocoDataset)):
         return None
@@ -107,7 +108,7 @@ def _first_of(problems: list[Problem]) -> str:
 
 
 def bad_data_policy(cfg: Config) -> dict[str, str]:
-    """What a config's ``bad_data`` says about ``annotations`` (default 'skip') and ``images`` (default 'stop').
+    """The policy of a config's ``bad_data`` for ``annotations`` (default 'skip') and ``images`` (default 'stop').
 
     The defaults are what MMDetection does: it leaves out annotations that it cannot use, and stops at an image that it
     cannot read.
@@ -116,16 +117,16 @@ def bad_data_policy(cfg: Config) -> dict[str, str]:
         ConfigError: other keys or values.
     """
     policy = dict(annotations="skip", images="stop")
-    asked = cfg.get("bad_data") or {}
+    wanted = cfg.get("bad_data") or {}
     if (
-        not isinstance(asked, dict)
-        or not set(asked) <= set(policy)
-        or not set(asked.values()) <= {"skip", "stop"}
+        not isinstance(wanted, dict)
+        or not set(wanted) <= set(policy)
+        or not set(wanted.values()) <= {"skip", "stop"}
     ):
         raise ConfigError(
-            f"bad_data must be like dict(annotations='skip', images='stop'), each 'skip' or 'stop'; got {asked!r}."
+            f"bad_data must be like dict(annotations='skip', images='stop'), each 'skip' or 'stop'; got {wanted!r}."
         )
-    return policy | dict(asked)
+    return policy | dict(wanted)
 
 
 def check_dataset_files(cfg: Config) -> None:
@@ -172,7 +173,7 @@ def datasets_of(config: Any) -> Iterator[dict]:
 
 
 def check_completeness(cfg: Config) -> None:
-    """Refuse what would be found only after hours: at the first validation, say.
+    """Refuse what would be found only after hours, such as at the first validation.
 
     Raises:
         ConfigError: half of a validation; an unknown optimizer or kind of non-maximum suppression.
@@ -229,8 +230,7 @@ def check_training(runner: Runner) -> None:
         dataset = runner.train_loop.dataloader.dataset
         count = len(dataset)
     except ValueError as error:
-        # numpy's words where MMEngine packs the annotations of no image at all.
-        if "need at least one array" not in str(error):
+        if NUMPY_NOTHING_TO_CONCATENATE not in str(error):
             raise
         count = 0
     if count == 0:

@@ -33,8 +33,8 @@ def one_line_errors() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             if not sys.warnoptions:
-                for message in INTERNAL_WARNINGS:
-                    warnings.filterwarnings("ignore", message, UserWarning)
+                for warning in INTERNAL_WARNINGS:
+                    warnings.filterwarnings("ignore", warning, UserWarning)
             yield
     except Exception as error:
         message = explain(error)

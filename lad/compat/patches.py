@@ -47,8 +47,7 @@ def load_checkpoints_safely() -> None:
     ``torch`` and ``load_url`` up in their module, so these two names are replaced there and nowhere else.
     """
     safe_torch = types.ModuleType("torch")
-    safe_torch.__getattr__ = lambda name: getattr(torch, name)
-    safe_torch.load = load_safely
+    vars(safe_torch).update(__getattr__=lambda name: getattr(torch, name), load=load_safely)
     checkpoint_module.torch = safe_torch
     checkpoint_module.load_url = load_url_safely
 
@@ -121,7 +120,7 @@ def load_drawing_code_late() -> None:
         return importlib.import_module(name).imshow_mot_errors(*args, **kwargs)
 
     late = types.ModuleType(name)
-    late.imshow_mot_errors = imshow_mot_errors
+    vars(late).update(imshow_mot_errors=imshow_mot_errors)
     sys.modules[name] = late
 
 

@@ -58,9 +58,10 @@ class PlainArray(np.ndarray):
             raise pickle.UnpicklingError("an array's content is not plain bytes of a plain dtype")
         if len(content) != int(np.prod(shape, dtype=np.int64)) * dtype.dtype.itemsize:
             raise pickle.UnpicklingError("an array's content does not fill its shape")
-        super().__setstate__((1, shape, dtype.dtype, bool(fortran), content))
+        state = (1, shape, dtype.dtype, bool(fortran), content)
+        super().__setstate__(state)  # type: ignore[arg-type]  # the stub wants numpy's bool, files hold Python's
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> str | tuple:
         return self.view(np.ndarray).__reduce__()
 
 
@@ -136,8 +137,7 @@ def restricted_pickle() -> ModuleType:
                 raise pickle.UnpicklingError(f"Unsupported global: GLOBAL {module}.{name}") from None
 
     restricted = ModuleType("restricted_pickle")
-    restricted.Unpickler = Unpickler
-    restricted.load = lambda file, **kwargs: Unpickler(file, **kwargs).load()
+    vars(restricted).update(Unpickler=Unpickler, load=lambda file, **kwargs: Unpickler(file, **kwargs).load())
     return restricted
 
 

@@ -18,6 +18,7 @@ from lad.networks.peer import PeerTeacher
 from lad.networks.routes import TeacherRoute, check_learner_is_not_its_teacher, find_route
 from lad.networks.snapshot import Snapshot
 
+from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
 from torch import nn
 
@@ -220,7 +221,7 @@ def _check_frozen(one: BoundMethod, candidates: Candidates) -> None:
         )
 
 
-def _check_ensemble(method: DistillationMethod, student: nn.Module, ensemble: TeacherEnsemble) -> None:
+def _check_ensemble(method: DistillationMethod, student: BaseDetector, ensemble: TeacherEnsemble) -> None:
     if not method.ensembles:
         raise UnsupportedError(
             f"{type(method).__name__} learns from one teacher: give taught_by one name, and no ensemble."
@@ -287,7 +288,7 @@ def check_is_method(kind: str | type | None) -> None:
     )
 
 
-def check_trains_without_labels(methods: Sequence[DistillationMethod], student: nn.Module) -> None:
+def check_trains_without_labels(methods: Sequence[DistillationMethod], student: BaseDetector) -> None:
     """Refuse methods that leave a head of the student untrained where its own loss is not computed.
 
     Raises:

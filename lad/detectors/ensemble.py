@@ -6,15 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmcv.ops import batched_nms
+from mmdet.models.detectors import BaseDetector
 from mmdet.structures import SampleList
 from mmengine.structures import InstanceData
-from torch import Tensor, nn
+from torch import Tensor
 
 ENSEMBLE = "ensemble"
 
 
 def predict_together(
-    networks: Mapping[str, nn.Module], inputs: Mapping[str, Tensor], data_samples: SampleList, **kwargs: Any
+    networks: Mapping[str, BaseDetector],
+    inputs: Mapping[str, Tensor],
+    data_samples: SampleList,
+    **kwargs: Any,
 ) -> SampleList:
     """Detections of several networks, merged image by image by non-maximum suppression.
 

@@ -10,35 +10,36 @@ from lad.detectors.distillation import DistillationDetector
 from lad.detectors.networks import NetworksDetector
 from lad.networks.frozen import FrozenTeacher
 
+from mmdet.models.detectors import BaseDetector
 from mmdet.structures import OptSampleList
 from torch import Tensor, nn
 
 
-def trained_networks(model: nn.Module) -> dict[str, nn.Module]:
+def trained_networks(model: BaseDetector) -> dict[str, nn.Module]:
     """The trained networks of a detector by name; the detector itself, without a name, if it is a plain one."""
     return model.trained_networks if isinstance(model, NetworksDetector) else {"": model}
 
 
-def deployed_network(model: nn.Module) -> nn.Module:
+def deployed_network(model: BaseDetector) -> BaseDetector:
     """The deployed network of a detector; the detector itself if it is a plain one."""
     return model.student if isinstance(model, NetworksDetector) else model
 
 
-def network_inputs(model: nn.Module, name: str, inputs: Tensor, data_samples: OptSampleList) -> Tensor:
+def network_inputs(model: BaseDetector, name: str, inputs: Tensor, data_samples: OptSampleList) -> Tensor:
     """Images as one of :func:`trained_networks` needs them; see :meth:`NetworksDetector.network_inputs`."""
     return model.network_inputs(name, inputs, data_samples) if isinstance(model, NetworksDetector) else inputs
 
 
-def frozen_teachers(model: nn.Module) -> dict[str, FrozenTeacher]:
+def frozen_teachers(model: BaseDetector) -> dict[str, FrozenTeacher]:
     """The frozen teachers and snapshots of a detector by name; none if it is a plain one."""
     return model.teachers if isinstance(model, NetworksDetector) else {}
 
 
-def bound_methods(model: nn.Module) -> dict[str, BoundMethod]:
+def bound_methods(model: BaseDetector) -> dict[str, BoundMethod]:
     """The distillation methods of a detector by name, with their networks; none if it is a plain one."""
     return model.bound if isinstance(model, DistillationDetector) else {}
 
 
-def teacher_label(model: nn.Module, method: str) -> str:
+def teacher_label(model: BaseDetector, method: str) -> str:
     """The name of a method's teacher for reports; empty for the only frozen teacher, and for joint methods."""
     return model.taught_by(method) if isinstance(model, DistillationDetector) else ""

@@ -10,6 +10,7 @@ from lad.detectors.binding import BoundMethod
 from lad.errors import ConfigError, UnsupportedError
 from lad.networks.forward import DENSE_HEADS, HEADS
 
+from mmdet.models.detectors import BaseDetector
 from torch import nn
 
 
@@ -55,7 +56,7 @@ def find_pretraining(
 
 
 def phase_of(
-    detector: nn.Module,
+    detector: BaseDetector,
     learners: Mapping[str, nn.Module],
     methods: Mapping[str, BoundMethod],
     is_pretraining: bool,

@@ -24,6 +24,7 @@ from mmdet.models.dense_heads import (
     VFNetHead,
     YOLOXHead,
 )
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.utils import reduce_mean
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ class DenseLabels:
         return reduce_mean(self.positive.sum().float()).clamp(min=1)
 
 
-def can_read_labels(head: nn.Module) -> bool:
+def can_read_labels(head: BaseDenseHead) -> bool:
     """Whether the labels on which a head trains can be recorded."""
     return getattr(type(head), "loss_by_feat", None) in ORDERS
 
@@ -78,7 +79,7 @@ def can_read_labels(head: nn.Module) -> bool:
 class LabelReader:
     """Collects the labels that a head passes to its class loss; see :func:`reading_labels`."""
 
-    def __init__(self, head: nn.Module) -> None:
+    def __init__(self, head: BaseDenseHead) -> None:
         self._head = head
         self._order = ORDERS[type(head).loss_by_feat]
         self._labels: list[Tensor] = []
@@ -156,7 +157,7 @@ class LabelReader:
 
 
 @contextmanager
-def reading_labels(head: nn.Module) -> Iterator[LabelReader]:
+def reading_labels(head: BaseDenseHead) -> Iterator[LabelReader]:
     """Record the labels on which a head trains while it computes its loss in the block.
 
     They may be decided by the head's own assigner or replayed from a teacher.

@@ -72,14 +72,14 @@ class CachedScorer:
             return losses
         # Every candidate is scored, those of images with a record by another image's predictions and then discarded:
         # selecting them would wait for the device.
-        row = torch.zeros(len(self.records), dtype=torch.long)
-        row[self.missing] = torch.arange(len(self.missing))
+        rows = torch.zeros(len(self.records), dtype=torch.long)
+        rows[self.missing] = torch.arange(len(self.missing))
         is_missing = torch.tensor([record is None for record in self.records]).to(
             self.device, non_blocking=True
         )
-        image = candidates.index // num_priors
-        index = row.to(self.device, non_blocking=True)[image] * num_priors + candidates.index % num_priors
-        return torch.where(is_missing[image], self.scorer.losses(candidates, index), losses)
+        images = candidates.index // num_priors
+        indices = rows.to(self.device, non_blocking=True)[images] * num_priors + candidates.index % num_priors
+        return torch.where(is_missing[images], self.scorer.losses(candidates, indices), losses)
 
 
 def encode_records(

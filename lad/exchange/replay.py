@@ -11,9 +11,9 @@ from typing import Any
 from lad.base.replace import replaced
 from lad.errors import UnsupportedError
 
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.task_modules import AssignResult
 from mmengine.structures import InstanceData
-from torch import nn
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class AssignerProxy:
 
     def __init__(
         self,
-        head: nn.Module,
+        head: BaseDenseHead,
         site: str,
         assigner: Any,
         batch_gt_instances: Sequence[InstanceData],
@@ -135,7 +135,7 @@ class AssignerProxy:
 
 @contextmanager
 def replace_assigners(
-    head: nn.Module,
+    head: BaseDenseHead,
     sites: Sequence[str],
     batch_gt_instances: Sequence[InstanceData],
     assign: AssignFunction,

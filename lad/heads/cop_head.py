@@ -53,7 +53,7 @@ class PAACOPHead(ObjectnessPAAHead):
         reach = self.coeff_kernel_size // 2
         height, width = cls_logits.shape[-2:]
         probs = F.pad(cls_logits.float().sigmoid(), [reach] * 4, value=self.border_prob)
-        total = 0.0
+        total = probs.new_zeros(())
         # A loop over the few offsets: unfolding would need k^2 copies of the class scores and their sigmoids.
         for offset, coeff in enumerate(coeffs.split(1, dim=1)):
             row, column = divmod(offset, self.coeff_kernel_size)

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import torch
 from mmdet.models.dense_heads import AutoAssignHead, TOODHead, YOLOXHead
-from torch import Tensor, nn
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from torch import Tensor
 
 #: Kind of a score: a logit, or a probability in [0, 1].
 Scores = Literal["logits", "probabilities"]
@@ -51,7 +52,7 @@ def level_sizes(levels: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
     return tuple((level.shape[-2], level.shape[-1]) for level in levels)
 
 
-def class_logits(head: nn.Module, outputs: Sequence[Any]) -> Tensor:
+def class_logits(head: BaseDenseHead, outputs: Sequence[Any]) -> Tensor:
     """Logits (N, P, channels) of the class scores by which a dense head ranks classes.
 
     TOOD, COP and IOP heads return probabilities, which are converted to float32 logits. YOLOX and AutoAssign predict an

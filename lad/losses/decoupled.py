@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lad.losses.knowledge_distillation import binary_kl_divergence
-from lad.losses.logits import prepared_logits
+from lad.losses.logits import limit_logits, soften_logits
 from lad.losses.weighted import WeightedLoss
 
 import torch
@@ -42,7 +42,8 @@ def decoupled_kd_loss(
     Raises:
         ValueError: the shapes do not fit, there is a single class, or the temperature is not positive.
     """
-    student, teacher = _checked(student, teacher, labels, temperature)
+    _check_labels(student, labels)
+    student, teacher = soften_logits(student, teacher, temperature)
     if student.shape[1] < 2:
         raise ValueError(
             "DKD of softmax classifiers needs 2 classes: with one there is nothing beside the target"
@@ -51,8 +52,8 @@ def decoupled_kd_loss(
     has_target = target.any(dim=1)
     # Before the arithmetic, not after it: 0 times the NaN of a sample without target is NaN in the backward pass.
     student, teacher = (logits.masked_fill(~has_target[:, None], 0) for logits in (student, teacher))
-    target_s, others_s, among_s = _parts(student / temperature, target)
-    target_t, others_t, among_t = _parts(teacher / temperature, target)
+    target_s, others_s, among_s = _parts(student, target)
+    target_t, others_t, among_t = _parts(limit_logits(teacher), target)
     tckd = target_t.exp() * (target_t - target_s) + others_t.exp() * (others_t - others_s)
     # The target's place holds 0 in both: it is to add nothing, not 0 times infinity.
     nckd = (among_t.exp() * (among_t - among_s)).masked_fill(target, 0).sum(dim=1)
@@ -101,18 +102,17 @@ def binary_decoupled_kd_loss(
     Raises:
         ValueError: the shapes do not fit, or the temperature is not positive.
     """
-    student, teacher = _checked(student, teacher, labels, temperature)
+    _check_labels(student, labels)
     divergence = binary_kl_divergence(student, teacher, temperature)
     target = labels.unsqueeze(1) == torch.arange(student.shape[1], device=labels.device)
     return alpha * (divergence * target).sum(dim=1) + beta * (divergence * ~target).sum(dim=1)
 
 
-def _checked(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    if student.dim() != 2 or labels.shape != student.shape[:1]:
+def _check_labels(logits: Tensor, labels: Tensor) -> None:
+    if logits.dim() != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(
-            f"need (n, C) logits and (n,) labels, got {tuple(student.shape)} and {tuple(labels.shape)}"
+            f"need (n, C) logits and (n,) labels, got {tuple(logits.shape)} and {tuple(labels.shape)}"
         )
-    return prepared_logits(student, teacher, temperature)
 
 
 @MODELS.register_module()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lad.losses.logits import prepared_logits
+from lad.losses.logits import soften_logits
 from lad.losses.precision import upcast
 from lad.losses.weighted import WeightedLoss
 
@@ -39,8 +39,8 @@ def soft_cross_entropy(
     Raises:
         ValueError: the shapes differ, or the temperature is not positive.
     """
-    student, teacher = prepared_logits(student, teacher, temperature)
-    terms = (teacher / temperature).softmax(dim=-1) * (student / temperature).log_softmax(dim=-1)
+    student, teacher = soften_logits(student, teacher, temperature)
+    terms = teacher.softmax(dim=-1) * student.log_softmax(dim=-1)
     if class_weight is not None:
         terms = terms * class_weight
     loss = -terms.sum(dim=-1)
@@ -73,9 +73,8 @@ def binary_soft_cross_entropy(
     Raises:
         ValueError: the shapes differ, or the temperature is not positive.
     """
-    student, teacher = prepared_logits(student, teacher, temperature)
-    target = (teacher / temperature).sigmoid()
-    logits = student / temperature
+    logits, teacher = soften_logits(student, teacher, temperature)
+    target = teacher.sigmoid()
     loss = -(
         positive_weight * target * F.logsigmoid(logits)
         + negative_weight * (1 - target) * F.logsigmoid(-logits)
@@ -125,7 +124,9 @@ class SoftCrossEntropyLoss(WeightedLoss):
         dtype = upcast(logits).dtype
         if isinstance(self.class_weight, Sequence):
             if len(self.class_weight) != foreground:
-                raise ValueError(f"class_weight has {len(self.class_weight)} numbers for {foreground} classes")
+                raise ValueError(
+                    f"class_weight has {len(self.class_weight)} numbers for {foreground} classes"
+                )
             weights = torch.tensor(self.class_weight, dtype=dtype, device=logits.device)
         else:
             weights = logits.new_full((foreground,), self.class_weight, dtype=dtype)

@@ -15,9 +15,10 @@ from lad.errors import UnsupportedError
 from lad.networks.routes import Teacher
 from lad.networks.view import TeacherView
 
+from mmdet.models.detectors import BaseDetector
 from mmdet.structures import SampleList
 from mmengine.model import BaseModule
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Step:
 
     inputs: Tensor
     data_samples: SampleList
-    student: nn.Module
+    student: BaseDetector
     teacher: TeacherView | None
     outputs: Outputs
     student_loss: bool = True
@@ -102,7 +103,7 @@ class DistillationMethod(BaseModule):
     #: Whether it trains several networks together (``among=``) instead of one learner from a teacher.
     is_joint: bool = False
 
-    def bind(self, student: nn.Module, teacher: Teacher) -> None:
+    def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Check that the method fits both detectors and build what depends on them; called once.
 
         Args:
@@ -113,7 +114,7 @@ class DistillationMethod(BaseModule):
             UnsupportedError: it does not fit; the message names the detector, the method and what would work.
         """
 
-    def check_without_labels(self, student: nn.Module) -> None:
+    def check_without_labels(self, student: BaseDetector) -> None:
         """Refuse a student that the method cannot train alone, without the student's own loss; called once.
 
         Raises:
@@ -176,7 +177,7 @@ class JointMethod(DistillationMethod):
     is_joint = True
     compares_classes = False
 
-    def bind_together(self, networks: Mapping[str, nn.Module]) -> None:
+    def bind_together(self, networks: Mapping[str, BaseDetector]) -> None:
         """Check that the networks can be trained together; called once.
 
         Args:
@@ -196,7 +197,7 @@ class JointMethod(DistillationMethod):
         """
         raise NotImplementedError
 
-    def check_without_labels(self, student: nn.Module) -> None:
+    def check_without_labels(self, student: BaseDetector) -> None:
         """Refused: the own losses are what it computes."""
         raise UnsupportedError(
             f"student_loss=False: {type(self).__name__} computes the networks' own losses."

@@ -17,6 +17,7 @@ import os
 import struct
 import time
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 from lad.errors import ConfigError
@@ -65,7 +66,7 @@ def take_fingerprints(preprocessor: nn.Module, args: tuple, kwargs: dict) -> Non
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().view(-1).numpy()).cast("B")
+    return tensor.detach().cpu().contiguous().view(-1).numpy().data.cast("B")
 
 
 def hash_of(module: nn.Module, *settings: object) -> str:
@@ -124,7 +125,7 @@ class TeacherCache:
         self._scanned: dict[Path, int] = {}
         self._maps: dict[Path, mmap.mmap] = {}
         self._seen: set[object] = set()
-        self._file = None
+        self._file: FileIO | None = None
         self._refreshed = 0.0
         self._full = False
         self._known_size = 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from lad.errors import CheckpointError, listed
 
+from mmdet.models.detectors import BaseDetector
 from mmengine.runner import CheckpointLoader
-from torch import nn
 
 
-def load_verified(model: nn.Module, path: str, owner: str) -> dict:
+def load_verified(model: BaseDetector, path: str, owner: str) -> dict:
     """Load a checkpoint that must fit the model key by key; returns its ``meta``.
 
     Keys of a distillation (``distillation.``) and of MMDetection 2's EMA (``ema_``) are not the detector's and

@@ -10,14 +10,14 @@ from lad.networks.forward import run_dense
 from lad.networks.speed import uncompiled
 
 import torch
-from torch import nn
+from mmdet.models.detectors import BaseDetector
 
 #: Height and width of the images of a dry run, in pixels.
 DRY_RUN_SIZE = (128, 128)
 
 
 @torch.no_grad()
-def dry_run(model: nn.Module, modules: Iterable[str], size: tuple[int, int] = DRY_RUN_SIZE) -> Outputs:
+def dry_run(model: BaseDetector, modules: Iterable[str], size: tuple[int, int] = DRY_RUN_SIZE) -> Outputs:
     """Run a detector on zero images to infer the output shapes of modules of backbone, neck and dense heads.
 
     The detector is as before: no statistics of a batch norm, no training flag and no random state change.

@@ -15,6 +15,8 @@ from lad.networks.view import TeacherView
 
 import torch
 from mmdet.models.dense_heads import AutoAssignHead, TOODHead, YOLOXHead
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.models.detectors import BaseDetector
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
@@ -118,7 +120,7 @@ class EnsembleView(TeacherView):
         self._combination = combination
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> BaseDetector:
         """The first teacher, for its heads' settings, which all share."""
         return self._views[0].model
 
@@ -183,7 +185,7 @@ class TeacherEnsemble:
         return next(iter(self.members.values()))
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> BaseDetector:
         """The first teacher, for its heads' settings, which all share."""
         return self._first.model
 
@@ -265,7 +267,7 @@ class TeacherEnsemble:
         return next(iter(self.members.values())).dry_run(modules)
 
 
-def _check_weighable(name: str, head: nn.Module) -> None:
+def _check_weighable(name: str, head: BaseDenseHead) -> None:
     """Refuse a dense head whose class scores are no logits of independent classes."""
     if not getattr(head, "use_sigmoid_cls", True):
         raise UnsupportedError(
@@ -280,7 +282,7 @@ def _check_weighable(name: str, head: nn.Module) -> None:
             )
 
 
-def _units(model: nn.Module, modules: Iterable[str]) -> dict[str, str]:
+def _units(model: BaseDetector, modules: Iterable[str]) -> dict[str, str]:
     """What makes a box of a head's prediction: the settings of anchors and coders by name."""
     return {
         f"{root}.{name}.{part}".replace("..", "."): f"{type(made).__name__} {vars(made)}"

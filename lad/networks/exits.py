@@ -13,6 +13,7 @@ from lad.base.replace import replaced
 from lad.errors import ConfigError, UnsupportedError
 from lad.networks.dry_run import DRY_RUN_SIZE, dry_run
 
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.detectors import BaseDetector, DetectionTransformer, SingleStageDetector
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
@@ -67,7 +68,7 @@ class Exit(SingleStageDetector):
         UnsupportedError: the network has no dense head whose priors an exit could share.
     """
 
-    def __init__(self, network: nn.Module, model: ConfigDict, config: dict, name: str) -> None:
+    def __init__(self, network: BaseDetector, model: ConfigDict, config: dict, name: str) -> None:
         BaseDetector.__init__(self)
         check_exit(network, config, name)
         maps = levels_of(dry_run(network, ["backbone"]).calls("backbone"))
@@ -92,7 +93,7 @@ class Exit(SingleStageDetector):
         self.train_cfg, self.test_cfg = network.train_cfg, network.test_cfg
 
 
-def check_levels(head: nn.Module, maps: Sequence[Tensor], levels: Sequence[int], name: str) -> None:
+def check_levels(head: BaseDenseHead, maps: Sequence[Tensor], levels: Sequence[int], name: str) -> None:
     """Refuse maps of other strides than the head's first levels, whose priors an exit would not share.
 
     Args:
@@ -131,7 +132,7 @@ def _settings(kind: type) -> Iterator[str]:
             yield from inspect.signature(base.__init__).parameters
 
 
-def check_exit(network: nn.Module, config: Any, name: str) -> None:
+def check_exit(network: BaseDetector, config: Any, name: str) -> None:
     """Refuse an exit's config and a network that cannot have exits.
 
     Raises:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from lad.base.modes import evaluating
 
-from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
+from mmdet.models.detectors import BaseDetector, SingleStageDetector, TwoStageDetector
 from torch import Tensor, nn
 
 #: Heads that take the features alone.
@@ -19,7 +19,7 @@ PLAIN_FEATURES = (SingleStageDetector.extract_feat, TwoStageDetector.extract_fea
 HEADS = ("bbox_head", "rpn_head", "roi_head", "mask_head", "query_head")
 
 
-def run_dense(model: nn.Module, inputs: Tensor, heads: Iterable[str] = DENSE_HEADS) -> None:
+def run_dense(model: BaseDetector, inputs: Tensor, heads: Iterable[str] = DENSE_HEADS) -> None:
     """Run backbone, neck and dense heads of a detector, for the hooks that capture their outputs.
 
     The heads are called here: MMDetection's ``_forward`` calls their ``forward`` past the hooks.
@@ -39,7 +39,7 @@ def run_dense(model: nn.Module, inputs: Tensor, heads: Iterable[str] = DENSE_HEA
             getattr(model, name)(features)
 
 
-def set_head_flags(model: nn.Module) -> None:
+def set_head_flags(model: BaseDetector) -> None:
     """Set the training flag of a detector and of its heads alone, so that heads return what they do in training."""
     model.training = True
     for name in HEADS:
@@ -48,7 +48,7 @@ def set_head_flags(model: nn.Module) -> None:
 
 
 @contextmanager
-def frozen_mode(model: nn.Module) -> Iterator[None]:
+def frozen_mode(model: BaseDetector) -> Iterator[None]:
     """Temporarily set a detector to the mode of a frozen one: modules in eval mode, head outputs as in training."""
     with evaluating(model):
         set_head_flags(model)

@@ -14,9 +14,9 @@ from lad.networks.speed import COMPILED, TeacherSpeed
 from lad.networks.view import TeacherView
 
 import torch
-from mmdet.models.detectors import DetectionTransformer
+from mmdet.models.detectors import BaseDetector, DetectionTransformer
 from mmdet.structures import SampleList
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class FrozenTeacher:
@@ -36,7 +36,7 @@ class FrozenTeacher:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: BaseDetector,
         renormalisation: Renormalisation,
         classes: tuple[str, ...] | None = None,
         config: dict | None = None,

@@ -10,7 +10,7 @@ from lad.base.capture import find_module
 from lad.errors import ConfigError, listed
 
 import torch
-from torch import nn
+from mmdet.models.detectors import BaseDetector
 
 COUNTER = "num_batches_tracked"
 
@@ -39,7 +39,7 @@ class Inheritance:
         )
 
 
-def find_inheritance(student: nn.Module, teacher: nn.Module, modules: Sequence[str]) -> Inheritance:
+def find_inheritance(student: BaseDetector, teacher: BaseDetector, modules: Sequence[str]) -> Inheritance:
     """Which weights of some modules agree in name and shape.
 
     Args:
@@ -76,7 +76,7 @@ def find_inheritance(student: nn.Module, teacher: nn.Module, modules: Sequence[s
 
 
 @torch.no_grad()
-def inherit(student: nn.Module, teacher: nn.Module, inheritance: Inheritance) -> None:
+def inherit(student: BaseDetector, teacher: BaseDetector, inheritance: Inheritance) -> None:
     """Copy the weights, in place."""
     own, their = student.state_dict(), teacher.state_dict()
     for name in inheritance.copied:

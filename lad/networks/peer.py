@@ -13,7 +13,8 @@ from lad.networks.speed import TeacherSpeed
 from lad.networks.view import TeacherView
 
 import torch
-from torch import Tensor, nn
+from mmdet.models.detectors import BaseDetector
+from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 
@@ -31,7 +32,7 @@ class PeerTeacher:
     classes: tuple[str, ...] | None = None
     speed = TeacherSpeed()
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: BaseDetector) -> None:
         self.model = model
 
     def check_modules(self, modules: Iterable[str]) -> None:
@@ -57,13 +58,13 @@ class PeerView(TeacherView):
         num_images: Size of the batch.
     """
 
-    def __init__(self, model: nn.Module, outputs: Outputs, num_images: int) -> None:
+    def __init__(self, model: BaseDetector, outputs: Outputs, num_images: int) -> None:
         self._model = model
         self._outputs = DetachedOutputs(outputs)
         self._num_images = num_images
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> BaseDetector:
         """The network itself; for its heads' settings and losses."""
         return self._model
 
@@ -111,7 +112,7 @@ class DetachedOutputs(Outputs):
 
 
 @contextmanager
-def without_parameter_gradients(model: nn.Module) -> Iterator[None]:
+def without_parameter_gradients(model: BaseDetector) -> Iterator[None]:
     """Let operations of the block record gradients of their inputs, and none of the model's parameters."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:

@@ -52,7 +52,7 @@ def trained_configs(
             "DistillationDetector needs student=CONFIG, or several trained networks, networks=dict(a=CONFIG, "
             f"b=CONFIG); got {'neither' if student is None else 'both'}."
         )
-    if networks is None:
+    if student is not None:
         if deploy not in (None, STUDENT):
             raise ConfigError(f"deploy={deploy!r}: there is only the student; leave out deploy.")
         return TrainedConfigs({STUDENT: detector_config(student, STUDENT)}, STUDENT)

@@ -12,14 +12,14 @@ from lad.errors import ConfigError
 
 import torch
 from mmdet.models.dense_heads import AnchorFreeHead, AnchorHead
-from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
+from mmdet.models.detectors import BaseDetector, SingleStageDetector, TwoStageDetector
 from torch import Tensor, nn
 
 #: Side of the images in pixels; MMDetection's detectors take it whatever they were made for.
 SIDE = 128
 
 
-def check_shapes(model: nn.Module, path: str = "model") -> None:
+def check_shapes(model: BaseDetector, path: str = "model") -> None:
     """Run backbone, neck and dense heads once and refuse parts that do not fit.
 
     The detector is as before: no statistics of a batch norm, no training flag and no random state change. Detectors
@@ -52,7 +52,7 @@ def check_shapes(model: nn.Module, path: str = "model") -> None:
     return None
 
 
-def _check_parts(model: nn.Module, path: str) -> None:
+def _check_parts(model: BaseDetector, path: str) -> None:
     modules = model._modules
     images = next(model.parameters()).new_zeros(2, 3, SIDE, SIDE)
     features = _run(model.backbone, images, f"{path}.backbone", "images of 3 channels")

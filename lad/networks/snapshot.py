@@ -11,7 +11,8 @@ from lad.networks.frozen import FrozenTeacher
 from lad.networks.preprocessing import Renormalisation
 
 import torch
-from torch import Tensor, nn
+from mmdet.models.detectors import BaseDetector
+from torch import Tensor
 
 #: When a snapshot is taken: before the first step of the run, or before the first step of each epoch.
 At = Literal["start", "epoch"]
@@ -31,14 +32,14 @@ class Snapshot(FrozenTeacher):
         at: When it is taken; see :data:`At`.
     """
 
-    def __init__(self, source: str, network: nn.Module, renormalisation: Renormalisation, at: At) -> None:
+    def __init__(self, source: str, network: BaseDetector, renormalisation: Renormalisation, at: At) -> None:
         # A detached copy: parameters are replaced in place at each snapshot.
         super().__init__(copy.deepcopy(network), copy.deepcopy(renormalisation))
         self.source = source
         self.at = at
         self.taken_in_epoch: int | None = None
 
-    def update(self, network: nn.Module, progress: Progress) -> None:
+    def update(self, network: BaseDetector, progress: Progress) -> None:
         """Copy the weights of ``network`` if a snapshot is due at this step."""
         due = self.taken_in_epoch is None or (self.at == "epoch" and self.taken_in_epoch != progress.epoch)
         if due and not self._is_copy:
@@ -69,7 +70,7 @@ def is_snapshot(spec: object) -> bool:
     return isinstance(spec, dict) and "snapshot_of" in spec
 
 
-def check_snapshot(name: str, spec: dict, networks: dict[str, nn.Module]) -> None:
+def check_snapshot(name: str, spec: dict, networks: dict[str, BaseDetector]) -> None:
     """Refuse a snapshot's config that is no ``dict(snapshot_of=NETWORK, at='start')``.
 
     Raises:

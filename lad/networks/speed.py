@@ -10,7 +10,7 @@ from lad.errors import ConfigError
 
 import torch
 from mmcv.cnn.utils.fuse_conv_bn import fuse_conv_bn
-from torch import nn
+from mmdet.models.detectors import BaseDetector
 
 #: The parts of a detector that ``compile`` compiles.
 COMPILED = ("backbone", "neck")
@@ -52,9 +52,9 @@ class TeacherSpeed:
             return cls(**(config or {}))
         except TypeError as error:
             options = ", ".join(cls.__dataclass_fields__)
-            raise ConfigError(f"teacher: speed takes {options}; got {sorted(config)}.") from error
+            raise ConfigError(f"teacher: speed takes {options}; got {sorted(config or ())}.") from error
 
-    def prepare(self, model: nn.Module) -> nn.Module:
+    def prepare(self, model: BaseDetector) -> BaseDetector:
         """Change a frozen model in eval mode accordingly, in place where possible."""
         if self.fuse:
             model = fuse_conv_bn(model)

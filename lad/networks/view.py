@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from lad.base.capture import Outputs
 
+from mmdet.models.detectors import BaseDetector
 from mmdet.structures import SampleList
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class TeacherView:
         self._shared = shared
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> BaseDetector:
         """The teacher's detector; for its heads' settings and losses."""
         return self._teacher.model
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lad.analysis.pictures.assignment_drawing import AssignmentPicture, Candidates, Panel
+from lad.analysis.pictures.assignment_picture import AssignmentPicture, Candidates, Panel
 from lad.analysis.pictures.decisions import Decisions, Teacher, cost_of, decide, decide_jointly, seam_of
 from lad.base.modes import evaluating
 from lad.detectors.binding import BoundMethod
@@ -19,11 +19,12 @@ from lad.methods.assignment.label_assignment import LabelAssignmentDistillation
 
 import numpy as np
 import torch
+from mmdet.models.detectors import BaseDetector
 from mmdet.structures import SampleList
 from torch import Tensor, nn
 
 
-def check_drawable(model: nn.Module) -> None:
+def check_drawable(model: BaseDetector) -> None:
     """Refuse detectors whose assignment cannot be drawn.
 
     Raises:
@@ -34,7 +35,7 @@ def check_drawable(model: nn.Module) -> None:
 
 
 def assignment_pictures(
-    model: nn.Module, data: dict[str, Any], class_names: Sequence[str] | None = None
+    model: BaseDetector, data: dict[str, Any], class_names: Sequence[str] | None = None
 ) -> list[AssignmentPicture]:
     """Label assignments of the networks of a detector on images.
 
@@ -91,12 +92,12 @@ def as_at_test_time(networks: Sequence[nn.Module], device: torch.device) -> Iter
         yield
 
 
-def _outputs(network: nn.Module, inputs: Tensor) -> Any:
+def _outputs(network: BaseDetector, inputs: Tensor) -> Any:
     return network.bbox_head(network.extract_feat(inputs))
 
 
 def _panels(
-    model: nn.Module, inputs: Tensor, samples: SampleList
+    model: BaseDetector, inputs: Tensor, samples: SampleList
 ) -> tuple[list[list[Panel]], tuple[int, int] | None]:
     """The panels of each image, and the numbers of the two whose difference is marked."""
     steering = [
@@ -121,7 +122,7 @@ def _panels(
 
 
 def _alone(
-    model: nn.Module, networks: Mapping[str, nn.Module], inputs: Tensor, samples: SampleList, title: str
+    model: BaseDetector, networks: Mapping[str, BaseDetector], inputs: Tensor, samples: SampleList, title: str
 ) -> list[tuple[str, Decisions]]:
     return [
         (
@@ -132,12 +133,12 @@ def _alone(
     ]
 
 
-def _inputs(model: nn.Module, learner: str, inputs: Tensor, samples: SampleList) -> Tensor:
+def _inputs(model: BaseDetector, learner: str, inputs: Tensor, samples: SampleList) -> Tensor:
     return network_inputs(model, learner.partition(".")[0], inputs, samples)
 
 
 def _taught(
-    model: nn.Module, lad: BoundMethod | None, inputs: Tensor, samples: SampleList
+    model: BaseDetector, lad: BoundMethod | None, inputs: Tensor, samples: SampleList
 ) -> list[tuple[str, Decisions]]:
     """The assignments of the teacher, and of the learner on the teacher's positives where LAD is a method."""
     names = lad.route.names if lad is not None else tuple(frozen_teachers(model))
@@ -167,7 +168,7 @@ def _taught(
 
 
 def _co_learning(
-    model: nn.Module, joint: BoundMethod, inputs: Tensor, samples: SampleList
+    model: BaseDetector, joint: BoundMethod, inputs: Tensor, samples: SampleList
 ) -> list[list[Panel]]:
     networks = {name: model.learners[name] for name in joint.learners}
     heads, names = [network.bbox_head for network in networks.values()], list(networks)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from lad.analysis.pictures.assignment_drawing import Candidates, Mixture
+from lad.analysis.pictures.assignment_picture import Candidates, Mixture
 from lad.assignment.candidates import PAACandidates, find_candidates
 from lad.assignment.paa import PAAReassignment
 from lad.assignment.priors import prior_grid
@@ -27,12 +27,13 @@ from lad.heads.batched_paa_head import BatchedPAAHead, PAAPredictions, PAAScorer
 
 import numpy as np
 import torch
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.task_modules import AnchorGenerator, AssignResult, ATSSAssigner, TaskAlignedAssigner
 from mmdet.models.task_modules.assigners.atss_assigner import bbox_center_distance
 from mmdet.models.utils import unpack_gt_instances
 from mmdet.structures import SampleList
 from mmengine.structures import InstanceData
-from torch import Tensor, nn
+from torch import Tensor
 
 #: Labels of the costs of each family of heads.
 COSTS = {
@@ -61,11 +62,11 @@ class Teacher:
     """
 
     seam: Seam
-    head: nn.Module
+    head: BaseDenseHead
     outputs: Any
 
 
-def seam_of(head: nn.Module | None) -> Seam:
+def seam_of(head: BaseDenseHead | None) -> Seam:
     """Find the seam of a head whose assignment can be drawn.
 
     Raises:
@@ -82,7 +83,7 @@ def seam_of(head: nn.Module | None) -> Seam:
     )
 
 
-def cost_of(head: nn.Module) -> str:
+def cost_of(head: BaseDenseHead) -> str:
     """Label of the costs of a head's candidates."""
     seam = seam_of(head)
     # Seams defined outside of this package have no label here.
@@ -90,7 +91,9 @@ def cost_of(head: nn.Module) -> str:
 
 
 @torch.no_grad()
-def decide(head: nn.Module, outputs: Any, samples: SampleList, teacher: Teacher | None = None) -> Decisions:
+def decide(
+    head: BaseDenseHead, outputs: Any, samples: SampleList, teacher: Teacher | None = None
+) -> Decisions:
     """Compute a head's label assignment from its own predictions or from a teacher's.
 
     Args:
@@ -134,7 +137,7 @@ class JointDecisions:
 @torch.no_grad()
 def decide_jointly(
     co_learning: CoLearning,
-    heads: Sequence[nn.Module],
+    heads: Sequence[BaseDenseHead],
     outputs: Sequence[Any],
     samples: SampleList,
     switch: Switch,
@@ -158,7 +161,7 @@ class _Decided(Exception):  # noqa: N818  -- no error
     """Raised to stop a head's loss as soon as its label assignment is recorded."""
 
 
-def _shallow_copy(head: nn.Module) -> nn.Module:
+def _shallow_copy(head: BaseDenseHead) -> BaseDenseHead:
     """Copy a head with shared weights, so that its attributes may be set; lists, which some heads fill, are copied."""
     copied = copy.copy(head)
     for name, value in vars(copied).items():
@@ -174,7 +177,7 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 # -- PAA -----------------------------------------------------------------------------------------------------------
 
 
-def _decide_paa(head: nn.Module, outputs: Any, samples: SampleList, teacher: Teacher | None) -> Decisions:
+def _decide_paa(head: BaseDenseHead, outputs: Any, samples: SampleList, teacher: Teacher | None) -> Decisions:
     gt_instances, ignored, metas = unpack_gt_instances(samples)
     predictions = PAAPredictions.from_levels(head, *outputs)
     scorer = PAAScorer(head, predictions)
@@ -218,7 +221,7 @@ def _paa_decisions(candidates: PAACandidates, assignment: PAAReassignment) -> De
 
 def _decide_paa_jointly(
     co_learning: CoLearning,
-    heads: Sequence[nn.Module],
+    heads: Sequence[BaseDenseHead],
     outputs: Sequence[Any],
     samples: SampleList,
     switch: Switch,
@@ -298,7 +301,11 @@ class _ImageMatching:
 
 
 def _match(
-    head: nn.Module, seam: AssignerSeam, outputs: Any, samples: SampleList, source: TeacherPredictions | None
+    head: BaseDenseHead,
+    seam: AssignerSeam,
+    outputs: Any,
+    samples: SampleList,
+    source: TeacherPredictions | None,
 ) -> list[_ImageMatching | None]:
     """Matching of each image by a head's assigner; None for images without objects.
 
@@ -319,7 +326,7 @@ def _match(
 
 
 def _each_call(
-    head: nn.Module,
+    head: BaseDenseHead,
     seam: AssignerSeam,
     outputs: Any,
     samples: SampleList,
@@ -352,7 +359,7 @@ def _each_call(
 
 
 def _match_image(
-    head: nn.Module, call: AssignerCall, instances: InstanceData, levels: Tensor
+    head: BaseDenseHead, call: AssignerCall, instances: InstanceData, levels: Tensor
 ) -> _ImageMatching:
     priors = instances.priors
     if not isinstance(head.prior_generator, AnchorGenerator):
@@ -398,7 +405,7 @@ def match_by_atss(call: AssignerCall, instances: InstanceData) -> tuple[Matching
 
 def _match_jointly(
     seam: AssignerSeam,
-    heads: Sequence[nn.Module],
+    heads: Sequence[BaseDenseHead],
     outputs: Sequence[Any],
     samples: SampleList,
     switch: Switch,

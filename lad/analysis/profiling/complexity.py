@@ -9,8 +9,9 @@ from lad.base.modes import evaluating
 
 import torch
 import torchvision  # noqa: F401  -- registers its operators
+from mmdet.models.detectors import BaseDetector
 from mmdet.structures import SampleList
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
 
 # Torch's counter knows those of GPUs.
@@ -37,7 +38,7 @@ class Complexity:
 
 
 def complexity_of(
-    model: nn.Module, inputs: Tensor, data_samples: SampleList, weights: str = ""
+    model: BaseDetector, inputs: Tensor, data_samples: SampleList, weights: str = ""
 ) -> Complexity:
     """Count a detector's parameters, and its multiply-adds for one image (see :func:`count_macs`).
 
@@ -58,7 +59,7 @@ def complexity_of(
 
 
 @torch.no_grad()
-def count_macs(model: nn.Module, inputs: Tensor, data_samples: SampleList) -> int:
+def count_macs(model: BaseDetector, inputs: Tensor, data_samples: SampleList) -> int:
     """Multiply-adds of an image: of convolutions, matrix products and attention.
 
     Counted by torch's ``FlopCounterMode`` while the detector's ``_forward`` runs (post-processing is no part of it, the

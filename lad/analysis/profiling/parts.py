@@ -14,6 +14,7 @@ from lad.heads import BatchedPAAHead
 from lad.methods.assignment.co_learning import CoLearningAssignment
 from lad.methods.base import DistillationMethod
 
+from mmdet.models.detectors import BaseDetector
 from mmdet.models.task_modules import BaseAssigner, BaseSampler
 from torch import nn
 
@@ -32,7 +33,7 @@ Call = tuple[Any, str, str]
 
 
 @contextmanager
-def watched(detector: nn.Module, watch: Stopwatch) -> Iterator[None]:
+def watched(detector: BaseDetector, watch: Stopwatch) -> Iterator[None]:
     """Charge the detector's calls to parts of the training step while the block runs.
 
     Forward passes are those of modules that have weights; loss modules have none. What a head computes to decide who is
@@ -57,12 +58,12 @@ def watched(detector: nn.Module, watch: Stopwatch) -> Iterator[None]:
         yield
 
 
-def networks_of(detector: nn.Module) -> dict[nn.Module, str]:
+def networks_of(detector: BaseDetector) -> dict[nn.Module, str]:
     """The trained networks and the name of each; a plain detector has none."""
     return {network: name for name, network in trained_networks(detector).items()}
 
 
-def part_order(detector: nn.Module) -> list[str]:
+def part_order(detector: BaseDetector) -> list[str]:
     """All parts in the order in which a reader expects them."""
     names = list(networks_of(detector).values())
     teachers = [_teacher_part(detector, name) for name in frozen_teachers(detector)]
@@ -74,7 +75,7 @@ def part_order(detector: nn.Module) -> list[str]:
     ]  # fmt: skip
 
 
-def _teacher_part(detector: nn.Module, name: str) -> str:
+def _teacher_part(detector: BaseDetector, name: str) -> str:
     return f"teacher {name}" if len(frozen_teachers(detector)) > 1 else "teacher"
 
 
@@ -82,7 +83,7 @@ def _method_part(name: str) -> str:
     return f"loss of {name}"
 
 
-def _calls(detector: nn.Module) -> Iterator[Call]:
+def _calls(detector: BaseDetector) -> Iterator[Call]:
     for network, name in networks_of(detector).items():
         losses = f"{name} losses".strip()
         yield network, "loss", losses

@@ -13,10 +13,10 @@ from lad.detectors.inspection import bound_methods, frozen_teachers, trained_net
 from lad.errors import ConfigError
 
 import torch
+from mmdet.models.detectors import BaseDetector
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
-from torch import nn
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,9 @@ def profile_config(
     )
 
 
-def _networks(detector: nn.Module, origins: dict[str, str], batch: dict) -> tuple[dict[str, Complexity], int]:
+def _networks(
+    detector: BaseDetector, origins: dict[str, str], batch: dict
+) -> tuple[dict[str, Complexity], int]:
     """Complexity of each network of a detector by its name, and the number of adapter weights."""
     flags = detector.training
     data = detector.eval().data_preprocessor(batch, False)

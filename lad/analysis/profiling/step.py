@@ -13,9 +13,9 @@ from lad.base.replace import replaced
 from lad.errors import ConfigError
 
 import torch
+from mmdet.models.detectors import BaseDetector
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
-from torch import nn
 
 # Late enough for whatever changes in the course of a training: TOOD's own assigner, methods that pretrain.
 _LATE = 10**6
@@ -62,7 +62,11 @@ class StepCost:
 
 
 def measure_step(
-    detector: nn.Module, optim_wrapper: OptimWrapper, batches: Iterator[dict], steps: int = 5, warmup: int = 2
+    detector: BaseDetector,
+    optim_wrapper: OptimWrapper,
+    batches: Iterator[dict],
+    steps: int = 5,
+    warmup: int = 2,
 ) -> StepCost:
     """Train some steps and share their time and memory out among the parts.
 
@@ -86,7 +90,7 @@ def measure_step(
 
 
 def _measured(
-    detector: nn.Module,
+    detector: BaseDetector,
     optim_wrapper: OptimWrapper,
     batches: Iterator[dict],
     steps: int,
@@ -124,7 +128,7 @@ def _measured(
     )
 
 
-def _step(detector: nn.Module, optim_wrapper: OptimWrapper, batch: dict, watch: Stopwatch) -> None:
+def _step(detector: BaseDetector, optim_wrapper: OptimWrapper, batch: dict, watch: Stopwatch) -> None:
     """As ``BaseModel.train_step``, with its optimizer step taken apart."""
     with parts.watched(detector, watch), watch.part(parts.OTHER):
         with optim_wrapper.optim_context(detector):

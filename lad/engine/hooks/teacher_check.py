@@ -17,6 +17,7 @@ from lad.networks.snapshot import Snapshot
 import numpy as np
 import torch
 from mmdet.evaluation.functional.mean_ap import average_precision, tpfp_default
+from mmdet.models.detectors import BaseDetector
 from mmdet.structures import DetDataSample
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import master_only
@@ -171,7 +172,7 @@ class TeacherCheckHook(Hook):
             reason = " ".join(str(error).split())[:200]
             runner.logger.warning(f"The teacher could not be checked: {type(error).__name__}: {reason}")
 
-    def _check(self, runner: Runner, model: nn.Module) -> None:
+    def _check(self, runner: Runner, model: BaseDetector) -> None:
         dataset = runner.train_loop.dataloader.dataset
         samples = labelled_samples(dataset, self.images, seed=0)
         if len(samples) < 2:

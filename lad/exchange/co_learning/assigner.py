@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lad.base.replace import replaced
@@ -16,12 +17,13 @@ from lad.exchange.seams.assigner import TeacherPredictions
 from lad.exchange.switching import Membership, RoleSwitch, Sides, Switch
 
 import torch
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.task_modules import AssignResult, TaskAlignedAssigner
 from mmdet.models.utils import unpack_gt_instances
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
-from torch import Tensor, nn
+from torch import Tensor
 
 # SimOTA adds 100,000 to the cost of a prior that is not in the centre of an object: no candidate.
 _NO_CANDIDATE = 1e5
@@ -83,11 +85,11 @@ class AssignerCoLearning(CoLearning):
 
     works_with = "TOODHead, RTMDetHead, RTMDetSepBNHead, YOLOXHead"
 
-    def fits(self, head: nn.Module) -> bool:  # noqa: D102
+    def fits(self, head: BaseDenseHead) -> bool:  # noqa: D102
         family = _family(head)
         return family is not None and _match_function(getattr(head, family.sites[0], None)) is not None
 
-    def check(self, heads: Sequence[nn.Module], switch: Switch) -> None:  # noqa: D102
+    def check(self, heads: Sequence[BaseDenseHead], switch: Switch) -> None:  # noqa: D102
         first, *others = heads
         for other in others:
             if type(_family(other)) is not type(_family(first)):
@@ -115,7 +117,7 @@ class AssignerCoLearning(CoLearning):
             )
 
     def losses(  # noqa: D102
-        self, heads: Sequence[nn.Module], outputs: Sequence[Any], data_samples: SampleList, switch: Switch
+        self, heads: Sequence[BaseDenseHead], outputs: Sequence[Any], data_samples: SampleList, switch: Switch
     ) -> tuple[list[dict[str, Tensor]], RoleSwitch | None]:
         family = _family(heads[0])
         gt_instances, ignored, metas = unpack_gt_instances(data_samples)
@@ -130,7 +132,7 @@ class AssignerCoLearning(CoLearning):
         losses = []
         for head, output in zip(heads, outputs, strict=True):
             with replace_assigners(
-                head, family.sites, gt_instances, assign, lambda head=head: family.uses_predictions(head)
+                head, family.sites, gt_instances, assign, partial(family.uses_predictions, head)
             ):
                 losses.append(head.loss_by_feat(*output, gt_instances, metas, ignored))
         return losses, shared.roles
@@ -150,7 +152,7 @@ class SharedDecisions:
     def __init__(
         self,
         family: AssignerSeam,
-        heads: Sequence[nn.Module],
+        heads: Sequence[BaseDenseHead],
         outputs: Sequence[Any],
         samples: SampleList,
         switch: Switch,
@@ -251,7 +253,7 @@ def compose(matchings: Sequence[Matching], teacher: Tensor, level: Tensor) -> As
     return composed
 
 
-def _family(head: nn.Module | None) -> AssignerSeam | None:
+def _family(head: BaseDenseHead | None) -> AssignerSeam | None:
     seam = next((seam for seam in SEAMS if seam.fits(head)), None)
     return seam if isinstance(seam, AssignerSeam) else None
 

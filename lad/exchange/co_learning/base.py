@@ -8,8 +8,9 @@ from typing import Any
 
 from lad.exchange.switching import RoleSwitch, Switch
 
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.structures import SampleList
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class CoLearning(ABC):
@@ -18,11 +19,11 @@ class CoLearning(ABC):
     works_with: str
 
     @abstractmethod
-    def fits(self, head: nn.Module) -> bool:
+    def fits(self, head: BaseDenseHead) -> bool:
         """Whether a head is of this kind."""
 
     @abstractmethod
-    def check(self, heads: Sequence[nn.Module], switch: Switch) -> None:
+    def check(self, heads: Sequence[BaseDenseHead], switch: Switch) -> None:
         """Refuse heads whose candidates do not correspond, and settings of the switch that do not apply to them.
 
         Raises:
@@ -31,7 +32,7 @@ class CoLearning(ABC):
 
     @abstractmethod
     def losses(
-        self, heads: Sequence[nn.Module], outputs: Sequence[Any], data_samples: SampleList, switch: Switch
+        self, heads: Sequence[BaseDenseHead], outputs: Sequence[Any], data_samples: SampleList, switch: Switch
     ) -> tuple[list[dict[str, Tensor]], RoleSwitch | None]:
         """Compute each head's own losses on the shared labels, and the roles that decided them.
 

@@ -15,9 +15,10 @@ from lad.exchange.switching import Membership, RoleSwitch, Sides, Switch
 from lad.heads.batched_paa_head import BatchedPAAHead, PAAPredictions, PAAScorer
 
 import torch
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.utils import unpack_gt_instances
 from mmdet.structures import SampleList
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class PAACoLearning(CoLearning):
@@ -25,7 +26,7 @@ class PAACoLearning(CoLearning):
 
     works_with = "BatchedPAAHead and its COP and IOP variants"
 
-    def fits(self, head: nn.Module) -> bool:  # noqa: D102
+    def fits(self, head: BaseDenseHead) -> bool:  # noqa: D102
         return isinstance(head, BatchedPAAHead)
 
     def check(self, heads: Sequence[BatchedPAAHead], switch: Switch) -> None:  # noqa: D102

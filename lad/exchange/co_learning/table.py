@@ -8,12 +8,12 @@ from lad.exchange.co_learning.base import CoLearning
 from lad.exchange.co_learning.paa import PAACoLearning
 from lad.exchange.switching import Switch
 
-from torch import nn
+from mmdet.models.detectors import BaseDetector
 
 CO_LEARNING: tuple[CoLearning, ...] = (PAACoLearning(), AssignerCoLearning())
 
 
-def find_co_learning(networks: dict[str, nn.Module], switch: Switch) -> CoLearning:
+def find_co_learning(networks: dict[str, BaseDetector], switch: Switch) -> CoLearning:
     """Find how these detectors can share their label assignment.
 
     Raises:

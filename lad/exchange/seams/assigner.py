@@ -21,12 +21,13 @@ from lad.exchange.seams.base import Memory, Mode, Seam, TeacherOutputs, check_sa
 from lad.heads.dense import DensePredictions, Scores, level_sizes
 
 import torch
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.task_modules import AssignResult, ATSSAssigner, MaxIoUAssigner
 from mmdet.models.task_modules.prior_generators import anchor_inside_flags
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def _sizes(sizes: Sequence[tuple[int, int]]) -> str:
@@ -51,7 +52,7 @@ class AssignerSeam(Seam):
         self.teacher = self
 
     @abstractmethod
-    def predictions(self, head: nn.Module, outputs: Any) -> DensePredictions:
+    def predictions(self, head: BaseDenseHead, outputs: Any) -> DensePredictions:
         """Scores and boxes that a head passes to its assigner.
 
         Args:
@@ -59,7 +60,7 @@ class AssignerSeam(Seam):
             outputs: What its ``forward`` returned for the batch.
         """
 
-    def uses_predictions(self, head: nn.Module) -> bool:
+    def uses_predictions(self, head: BaseDenseHead) -> bool:
         """Whether the head's label assignment used predictions in the current step."""
         return True
 
@@ -77,7 +78,7 @@ class AssignerSeam(Seam):
         pair.teacher = teacher
         return pair
 
-    def check(self, student: nn.Module, teacher: nn.Module, mode: Mode) -> None:  # noqa: D102
+    def check(self, student: BaseDenseHead, teacher: BaseDenseHead, mode: Mode) -> None:  # noqa: D102
         check_same_classes(student, teacher)
         check_same_priors(student.prior_generator, teacher.prior_generator)
         for site in self.sites:
@@ -105,8 +106,8 @@ class AssignerSeam(Seam):
     @contextmanager
     def replay(  # noqa: D102
         self,
-        student: nn.Module,
-        teacher: nn.Module,
+        student: BaseDenseHead,
+        teacher: BaseDenseHead,
         teacher_outputs: TeacherOutputs,
         samples: SampleList,
         mode: Mode = "hard",
@@ -153,8 +154,8 @@ class TeacherPredictions:
     def __init__(
         self,
         seam: AssignerSeam,
-        student: nn.Module,
-        teacher: nn.Module,
+        student: BaseDenseHead,
+        teacher: BaseDenseHead,
         teacher_outputs: TeacherOutputs,
         samples: SampleList,
     ) -> None:
@@ -165,7 +166,7 @@ class TeacherPredictions:
         self._metas = [sample.metainfo for sample in samples]
         self._student_sizes: tuple[tuple[int, int], ...] | None = None
 
-    def record_sizes(self, head: nn.Module, args: tuple, outputs: Any) -> None:
+    def record_sizes(self, head: BaseDenseHead, args: tuple, outputs: Any) -> None:
         """Forward hook that records the sizes of the student's feature maps."""
         self._student_sizes = level_sizes(outputs[0])
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 from lad.errors import UnsupportedError
 
 import torch
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.task_modules import AnchorGenerator, MlvlPointGenerator
 from mmdet.structures import SampleList
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class Seam(ABC):
     heads: tuple[type[nn.Module], ...]
     works_with: str
 
-    def fits(self, head: nn.Module | None) -> bool:
+    def fits(self, head: BaseDenseHead | None) -> bool:
         """Whether a head belongs to this family."""
         return isinstance(head, self.heads)
 
@@ -46,7 +47,7 @@ class Seam(ABC):
         return self if type(teacher) is type(self) else None
 
     @abstractmethod
-    def check(self, student: nn.Module, teacher: nn.Module, mode: Mode) -> None:
+    def check(self, student: BaseDenseHead, teacher: BaseDenseHead, mode: Mode) -> None:
         """Refuse two heads whose decisions do not correspond.
 
         Raises:
@@ -56,8 +57,8 @@ class Seam(ABC):
     @abstractmethod
     def replay(
         self,
-        student: nn.Module,
-        teacher: nn.Module,
+        student: BaseDenseHead,
+        teacher: BaseDenseHead,
         teacher_outputs: TeacherOutputs,
         samples: SampleList,
         mode: Mode = "hard",
@@ -74,14 +75,14 @@ class Seam(ABC):
             memory: Records of the teacher's decisions; None to compute all of them.
         """
 
-    def check_memory(self, student: nn.Module) -> None:
+    def check_memory(self, student: BaseDenseHead) -> None:
         """Refuse a head that cannot replay cached decisions."""
         raise UnsupportedError(
             f"{type(student).__name__} cannot replay cached decisions of a teacher: leave out `cache`."
         )
 
 
-def check_same_classes(student: nn.Module, teacher: nn.Module) -> None:
+def check_same_classes(student: BaseDenseHead, teacher: BaseDenseHead) -> None:
     """Refuse heads with different numbers of classes.
 
     Raises:

@@ -11,13 +11,13 @@ from lad.exchange.seams.rtmdet import RTMDetSeam
 from lad.exchange.seams.tood import TOODSeam
 from lad.exchange.seams.yolox import YOLOXSeam
 
-from torch import nn
+from mmdet.models.detectors import BaseDetector
 
 #: One entry a family; the first that fits a head is used. Insert your own entries in front.
 SEAMS: list[Seam] = [PAASeam(), TOODSeam(), RTMDetSeam(), YOLOXSeam(), DDODSeam(), DETRSeam()]
 
 
-def find_seam(student: nn.Module, teacher: nn.Module, mode: Mode = "hard") -> Seam:
+def find_seam(student: BaseDetector, teacher: BaseDetector, mode: Mode = "hard") -> Seam:
     """Find the seam through which ``teacher`` can assign the labels of ``student``; both are detectors.
 
     Raises:
@@ -25,9 +25,10 @@ def find_seam(student: nn.Module, teacher: nn.Module, mode: Mode = "hard") -> Se
     """
     heads = [getattr(model, "bbox_head", None) for model in (student, teacher)]
     families = [next((seam for seam in SEAMS if seam.fits(head)), None) for head in heads]
-    seam = families[0].with_teacher(families[1]) if all(families) else None
+    own, theirs = families
+    seam = own.with_teacher(theirs) if own is not None and theirs is not None else None
     if seam is not None:
-        seam.check(*heads, mode)
+        seam.check(heads[0], heads[1], mode)
         return seam
     known = ", ".join(seam.works_with for seam in SEAMS)
     names = [

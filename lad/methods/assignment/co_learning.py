@@ -10,8 +10,9 @@ from lad.exchange.co_learning import find_co_learning
 from lad.exchange.switching import RoleSwitch
 from lad.methods.base import JointMethod, Step
 
+from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS, TASK_UTILS
-from torch import Tensor, nn
+from torch import Tensor
 
 #: Statistics of a network's candidates that are logged beside its losses.
 LOGGED = ("mean", "std", "criterion", "share")
@@ -40,7 +41,7 @@ class CoLearningAssignment(JointMethod):
         super().__init__(init_cfg=init_cfg)
         self.switch = TASK_UTILS.build(switch)
 
-    def bind_together(self, networks: Mapping[str, nn.Module]) -> None:
+    def bind_together(self, networks: Mapping[str, BaseDetector]) -> None:
         """Refuse networks that cannot share their labels."""
         self.co_learning = find_co_learning(dict(networks), self.switch)
 

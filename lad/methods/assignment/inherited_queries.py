@@ -18,7 +18,7 @@ from lad.networks.cache import hash_of
 from lad.networks.routes import Teacher
 
 import torch
-from mmdet.models.detectors import DINO, DeformableDETR
+from mmdet.models.detectors import DINO, BaseDetector, DeformableDETR
 from mmdet.structures import SampleList
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, update_init_info
@@ -68,7 +68,7 @@ TWO_STAGE = QueryFamily("two-stage DeformableDETR", ("pos_trans_fc", "pos_trans_
 DINO_QUERIES = QueryFamily("DINO", ("query_embedding",), _place_dino)
 
 
-def find_family(detector: nn.Module) -> QueryFamily | None:
+def find_family(detector: BaseDetector) -> QueryFamily | None:
     """The family of a detector's queries; None if it is not known.
 
     Subclasses belong to it as long as they make queries as their base does.
@@ -81,7 +81,7 @@ def find_family(detector: nn.Module) -> QueryFamily | None:
     return None
 
 
-def decode(model: nn.Module, outputs: Outputs, features: str, samples: SampleList) -> tuple[Tensor, ...]:
+def decode(model: BaseDetector, outputs: Outputs, features: str, samples: SampleList) -> tuple[Tensor, ...]:
     """Decode the queries of a DETR.
 
     Args:
@@ -123,7 +123,7 @@ class InheritedQueries(BaseModule):
         UnsupportedError: the student cannot take over the teacher's queries.
     """
 
-    def __init__(self, student: nn.Module, teacher: Teacher, frozen: bool = False) -> None:
+    def __init__(self, student: BaseDetector, teacher: Teacher, frozen: bool = False) -> None:
         super().__init__()
         self.family = _check(student, teacher.model)
         # In a tuple, so that it is not registered a second time as a module of this one.
@@ -203,7 +203,7 @@ def _write_origin(module: InheritedQueries, state_dict: dict, prefix: str, local
     local_metadata[ORIGIN] = module.origin
 
 
-def _check(student: nn.Module, teacher: nn.Module) -> QueryFamily:
+def _check(student: BaseDetector, teacher: BaseDetector) -> QueryFamily:
     """The family of both."""
     family = find_family(student)
     if family is None or find_family(teacher) is not family:

@@ -15,8 +15,8 @@ from lad.networks.batch_memory import BatchMemory, precision_of
 from lad.networks.cache import TeacherCache, hash_of
 from lad.networks.routes import Teacher
 
+from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
-from torch import nn
 
 
 @MODELS.register_module()
@@ -78,7 +78,7 @@ class LabelAssignmentDistillation(DistillationMethod):
         elif inherit_queries:
             self.needs_frozen = "the student inherits trained queries before the first step"
 
-    def bind(self, student: nn.Module, teacher: Teacher) -> None:
+    def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Find where the two heads decide; refuse those that cannot share a decision."""
         if self.inherit_queries:
             self.queries = InheritedQueries(student, teacher, frozen=self.inherit_queries == "frozen")
@@ -104,7 +104,7 @@ class LabelAssignmentDistillation(DistillationMethod):
             name = hash_of(teacher.model, teacher.config, teacher.speed, images, decision)
             self.cache = TeacherCache(Path(settings.pop("dir")) / name, **settings)
 
-    def check_without_labels(self, student: nn.Module) -> None:
+    def check_without_labels(self, student: BaseDetector) -> None:
         """There is no own loss to steer."""
         raise UnsupportedError(
             "student_loss=False: LabelAssignmentDistillation steers the student's own loss, so it has nothing to do; "

@@ -18,6 +18,7 @@ from lad.networks.dry_run import dry_run
 from lad.networks.routes import Teacher
 
 import torch
+from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
 from mmengine.model import ModuleList
 from torch import Tensor, nn
@@ -99,7 +100,7 @@ class FeatureDistillation(DistillationMethod):
 
     # -- Building -----------------------------------------------------------------------------------------------
 
-    def bind(self, student: nn.Module, teacher: Teacher) -> None:
+    def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Pair the maps and build what each pair needs, from the shapes for a small image."""
         check_whole_image(type(self).__name__, student, self.student_modules)
         check_whole_image(type(self).__name__, teacher.model, self.teacher_modules)
@@ -125,7 +126,7 @@ class FeatureDistillation(DistillationMethod):
             )
 
     def _add_pair(
-        self, own_name: str, taught_name: str, features: Tensor, hint: Tensor, teacher: nn.Module
+        self, own_name: str, taught_name: str, features: Tensor, hint: Tensor, teacher: BaseDetector
     ) -> None:
         try:
             pair, features, hint = pair_maps(own_name, taught_name, features, hint, self._loss_class)
@@ -143,7 +144,7 @@ class FeatureDistillation(DistillationMethod):
         self.connectors.append(connector)
         self.pair_losses.append(self.make_loss(pair, hint))
 
-    def make_teacher_transform(self, pair: Pair, hint: Tensor, teacher: nn.Module) -> nn.Module:
+    def make_teacher_transform(self, pair: Pair, hint: Tensor, teacher: BaseDetector) -> nn.Module:
         """Build the transform of the teacher's map before it is compared.
 
         Args:
@@ -208,7 +209,7 @@ class FeatureDistillation(DistillationMethod):
         sized = dict(channels=channels_of(hint)) if getattr(self._loss_class, "sized", False) else {}
         return MODELS.build(dict(sized, **self.loss_config))
 
-    def check_without_labels(self, student: nn.Module) -> None:
+    def check_without_labels(self, student: BaseDetector) -> None:
         """Refuse a loss that uses the ground truth."""
         if getattr(self._loss_class, "uses_objects", False):
             raise UnsupportedError(

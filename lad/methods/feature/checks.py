@@ -11,15 +11,15 @@ from lad.methods.feature.pairs import Pair
 from lad.networks.forward import DENSE_HEADS
 
 import torch
-from mmdet.models.detectors import DetectionTransformer
+from mmdet.models.detectors import BaseDetector, DetectionTransformer
 from mmdet.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 #: Parts of a detector that see the whole image.
 WHOLE_IMAGE = ("backbone", "neck", *DENSE_HEADS)
 
 
-def check_whole_image(owner: str, model: nn.Module, names: Sequence[str]) -> None:
+def check_whole_image(owner: str, model: BaseDetector, names: Sequence[str]) -> None:
     """Refuse modules that do not see the whole image: those of two detectors do not correspond.
 
     Args:
@@ -98,7 +98,7 @@ def check_gradients(owner: str, pairs: Sequence[Pair], maps: Sequence[Tensor], s
         )
 
 
-def has_trained_weights(model: nn.Module, name: str) -> bool:
+def has_trained_weights(model: BaseDetector, name: str) -> bool:
     """Whether a module has weights that train; a module without any (ReLU) is taken for the one that holds it."""
     parameters = list(find_module(model, name).parameters())
     if not parameters and "." in name:

@@ -14,6 +14,7 @@ from lad.methods.feature.pre_activation import STAGES, PreActivationDistillation
 from lad.networks.routes import Teacher
 
 import torch
+from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -70,7 +71,7 @@ class OverhaulDistillation(PreActivationDistillation):
                 f"{len(self.norms)} norms for {len(self.teacher)} of the teacher's modules; name one for each."
             )
 
-    def bind(self, student: nn.Module, teacher: Teacher) -> None:
+    def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Find the batch norms, then pair the maps."""
         check_whole_image(type(self).__name__, teacher.model, self.teacher_modules)
         norms = self.norms or [last_norm(teacher.model, name) for name in self.teacher]
@@ -85,7 +86,7 @@ class OverhaulDistillation(PreActivationDistillation):
         self.teacher_norms = norms
         super().bind(student, teacher)
 
-    def make_teacher_transform(self, pair: Pair, hint: Tensor, teacher: nn.Module) -> nn.Module:
+    def make_teacher_transform(self, pair: Pair, hint: Tensor, teacher: BaseDetector) -> nn.Module:
         """The margin ReLU of a map."""
         named = next(
             name for name in self.teacher if pair.teacher == name or pair.teacher.startswith(f"{name}[")
@@ -100,7 +101,7 @@ class OverhaulDistillation(PreActivationDistillation):
         return MarginReLU(margin.expand(norm.num_features).clone())
 
 
-def last_norm(model: nn.Module, name: str) -> str | None:
+def last_norm(model: BaseDetector, name: str) -> str | None:
     """The batch norm at the end of the last block of a ResNet's stage, by name; None for what is not one."""
     block = last_block(model, name)
     if block is None:

@@ -10,6 +10,7 @@ from lad.methods.feature.checks import check_whole_image
 from lad.networks.routes import Teacher
 
 from mmdet.models.backbones.resnet import BasicBlock, Bottleneck
+from mmdet.models.detectors import BaseDetector
 from torch import nn
 
 #: The end of each stage of a ResNet that learns in MMDetection's configs, which freeze the first.
@@ -44,7 +45,7 @@ class PreActivationDistillation(FeatureDistillation):
             raise self.mistake(f"level_weights must be 'halving', numbers or None, got {level_weights!r}.")
         super().__init__(student, teacher, level_weights=None if self.halves else level_weights, **settings)
 
-    def bind(self, student: nn.Module, teacher: Teacher) -> None:
+    def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Find the ends of the stages, then pair the maps."""
         check_whole_image(type(self).__name__, student, self.student_modules)
         check_whole_image(type(self).__name__, teacher.model, self.teacher_modules)
@@ -57,7 +58,7 @@ class PreActivationDistillation(FeatureDistillation):
             self.level_weights = [0.5**later for later in reversed(range(len(self.pairs)))]
 
 
-def last_block(model: nn.Module, name: str) -> str | None:
+def last_block(model: BaseDetector, name: str) -> str | None:
     """The name of the last block of a ResNet's stage; None for what is not one."""
     module = find_module(model, split_level(name)[0])
     is_stage = isinstance(module, nn.Sequential) and len(module) and not name.endswith("]")
@@ -66,7 +67,7 @@ def last_block(model: nn.Module, name: str) -> str | None:
     )
 
 
-def before_activation(model: nn.Module, name: str) -> str:
+def before_activation(model: BaseDetector, name: str) -> str:
     """Name of what to capture for a module's output before its activation.
 
     Args:

@@ -14,9 +14,10 @@ from lad.networks.dry_run import DRY_RUN_SIZE, dry_run
 from lad.networks.routes import Teacher
 
 import torch
+from mmdet.models.detectors import BaseDetector
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class ObjectPooling(SingleRoIExtractor):
@@ -110,7 +111,7 @@ class RelationalDistillation(DistillationMethod):
         self.loss_name = loss_name
         self.loss = RKDLoss(distance_weight, angle_weight, loss_weight)
 
-    def bind(self, student: nn.Module, teacher: Teacher) -> None:
+    def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Find the strides of both pyramids."""
         ((own_name,), (taught_name,)) = self.student_modules, self.teacher_modules
         find_module(student, own_name)
@@ -120,7 +121,7 @@ class RelationalDistillation(DistillationMethod):
             teacher.dry_run([taught_name]).calls(taught_name), taught_name, "teacher"
         )
 
-    def check_without_labels(self, student: nn.Module) -> None:
+    def check_without_labels(self, student: BaseDetector) -> None:
         """Refused: the objects are the labels'."""
         raise UnsupportedError(
             "RelationalDistillation uses the ground truth, so it needs student_loss=True; "

@@ -26,6 +26,8 @@ from lad.networks.routes import Teacher
 import torch
 from mmcv.cnn import ConvModule
 from mmdet.models.dense_heads import ATSSHead, FCOSHead, GFLHead, RetinaHead
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.models.detectors import BaseDetector
 from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.registry import MODELS
 from mmdet.utils import reduce_mean
@@ -99,7 +101,7 @@ class CrossHeadDistillation(DenseDistillation):
         self.align = align
         self.connector = connector
 
-    def bind(self, student: nn.Module, teacher: Teacher) -> None:
+    def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Refuse heads whose towers cannot be joined; find where they are."""
         heads = self.heads(student, teacher)
         check_fit(OWNER, heads, (student, teacher.model), has_towers, WORKS_WITH)
@@ -116,7 +118,7 @@ class CrossHeadDistillation(DenseDistillation):
         self.teacher_modules = (*before_activation(heads[1], self.depth), "bbox_head")
         self.loss_bbox = self._build_box_loss(heads[1])
 
-    def _checked_depth(self, heads: Sequence[nn.Module]) -> int:
+    def _checked_depth(self, heads: Sequence[BaseDenseHead]) -> int:
         """The number of convolutions before the towers are joined; by default all but the last."""
         convs = [min(len(getattr(head, tower)) for tower in TOWERS) for head in heads]
         depth = self.depth if self.depth is not None else max(1, min(convs) - 1)
@@ -127,7 +129,7 @@ class CrossHeadDistillation(DenseDistillation):
             )
         return depth
 
-    def _build_connectors(self, heads: Sequence[nn.Module]) -> None:
+    def _build_connectors(self, heads: Sequence[BaseDenseHead]) -> None:
         """Build a connector for each tower, where the config has one."""
         channels = [
             [getattr(head, tower)[self.depth - 1].conv.out_channels for tower in TOWERS] for head in heads
@@ -141,7 +143,7 @@ class CrossHeadDistillation(DenseDistillation):
             shapes = zip(*[[Size((2, width, 4, 4)) for width in widths] for widths in channels], strict=True)
             self.connectors = ModuleList(build_connector(self.connector, *pair) for pair in shapes)
 
-    def _build_box_loss(self, head: nn.Module) -> nn.Module:
+    def _build_box_loss(self, head: BaseDenseHead) -> nn.Module:
         """Build the box loss, by default the one of the paper for the teacher's head."""
         is_gfl = isinstance(head, GFLHead)
         default = dict(type="GIoULoss")
@@ -215,14 +217,14 @@ class CrossHeadDistillation(DenseDistillation):
             towers.append(features)
         return step.teacher.forward_through(finish_head, *towers, self.depth)
 
-    def _boxes(self, head: nn.Module, levels: Sequence[Tensor]) -> Tensor:
+    def _boxes(self, head: BaseDenseHead, levels: Sequence[Tensor]) -> Tensor:
         """(n, 4, bins) edges for ``LDLoss``, otherwise (n, 4) boxes."""
         if isinstance(self.loss_bbox, LDLoss):
             return flatten_levels(levels, 4 * (head.reg_max + 1)).flatten(0, 1).unflatten(1, (4, -1))
         return boxes_about_origin(head, levels)
 
 
-def has_towers(head: nn.Module | None) -> bool:
+def has_towers(head: BaseDenseHead | None) -> bool:
     """Whether a head runs two towers of convolutions, each a ``ConvModule``, level by level."""
     known = (RetinaHead, FCOSHead, ATSSHead, GFLHead)
     for name in ("forward", "forward_single"):
@@ -235,7 +237,7 @@ def has_towers(head: nn.Module | None) -> bool:
     )
 
 
-def before_activation(head: nn.Module, depth: int) -> tuple[str, str]:
+def before_activation(head: BaseDenseHead, depth: int) -> tuple[str, str]:
     """Names of the modules whose outputs are the towers' features after ``depth`` convolutions, not activated.
 
     The activation would overwrite them in place, so its ``inplace`` is set to False, which changes no value.
@@ -278,7 +280,7 @@ class Handed(nn.Module):
 
 
 def finish_head(
-    model: nn.Module, cls_features: Sequence[Tensor], reg_features: Sequence[Tensor], depth: int
+    model: BaseDetector, cls_features: Sequence[Tensor], reg_features: Sequence[Tensor], depth: int
 ) -> Sequence[Any]:
     """What a detector's head makes of features of its towers after ``depth`` convolutions, before their activation."""
     head = model.bbox_head

@@ -24,6 +24,8 @@ from mmdet.models.dense_heads import (
     YOLOXHead,
 )
 from mmdet.models.dense_heads.atss_vlfusion_head import ATSSVLFusionHead
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.models.detectors import BaseDetector
 from mmdet.models.losses import GIoULoss, IoULoss
 from mmdet.models.task_modules.coders import DistancePointBBoxCoder
 from torch import Tensor, nn
@@ -45,7 +47,7 @@ class DenseDistillation(DistillationMethod):
     teacher_modules: tuple[str, ...] = ("bbox_head",)
     student_modules: tuple[str, ...] = ("bbox_head",)
 
-    def check_without_labels(self, student: nn.Module) -> None:
+    def check_without_labels(self, student: BaseDetector) -> None:
         """Refused: the labels are those of the student's own loss."""
         raise UnsupportedError(
             f"student_loss=False: {type(self).__name__} needs the labels of the student's own loss; without labels "
@@ -65,17 +67,17 @@ class DenseDistillation(DistillationMethod):
         reader: LabelReader = step.observations[self]
         return reader.labels(len(levels[0]), level_counts(step.student.bbox_head, levels))
 
-    def heads(self, student: nn.Module, teacher: Teacher) -> list[nn.Module | None]:
+    def heads(self, student: BaseDetector, teacher: Teacher) -> list[nn.Module | None]:
         """The heads of the two, None where there is none."""
         return [getattr(model, "bbox_head", None) for model in (student, teacher.model)]
 
 
-def has_class_scores(head: nn.Module | None) -> bool:
+def has_class_scores(head: BaseDenseHead | None) -> bool:
     """Whether a head's outputs begin with the class scores of its priors."""
     return isinstance(head, HEADS) and not isinstance(head, ATSSVLFusionHead)
 
 
-def level_counts(head: nn.Module, cls_scores: Sequence[Tensor]) -> list[int]:
+def level_counts(head: BaseDenseHead, cls_scores: Sequence[Tensor]) -> list[int]:
     """Number of priors of each level, from the head's class scores."""
     return [level[0].numel() // head.cls_out_channels for level in cls_scores]
 
@@ -130,7 +132,7 @@ def check_fit(
             )
 
 
-def check_labels_known(owner: str, head: nn.Module) -> None:
+def check_labels_known(owner: str, head: BaseDenseHead) -> None:
     """Refuse a student's head whose labels cannot be read.
 
     Raises:
@@ -156,7 +158,7 @@ def check_same_count(owner: str, student: Tensor, teacher: Tensor) -> None:
         )
 
 
-def check_corresponding_priors(owner: str, heads: Sequence[nn.Module]) -> None:
+def check_corresponding_priors(owner: str, heads: Sequence[BaseDenseHead]) -> None:
     """Refuse heads with other strides, anchors or points.
 
     Raises:
@@ -168,7 +170,7 @@ def check_corresponding_priors(owner: str, heads: Sequence[nn.Module]) -> None:
         raise UnsupportedError(f"{owner} compares two heads prior by prior, and {error}") from error
 
 
-def boxes_about_origin(head: nn.Module, levels: Sequence[Tensor]) -> Tensor:
+def boxes_about_origin(head: BaseDenseHead, levels: Sequence[Tensor]) -> Tensor:
     """(n, 4) boxes of what a head predicts, each in the coordinates of its own prior, float32.
 
     For :data:`SCALE_FREE` losses, which are ratios of areas and the same in pixels and in units of a prior: the anchor

@@ -19,8 +19,9 @@ from lad.methods.response.logits import build_logit_loss, logit_loss
 from lad.methods.roi.two_stage import find_class_mapping
 from lad.networks.routes import Teacher
 
+from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 #: Which priors are taught, and with what weight.
 Where = Literal["all", "positive", "confidence"]
@@ -68,7 +69,7 @@ class DenseLogitDistillation(DenseDistillation):
         self.classes = tuple(classes) if classes is not None else None
         self.loss_name = loss_name
 
-    def bind(self, student: nn.Module, teacher: Teacher) -> None:
+    def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Refuse heads whose class scores do not correspond; find the teacher's classes."""
         heads = self.heads(student, teacher)
         check_dense_heads("DenseLogitDistillation", heads, (student, teacher.model))

@@ -21,8 +21,9 @@ from lad.networks.routes import Teacher
 
 import torch
 from mmdet.models.dense_heads import GFLHead
+from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 OWNER = "LocalisationDistillation"
@@ -63,7 +64,7 @@ class LocalisationDistillation(DenseDistillation):
         self.temperature = temperature
         self.gamma = gamma
 
-    def bind(self, student: nn.Module, teacher: Teacher) -> None:
+    def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Refuse heads without edge distributions, and those whose distributions do not correspond."""
         heads = self.heads(student, teacher)
         works_with = "GFLHead and its subclasses, whose boxes are distributions"

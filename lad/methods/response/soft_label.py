@@ -13,12 +13,13 @@ from lad.networks.routes import Teacher
 
 import torch
 from mmdet.models.dense_heads import PAAHead
+from mmdet.models.detectors import BaseDetector
 from mmdet.models.losses.iou_loss import giou_loss
 from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import bbox_overlaps
 from mmdet.utils import reduce_mean
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 
@@ -64,7 +65,7 @@ class SoftLabelDistillation(DistillationMethod):
         self.gamma = gamma
         self.min_iou = min_iou
 
-    def bind(self, student: nn.Module, teacher: Teacher) -> None:
+    def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Refuse heads whose predictions do not correspond anchor by anchor."""
         heads = [getattr(model, "bbox_head", None) for model in (student, teacher.model)]
         if not all(isinstance(head, PAAHead) for head in heads):

@@ -24,10 +24,11 @@ from lad.methods.roi.two_stage import find_class_mapping
 from lad.networks.routes import Teacher
 
 import torch
+from mmdet.models.detectors import BaseDetector
 from mmdet.models.roi_heads import CascadeRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.structures.bbox import bbox2roi
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class RoIDistillation(DistillationMethod):
             teacher_boxes: (n, 4) or (n, 4 C) the teacher's deltas.
         """
 
-    def bind(self, student: nn.Module, teacher: Teacher) -> None:
+    def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Refuse RoI heads that cannot be compared; find the teacher's classes."""
         owner = type(self).__name__
         check_roi_head("student", student, owner)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from lad.base.capture import Outputs
 from lad.errors import UnsupportedError
 
-from mmdet.models.detectors import TwoStageDetector
+from mmdet.models.detectors import BaseDetector, TwoStageDetector
 from mmdet.models.roi_heads import CascadeRoIHead, DoubleHeadRoIHead, StandardRoIHead
+from mmdet.models.roi_heads.base_roi_head import BaseRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ WORKS_WITH = "StandardRoIHead, DoubleHeadRoIHead and CascadeRoIHead with the los
 
 
 def score_rois(
-    model: nn.Module, outputs: Outputs, features: str, stage: int, rois: Tensor, normalised: bool = False
+    model: BaseDetector, outputs: Outputs, features: str, stage: int, rois: Tensor, normalised: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Score boxes by a detector's RoI head on captured features: class logits and box deltas.
 
@@ -39,7 +40,7 @@ def score_rois(
 
 
 def forward_stage(
-    roi_head: nn.Module, stage: int, features: Sequence[Tensor], rois: Tensor
+    roi_head: BaseRoIHead, stage: int, features: Sequence[Tensor], rois: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Class logits and deltas of (n, 5) boxes by one stage of a RoI head."""
     stages = (stage,) if isinstance(roi_head, CascadeRoIHead) else ()
@@ -57,7 +58,7 @@ def of_class(deltas: Tensor, labels: Tensor) -> Tensor:
     return deltas.gather(1, index)[:, 0]
 
 
-def stages_of(model: nn.Module) -> list[BBoxHead]:
+def stages_of(model: BaseDetector) -> list[BBoxHead]:
     """The box heads of a detector's RoI head, one a stage."""
     heads = model.roi_head.bbox_head
     return list(heads) if isinstance(heads, nn.ModuleList) else [heads]
@@ -74,7 +75,7 @@ def channels_of(head: BBoxHead) -> int:
     return head.loss_cls.get_cls_channels(classes) if head.custom_cls_channels else classes + 1
 
 
-def check_roi_head(role: str, model: nn.Module, owner: str) -> None:
+def check_roi_head(role: str, model: BaseDetector, owner: str) -> None:
     """Refuse a detector whose RoI head is run or trained in another way than a method expects.
 
     Args:
@@ -108,7 +109,7 @@ def check_roi_head(role: str, model: nn.Module, owner: str) -> None:
         )
 
 
-def _is_known(roi_head: nn.Module, trains: bool) -> bool:
+def _is_known(roi_head: BaseRoIHead, trains: bool) -> bool:
     """Whether a RoI head calls its box head, and (for a student) computes its loss, as this method expects."""
     kind = type(roi_head)
     forwards = [known._bbox_forward for known in (StandardRoIHead, DoubleHeadRoIHead, CascadeRoIHead)]

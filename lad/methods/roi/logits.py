@@ -12,9 +12,10 @@ from lad.methods.roi.heads import is_sigmoid, stages_of
 from lad.methods.roi.two_stage import averaged_over_ranks
 from lad.networks.routes import Teacher
 
+from mmdet.models.detectors import BaseDetector
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @MODELS.register_module()
@@ -49,12 +50,12 @@ class RoILogitDistillation(RoIDistillation):
         self.loss_config = dict(loss or dict(type="KDLoss"))
         self.loss_name = self.stage_loss_name = loss_name
 
-    def bind(self, student: nn.Module, teacher: Teacher) -> None:
+    def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Refuse RoI heads whose classes cannot be compared."""
         super().bind(student, teacher)
         self.loss = build_logit_loss(self.loss_config, is_sigmoid(stages_of(student)[0]))
 
-    def check_without_labels(self, student: nn.Module) -> None:
+    def check_without_labels(self, student: BaseDetector) -> None:
         """Proposals are sampled by the student's own loss."""
         raise UnsupportedError(
             "student_loss=False: RoILogitDistillation needs the proposals and labels of the student's own loss; "

@@ -24,11 +24,12 @@ from lad.methods.roi.two_stage import (
 from lad.networks.routes import Teacher
 
 import torch
+from mmdet.models.detectors import BaseDetector
 from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.registry import MODELS
 from mmengine.model import ModuleList
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @MODELS.register_module()
@@ -79,7 +80,7 @@ class RCNNDistillation(TwoStageDistillation, RoIDistillation):
         super().__init__(mu, nu, margin, reg_weight, background_weight, temperature, rescale, init_cfg)
         self.classes = tuple(classes) if classes is not None else None
 
-    def bind(self, student: nn.Module, teacher: Teacher) -> None:
+    def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Refuse RoI heads that cannot be compared; find the teacher's classes and units."""
         super().bind(student, teacher)
         own, taught = stages_of(student), stages_of(teacher.model)
@@ -88,7 +89,7 @@ class RCNNDistillation(TwoStageDistillation, RoIDistillation):
             for head, stage in zip(own, self.teacher_stage, strict=True)
         )
 
-    def check_without_labels(self, student: nn.Module) -> None:
+    def check_without_labels(self, student: BaseDetector) -> None:
         """Only the box branch learns from the teacher, and proposals come from the student's RPN."""
         if getattr(student.roi_head, "with_mask", False) or not hasattr(student, "rpn_head"):
             lacking = (

@@ -26,11 +26,11 @@ from lad.networks.routes import Teacher
 
 import torch
 from mmdet.models.dense_heads import RPNHead
-from mmdet.models.detectors import TwoStageDetector
+from mmdet.models.detectors import BaseDetector, TwoStageDetector
 from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import cat_boxes, get_box_tensor
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class RPNDistillation(TwoStageDistillation):
     trains = ("rpn_head",)
     steers = ("rpn_head",)
 
-    def bind(self, student: nn.Module, teacher: Teacher) -> None:
+    def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Refuse RPNs whose predictions do not correspond anchor by anchor."""
         heads = [getattr(model, "rpn_head", None) for model in (student, teacher.model)]
         for role, model, head in zip(("student", "teacher"), (student, teacher.model), heads, strict=True):
