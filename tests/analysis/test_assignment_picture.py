@@ -3,17 +3,10 @@
 import sys
 from dataclasses import replace
 
-from lad.analysis.pictures.assignment_drawing import (
-    COLOURS,
-    AssignmentPicture,
-    Candidates,
-    Mixture,
-    Panel,
-    draw_assignment,
-    fitting_size,
-    level_name,
-    save_assignment,
-)
+from lad.analysis.pictures.assignment_drawing import draw_assignment, save_assignment
+from lad.analysis.pictures.assignment_picture import AssignmentPicture, Candidates, Mixture, Panel
+from lad.analysis.pictures.levels import COLOURS, level_name
+from lad.analysis.pictures.sheet import fitting_size
 
 import matplotlib
 import numpy as np
