@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lad.errors import ConfigError
 from lad.losses.knowledge_distillation import binary_kl_divergence
-from lad.losses.logits import prepared_logits
+from lad.losses.precision import upcast_pair
 from lad.losses.weighted import WeightedLoss
 
 from mmdet.registry import MODELS
@@ -37,7 +37,8 @@ def focal_kl_loss(student: Tensor, teacher: Tensor, gamma: float = 0.5) -> Tenso
     """
     if gamma < 0:
         raise ValueError(f"gamma must not be negative, got {gamma}")
-    student, teacher = prepared_logits(student, teacher)
+    # Cast once, so that both gradients of the student are added up before they are rounded to half precision.
+    student, teacher = upcast_pair(student, teacher)
     divergence = binary_kl_divergence(student, teacher)
     distance = (teacher.sigmoid() - student.sigmoid()).square()
     return divergence * (distance + SMOOTHING).pow(gamma / 2)

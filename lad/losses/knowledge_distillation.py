@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lad.losses.logits import prepared_logits
+from lad.losses.logits import soften_logits
 from lad.losses.weighted import WeightedLoss
 
 import torch.nn.functional as F
@@ -28,9 +28,9 @@ def kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) ->
     Raises:
         ValueError: the shapes differ, or the temperature is not positive.
     """
-    student, teacher = prepared_logits(student, teacher, temperature)
-    log_taught = (teacher / temperature).log_softmax(dim=-1)
-    log_own = (student / temperature).log_softmax(dim=-1)
+    student, teacher = soften_logits(student, teacher, temperature)
+    log_taught = teacher.log_softmax(dim=-1)
+    log_own = student.log_softmax(dim=-1)
     return temperature**2 * (log_taught.exp() * (log_taught - log_own)).sum(dim=-1)
 
 
@@ -51,8 +51,7 @@ def binary_kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 
     Raises:
         ValueError: the shapes differ, or the temperature is not positive.
     """
-    student, teacher = prepared_logits(student, teacher, temperature)
-    student, teacher = student / temperature, teacher / temperature
+    student, teacher = soften_logits(student, teacher, temperature)
     target = teacher.sigmoid()
     # log p_t - log p_s from the logits themselves: no logarithm of 0, and exactly 0 for equal logits.
     positive = F.logsigmoid(teacher) - F.logsigmoid(student)

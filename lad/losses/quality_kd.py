@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lad.losses.logits import prepared_logits
+from lad.losses.logits import soften_logits
 from lad.losses.weighted import WeightedLoss
 
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ def quality_kd_loss(student: Tensor, teacher: Tensor, beta: float = 1.0) -> Tens
     """
     if beta < 1:
         raise ValueError(f"beta must be at least 1, got {beta}")
-    student, teacher = prepared_logits(student, teacher)
+    student, teacher = soften_logits(student, teacher)
     target = teacher.sigmoid()
     distance = (target - student.sigmoid()).abs()
     entropy = F.softplus(student) - target * student
