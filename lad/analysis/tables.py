@@ -45,10 +45,10 @@ def text_table(
     kept = [column for column in range(len(header)) if not rows or any(row[column] != empty for row in rows)]
     table = Table(box=_DASHES, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for column in kept:
-        justify = "right" if column in right else "left"
-        table.add_column(Text(header[column]), justify=justify, no_wrap=True)
+        table.add_column(Text(header[column]), justify="right" if column in right else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(row[column]) for column in kept))
-    console = Console(file=io.StringIO(), width=_WIDTH, color_system=None, legacy_windows=False)
+    written = io.StringIO()
+    console = Console(file=written, width=_WIDTH, color_system=None, legacy_windows=False)
     console.print(table)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+    return "\n".join(line.rstrip() for line in written.getvalue().splitlines())

@@ -171,7 +171,7 @@ def training_seconds(work_dir: Path) -> float | None:
     """Sum over a run's logs of the seconds from the start to the last step or checkpoint; None without logs."""
     spans = []
     for log in work_dir.glob("*/*.log"):
-        stamps = []
+        stamps: list[datetime] = []
         for line in log.read_text(errors="replace").splitlines():
             found = _TIME.match(line)
             if found and (not stamps or "(train)" in line or "Saving checkpoint" in line):

@@ -90,7 +90,8 @@ class _Groups:
         group_second = (self.squared, self.current, self.kept)
         selected = [t.index_select(0, index) for t in group_first]
         selected += [t.index_select(1, index) for t in group_second]
-        return _Groups(*selected, self.iterations.index_select(0, index))
+        selected.append(self.iterations.index_select(0, index))
+        return _Groups(*selected)
 
 
 def _log_height(variance: Tensor, mass: Tensor) -> Tensor:

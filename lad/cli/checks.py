@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ def coco_data(dataset: dict) -> CocoData | None:
     """Where an innermost data set config finds its files; None if they are not local files of COCO's format."""
     kind: Any = dataset.get("type")
     kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-    if not (isinstance(kind, type) and issubclass(kind, CocoDataset)):
+    if not (inspect.isclass(kind) and issubclass(kind, CocoDataset)):
         return None
     if (kind.load_data_list, kind.parse_data_info) != (
         CocoDataset.load_data_list,

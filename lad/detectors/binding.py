@@ -20,7 +20,6 @@ from lad.networks.snapshot import Snapshot
 
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
-from torch import nn
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Candidates:
         frozen: Frozen teachers and snapshots by name.
     """
 
-    learners: Mapping[str, nn.Module]
+    learners: Mapping[str, BaseDetector]
     networks: tuple[str, ...]
     deploy: str
     frozen: Mapping[str, FrozenTeacher]

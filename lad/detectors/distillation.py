@@ -193,10 +193,12 @@ class DistillationDetector(NetworksDetector):
         if self.pretraining is None:
             return self._task_losses(progress, batch_inputs, batch_data_samples)
         self.enter_phase(progress)
-        compute = self._pretraining_losses if self.phase.is_pretraining else self._task_losses
-        with self.phase.rest():
+        phase = self.phase
+        assert phase is not None  # there is a pretraining
+        compute = self._pretraining_losses if phase.is_pretraining else self._task_losses
+        with phase.rest():
             losses = compute(progress, batch_inputs, batch_data_samples)
-        return self.phase.reach_all(losses)
+        return phase.reach_all(losses)
 
     def enter_phase(self, progress: Progress) -> None:
         """Determine which parameters learn at a place in the run; does nothing without a pretraining."""

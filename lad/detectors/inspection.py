@@ -12,10 +12,10 @@ from lad.networks.frozen import FrozenTeacher
 
 from mmdet.models.detectors import BaseDetector
 from mmdet.structures import OptSampleList
-from torch import Tensor, nn
+from torch import Tensor
 
 
-def trained_networks(model: BaseDetector) -> dict[str, nn.Module]:
+def trained_networks(model: BaseDetector) -> dict[str, BaseDetector]:
     """The trained networks of a detector by name; the detector itself, without a name, if it is a plain one."""
     return model.trained_networks if isinstance(model, NetworksDetector) else {"": model}
 

@@ -132,12 +132,12 @@ class NetworksDetector(BaseDetector):
     # -- Networks -------------------------------------------------------------------------------------------------
 
     @property
-    def trained_networks(self) -> dict[str, nn.Module]:
+    def trained_networks(self) -> dict[str, BaseDetector]:
         """The trained networks by name, in the order of the config."""
         return {name: self.student if name == self.deploy else self.peers[name] for name in self._order}
 
     @property
-    def learners(self) -> dict[str, nn.Module]:
+    def learners(self) -> dict[str, BaseDetector]:
         """Everything that a method can train: the trained networks, then their exits as ``'NETWORK.EXIT'``."""
         exits = {
             f"{network}.{name}": own for network, each in self.exits.items() for name, own in each.items()

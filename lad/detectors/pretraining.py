@@ -11,7 +11,6 @@ from lad.errors import ConfigError, UnsupportedError
 from lad.networks.forward import DENSE_HEADS, HEADS
 
 from mmdet.models.detectors import BaseDetector
-from torch import nn
 
 
 def pretrained(methods: Mapping[str, BoundMethod]) -> dict[str, BoundMethod]:
@@ -20,7 +19,7 @@ def pretrained(methods: Mapping[str, BoundMethod]) -> dict[str, BoundMethod]:
 
 
 def find_pretraining(
-    methods: Mapping[str, BoundMethod], learners: Mapping[str, nn.Module]
+    methods: Mapping[str, BoundMethod], learners: Mapping[str, BaseDetector]
 ) -> Pretraining | None:
     """The methods' pretraining, which is equally long for all; None if none pretrains.
 
@@ -34,7 +33,7 @@ def find_pretraining(
     """
     found = pretrained(methods)
     for name, one in found.items():
-        own = one.method.pretraining
+        own = _pretraining_of(one)
         for module in own.student:
             find_module(learners[one.learner], module)
             if root_of(module) not in ("backbone", "neck", *DENSE_HEADS):
@@ -49,25 +48,31 @@ def find_pretraining(
                 )
         for module in own.adapters:
             find_module(one.method, module)
-    if len({one.method.pretraining.length for one in found.values()}) > 1:
-        lengths = " and ".join(f"{name} {one.method.pretraining.length}" for name, one in found.items())
+    if len({_pretraining_of(one).length for one in found.values()}) > 1:
+        lengths = " and ".join(f"{name} {_pretraining_of(one).length}" for name, one in found.items())
         raise ConfigError(f"methods pretrain together, but they want {lengths}: set pretrain alike.")
-    return next((one.method.pretraining for one in found.values()), None)
+    return next((_pretraining_of(one) for one in found.values()), None)
 
 
 def phase_of(
     detector: BaseDetector,
-    learners: Mapping[str, nn.Module],
+    learners: Mapping[str, BaseDetector],
     methods: Mapping[str, BoundMethod],
     is_pretraining: bool,
 ) -> Phase:
     """What learns and what rests in the pretraining or in the task, in a detector as it is now."""
     found = pretrained(methods).values()
-    adapters = [find_module(one.method, name) for one in found for name in one.method.pretraining.adapters]
+    adapters = [find_module(one.method, name) for one in found for name in _pretraining_of(one).adapters]
     if not is_pretraining:
         return Phase.of(detector, False, within(adapters))
     modules = [
-        find_module(learners[one.learner], name) for one in found for name in one.method.pretraining.student
+        find_module(learners[one.learner], name) for one in found for name in _pretraining_of(one).student
     ]
     heads = [getattr(own, name) for own in learners.values() for name in HEADS if hasattr(own, name)]
     return Phase.of(detector, True, set(detector.modules()) - within([*adapters, *modules]), flags=heads)
+
+
+def _pretraining_of(one: BoundMethod) -> Pretraining:
+    """The pretraining of a method that has one."""
+    assert one.method.pretraining is not None
+    return one.method.pretraining

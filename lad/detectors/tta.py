@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lad.errors import ConfigError
 
 import torch
@@ -76,7 +78,9 @@ class SoftVoteTTAModel(DetTTAModel):
     """
 
     def __init__(self, tta_cfg: dict | None = None, **kwargs) -> None:
-        settings = dict(nms=dict(type="nms", iou_threshold=0.66), score_thr=0.05, max_per_img=100)
+        settings: dict[str, Any] = dict(
+            nms=dict(type="nms", iou_threshold=0.66), score_thr=0.05, max_per_img=100
+        )
         unknown = set(tta_cfg or {}) - set(settings)
         if unknown:
             raise ConfigError(

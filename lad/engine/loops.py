@@ -81,7 +81,7 @@ class _Resumable(BaseLoop):
         if saved and saved["batches"] != here:
             print_log(
                 f"The checkpoint's epochs had {saved['batches']} iterations and this run's have {here}: the data set, "
-                f"batch size or number of processes changed, so {self._restart_position(here)}.",
+                f"batch size or number of processes changed, so {self._restart_position(sampler, here)}.",
                 logger="current",
                 level=logging.WARNING,
             )
@@ -112,8 +112,9 @@ class _Resumable(BaseLoop):
     def run(self) -> Any:
         """Launch training."""
         self._restore_data_order()
-        if self.batch_sampler is not None:
-            self._seek_position()
+        sampler = self.batch_sampler
+        if sampler is not None:
+            self._seek_position(sampler)
         self._find_pending_validation()
         if self._validation_pending and self._is_finished():
             # Nothing is left to train.
@@ -133,12 +134,12 @@ class ResumableEpochBasedTrainLoop(_Resumable, EpochBasedTrainLoop):
     def _is_finished(self) -> bool:
         return self._epoch >= self._max_epochs
 
-    def _restart_position(self, batches: int) -> str:
-        if self.batch_sampler.counts_epochs:
+    def _restart_position(self, sampler: ResumableBatchSampler, batches: int) -> str:
+        if sampler.counts_epochs:
             self._iter = self._epoch * batches
         return "the interrupted epoch begins anew"
 
-    def _seek_position(self) -> None:
+    def _seek_position(self, sampler: ResumableBatchSampler) -> None:
         self._skipped = self._iter - self._epoch * len(self.dataloader)
 
     def _validation_is_due(self) -> bool:
@@ -193,11 +194,10 @@ class ResumableIterBasedTrainLoop(_Resumable, IterBasedTrainLoop):
             self._iter % self.val_interval == 0 or self._iter == self._max_iters
         )
 
-    def _restart_position(self, batches: int) -> str:
+    def _restart_position(self, sampler: ResumableBatchSampler, batches: int) -> str:
         return "the order of the data is another one from here on"
 
-    def _seek_position(self) -> None:
-        sampler = self.batch_sampler
+    def _seek_position(self, sampler: ResumableBatchSampler) -> None:
         epoch, skip = divmod(self._iter, len(self.dataloader)) if sampler.counts_epochs else (0, self._iter)
         sampler.seek(epoch, skip)
         iterator = _InfiniteDataloaderIterator(self.dataloader)

@@ -167,6 +167,10 @@ def fisher(
     return GroupStatistics(count[0], mean, std, score * (low_count > 0) * (high_count > 0))
 
 
+#: What shared decisions call: a :class:`Switch`, or a function in its place.
+SwitchFunction = Callable[[Tensor, "Membership", Callable[[int], "Sides"]], "RoleSwitch"]
+
+
 class Switch(ABC):
     """Chooses the teacher of each group of candidates.
 

@@ -40,7 +40,7 @@ class Step:
     inputs: Tensor
     data_samples: SampleList
     student: BaseDetector
-    teacher: TeacherView | None
+    teacher: TeacherView
     outputs: Outputs
     student_loss: bool = True
     progress: Progress = field(default_factory=Progress)

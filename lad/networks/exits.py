@@ -129,7 +129,7 @@ def _settings(kind: type) -> Iterator[str]:
     """Names of the settings of a class and of the classes whose ``**kwargs`` it passes on."""
     for base in kind.__mro__:
         if "__init__" in vars(base):
-            yield from inspect.signature(base.__init__).parameters
+            yield from inspect.signature(vars(base)["__init__"]).parameters
 
 
 def check_exit(network: BaseDetector, config: Any, name: str) -> None:

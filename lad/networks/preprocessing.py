@@ -24,6 +24,13 @@ class Renormalisation(nn.Module):
             one multiplication and one addition, equal to rounding, which is cheaper.
     """
 
+    scale: Tensor
+    shift: Tensor
+    source_mean: Tensor
+    source_std: Tensor
+    target_mean: Tensor
+    target_std: Tensor
+
     def __init__(self, source: ImgDataPreprocessor, target: ImgDataPreprocessor, exact: bool = False) -> None:
         super().__init__()
         self.swap_channels = source._channel_conversion != target._channel_conversion

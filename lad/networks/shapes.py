@@ -77,8 +77,9 @@ def _check_parts(model: BaseDetector, path: str) -> None:
             _check_strides(f"{path}.{name} ({type(head).__name__})", strides, features)
             _run(head, features, f"{path}.{name}", _described(features))
     extractor = getattr(modules.get("roi_head"), "bbox_roi_extractor", None)
-    if isinstance(extractor, nn.Module):
-        strides = list(extractor.featmap_strides)
+    featmap_strides = getattr(extractor, "featmap_strides", None)
+    if featmap_strides is not None:
+        strides = list(featmap_strides)
         _check_strides(f"{path}.roi_head.bbox_roi_extractor", strides, features[: len(strides)])
 
 

@@ -189,5 +189,5 @@ def test_run_with_another_number_of_batches_keeps_its_iteration_or_begins_its_ep
     loop.dataloader = SimpleNamespace(
         batch_sampler=ResumableBatchSampler(DefaultSampler(range(10)), batch_size=2)
     )
-    loop._restart_position(5)
+    loop._restart_position(loop.batch_sampler, 5)
     assert loop._iter == expected

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lad.analysis.pictures.assignment_costs import DENSITY_HEIGHT, cost_limits, draw_costs, has_density
 from lad.analysis.pictures.assignment_image import draw_box, draw_positives, object_window, show_image
@@ -97,7 +97,7 @@ def _layout(picture: AssignmentPicture, objects: Sequence[int] | None) -> Figure
             show_image(axes, picture.image, window)
             draw_box(axes, picture.bboxes[number])
             draw_positives(axes, own, compared)
-            centred = {"x": x + _CELL / 2, "ha": "center", "width": _CELL}
+            centred: dict[str, Any] = {"x": x + _CELL / 2, "ha": "center", "width": _CELL}
             sheet.text(y=top + 34, text=panel.title, weight="bold", size=11.5, **centred)
             sheet.text(y=top + 51, text=_summary(own, compared), **centred)
             taught_by = None if panel.taught_by is None else panel.taught_by[number]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lad.analysis.pictures.assignment_picture import Candidates
 from lad.analysis.pictures.levels import COLOURS, MARKERS
@@ -98,17 +98,17 @@ def _cross(axes: Axes, point: np.ndarray, level: int, covered: float) -> None:
     reach = max(math.sqrt(_size(level) / 2) + 2.5, covered + 8)
     order = 6 - 0.1 * level  # above rings, below markers
     for colour, width in (("black", 5.0), ("white", 3.8), (COLOURS[level % len(COLOURS)], 2.4)):
-        axes.scatter(*point, marker="x", s=2 * reach**2, c=colour, linewidths=width, zorder=order)
+        axes.scatter(point[0], point[1], marker="x", s=2 * reach**2, c=colour, linewidths=width, zorder=order)
 
 
 def _mark(axes: Axes, points: np.ndarray, level: int, new: bool) -> None:
     """Draw positives of a level, with rings if they are new."""
     size = _size(level)
-    style = {"s": size, "marker": MARKERS[level % len(MARKERS)], "zorder": 8 - 0.1 * level}
+    style: dict[str, Any] = {"s": size, "marker": MARKERS[level % len(MARKERS)], "zorder": 8 - 0.1 * level}
     if new:
-        ring = {"s": size * _RING, "marker": "o", "facecolors": "none", "zorder": 5}
+        ring: dict[str, Any] = {"s": size * _RING, "marker": "o", "facecolors": "none", "zorder": 5}
         for colour, width in (("black", 3.4), ("white", 1.6)):
-            axes.scatter(*points.T, edgecolors=colour, linewidths=width, **ring)
+            axes.scatter(points[:, 0], points[:, 1], edgecolors=colour, linewidths=width, **ring)
     colour = COLOURS[level % len(COLOURS)]
-    axes.scatter(*points.T, c="black", edgecolors="black", linewidths=3.4, **style)
-    axes.scatter(*points.T, c=colour, edgecolors="white", linewidths=1.3, **style)
+    axes.scatter(points[:, 0], points[:, 1], c="black", edgecolors="black", linewidths=3.4, **style)
+    axes.scatter(points[:, 0], points[:, 1], c=colour, edgecolors="white", linewidths=1.3, **style)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from mmdet.models.detectors import BaseDetector
 from mmdet.structures import SampleList
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def check_drawable(model: BaseDetector) -> None:
@@ -82,7 +82,7 @@ def assignment_pictures(
 
 
 @contextmanager
-def as_at_test_time(networks: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+def as_at_test_time(networks: Sequence[BaseDetector], device: torch.device) -> Iterator[None]:
     """Networks whose batch norm and dropout are as at test time, with heads that return what they do in training."""
     devices = [device] if device.type == "cuda" else []
     with evaluating(*networks), torch.random.fork_rng(devices=devices):

@@ -12,6 +12,7 @@ from lad.analysis.training_logs import Scalars
 from lad.errors import DataError, nearest
 
 import numpy as np
+from matplotlib.typing import LineStyleType
 
 # Okabe and Ito's colours, distinct for colour-blind readers too; runs differ in their markers as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -19,7 +20,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 # Metadata by suffix of the file: without program version and date, the same runs give the same bytes.
 FORMATS = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
-_LINES = ("-", "--", ":", "-.")
+_LINES: tuple[LineStyleType, ...] = ("-", "--", ":", "-.")
 _COLUMNS = 3
 
 

@@ -66,7 +66,7 @@ class Teacher:
     outputs: Any
 
 
-def seam_of(head: BaseDenseHead | None) -> Seam:
+def seam_of(head: BaseDenseHead | None) -> PAASeam | AssignerSeam:
     """Find the seam of a head whose assignment can be drawn.
 
     Raises:
@@ -423,14 +423,15 @@ def _match_jointly(
 
     together = _each_call(heads[0], seam, outputs[0], samples, evaluate)
     alone = [_match(head, seam, own, samples, None) for head, own in zip(heads, outputs, strict=True)]
-    decisions, teachers = [], []
+    decisions: Decisions = []
+    teachers = []
     for image, found in enumerate(together):
         if found is None:
             decisions.append(())
             teachers.append(np.full((0, len(outputs[0][0])), -1))
             continue
         result, teacher = found
-        of_networks = [matchings[image] for matchings in alone]
+        of_networks = [own for own in (matchings[image] for matchings in alone) if own is not None]
         costs = torch.stack([network.matching.costs for network in of_networks])
         # Where there is no teacher, the first network's matches are kept.
         number = torch.from_numpy(teacher).clamp(min=0).to(costs.device).T[of_networks[0].levels]

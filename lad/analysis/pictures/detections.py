@@ -13,13 +13,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.typing import LineStyleType
 from PIL import Image
 
 
 class _Style(NamedTuple):
     colour: str
     ink: str
-    line: str
+    line: LineStyleType
     legend: str
 
 
@@ -215,7 +216,7 @@ class _Grid:
             )
             for style in styles
         ]
-        self.figure.legend(
+        self.figure.legend(  # type: ignore[call-overload]  # its stub knows no tuples of lines drawn over each other
             handles,
             [style.legend for style in styles],
             loc="center",

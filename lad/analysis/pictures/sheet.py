@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,9 +43,9 @@ class Sheet:
             (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
         )
 
-    def text(self, x: float, y: float, text: str, width: float | None = None, **style) -> None:
+    def text(self, x: float, y: float, text: str, width: float | None = None, **style: Any) -> None:
         """Add a line of text; its font is shrunk where it would be wider than ``width``, px."""
-        style = {"ha": "left", "va": "center", "size": 10.5} | style
+        font: dict[str, Any] = {"ha": "left", "va": "center", "size": 10.5} | style
         if width is not None:
-            style["size"] = fitting_size(text, style["size"], width, style.get("weight", "normal"))
-        self.figure.text(x / self.width, 1 - y / self.height, text, **style)
+            font["size"] = fitting_size(text, font["size"], width, font.get("weight", "normal"))
+        self.figure.text(x / self.width, 1 - y / self.height, text, **font)

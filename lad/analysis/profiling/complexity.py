@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +69,7 @@ def count_macs(model: BaseDetector, inputs: Tensor, data_samples: SampleList) ->
     grid sampling. Deformable convolutions are counted where torchvision computes them, as it does for
     :mod:`lad.mmcv_ops`; those of a compiled mmcv are no operators of torch's. The detector is as before.
     """
-    formulas = {torch.ops.torchvision.deform_conv2d: _deformable_flops}
+    formulas: dict[Any, Callable[..., int]] = {torch.ops.torchvision.deform_conv2d: _deformable_flops}
     if hasattr(torch.ops.aten, CPU_ATTENTION):
         formulas[getattr(torch.ops.aten, CPU_ATTENTION)] = _attention_flops
     counter = FlopCounterMode(display=False, custom_mapping=formulas)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from lad.analysis.profiling.batch import batches, input_shape, random_batch
 from lad.analysis.profiling.building import RANDOM, build_offline
 from lad.analysis.profiling.complexity import Complexity, complexity_of
-from lad.analysis.profiling.step import StepCost, device_of, measure_step
+from lad.analysis.profiling.step import PartCost, StepCost, device_of, measure_step
 from lad.analysis.tables import text_table
 from lad.detectors.inspection import bound_methods, frozen_teachers, trained_networks
 from lad.errors import ConfigError
@@ -88,7 +89,7 @@ class ModelReport:
         ]
 
 
-def _times(cost: object) -> tuple[str, str]:
+def _times(cost: PartCost | StepCost) -> tuple[str, str]:
     return f"{cost.seconds * 1e3:.1f}", f"{cost.fastest * 1e3:.1f} to {cost.slowest * 1e3:.1f}"
 
 
@@ -122,7 +123,8 @@ def profile_config(
     """
     if cfg.get("model") is None:
         raise ConfigError("the config has no 'model'.")
-    shape = tuple(shape or input_shape(cfg))
+    height, width = shape or input_shape(cfg)
+    shape = (height, width)
     batch_size = batch_size or (cfg.get("train_dataloader") or {}).get("batch_size") or 2
     if min(*shape, batch_size, objects) < 1 or steps < 0:
         raise ConfigError(
@@ -132,7 +134,7 @@ def profile_config(
     detector, origins = build_offline(cfg.model, random_teacher)
     # As get_flops.py does: synchronised batch norms need several processes.
     detector = revert_sync_batchnorm(detector).to(place)
-    settings = dict(
+    settings: dict[str, Any] = dict(
         shape=shape,
         objects=objects,
         # The maximum, because an RPN has one class.

@@ -79,6 +79,7 @@ class ResidentMemory(MemoryMeter):
 
     def _read(self, field: str) -> int:
         found = re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())
+        assert found is not None  # Linux names both fields
         return int(found[1]) * 1024
 
     def now(self) -> int:  # noqa: D102

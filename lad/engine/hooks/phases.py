@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lad.base.phases import Pretraining
 from lad.detectors.distillation import DistillationDetector
 from lad.detectors.pretraining import pretrained
 from lad.engine.model import detector_of
@@ -33,6 +34,7 @@ class PhaseHook(Hook):
 
     priority = "VERY_HIGH"
     _model: DistillationDetector | None = None
+    _pretraining: Pretraining
     _was_pretraining: bool | None = None
     _task_begins: int  # the task's first iteration
 
@@ -42,7 +44,7 @@ class PhaseHook(Hook):
         pretraining = getattr(model, "pretraining", None)
         if pretraining is None:
             return
-        self._model = model
+        self._model, self._pretraining = model, pretraining
         if pretraining.epochs is not None and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise ConfigError(
                 "pretrain=dict(epochs=...): this run counts iterations: use pretrain=dict(iters=...)."
@@ -66,13 +68,13 @@ class PhaseHook(Hook):
         """Log the beginning of a phase."""
         if self._model is None:
             return
-        is_pretraining = self._model.pretraining.covers(runner.iter, runner.epoch)
+        is_pretraining = self._pretraining.covers(runner.iter, runner.epoch)
         if is_pretraining == self._was_pretraining:
             return
         self._was_pretraining = is_pretraining
         names = pretrained(self._model.bound)
         if is_pretraining:
-            length = self._model.pretraining.length
+            length = self._pretraining.length
             runner.logger.info(
                 f"Iteration {runner.iter + 1}: pretraining of {', '.join(names)}, {length} in all."
             )
@@ -87,4 +89,5 @@ class PhaseHook(Hook):
                 del runner.message_hub.log_scalars[name]
 
     def _skip_resting(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
-        self._model.phase.drop_gradients()
+        if self._model is not None and self._model.phase is not None:
+            self._model.phase.drop_gradients()

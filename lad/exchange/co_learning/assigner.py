@@ -14,7 +14,7 @@ from lad.exchange.co_learning.base import CoLearning
 from lad.exchange.replay import AssignerCall, replace_assigners
 from lad.exchange.seams import SEAMS, AssignerSeam, check_same_classes, check_same_priors
 from lad.exchange.seams.assigner import TeacherPredictions
-from lad.exchange.switching import Membership, RoleSwitch, Sides, Switch
+from lad.exchange.switching import Membership, RoleSwitch, Sides, Switch, SwitchFunction
 
 import torch
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
@@ -117,9 +117,14 @@ class AssignerCoLearning(CoLearning):
             )
 
     def losses(  # noqa: D102
-        self, heads: Sequence[BaseDenseHead], outputs: Sequence[Any], data_samples: SampleList, switch: Switch
+        self,
+        heads: Sequence[BaseDenseHead],
+        outputs: Sequence[Any],
+        data_samples: SampleList,
+        switch: SwitchFunction,
     ) -> tuple[list[dict[str, Tensor]], RoleSwitch | None]:
         family = _family(heads[0])
+        assert family is not None  # fits() was true for all heads
         gt_instances, ignored, metas = unpack_gt_instances(data_samples)
         shared = SharedDecisions(family, heads, outputs, data_samples, switch)
 
@@ -155,11 +160,11 @@ class SharedDecisions:
         heads: Sequence[BaseDenseHead],
         outputs: Sequence[Any],
         samples: SampleList,
-        switch: Switch,
+        switch: SwitchFunction,
     ) -> None:
         self._switch = switch
         self._batches = [
-            TeacherPredictions(family, heads[0], head, lambda images, output=output: output, samples)
+            TeacherPredictions(family, heads[0], head, partial(_given, output), samples)
             for head, output in zip(heads, outputs, strict=True)
         ]
         self._decided: dict[tuple[str, int], AssignResult] = {}
@@ -178,6 +183,7 @@ class SharedDecisions:
         if len(call.gt_instances) == 0:
             return call.assign(pred_instances=instances[0])
         match = _match_function(call.assigner)
+        assert match is not None  # fits() was true for all heads
         matchings = [match(call, own) for own in instances]
         costs = torch.stack([matching.costs for matching in matchings])
         # Waits for the number of candidates, as these assigners themselves do for every image.
@@ -251,6 +257,11 @@ def compose(matchings: Sequence[Matching], teacher: Tensor, level: Tensor) -> As
     composed.gt_inds = torch.where(positive, composed.gt_inds, results[0].gt_inds.clamp(max=0))
     composed.labels = torch.where(positive, composed.labels, -1)
     return composed
+
+
+def _given(outputs: Any, images: Sequence[int]) -> Any:
+    """Outputs that were computed for all images."""
+    return outputs
 
 
 def _family(head: BaseDenseHead | None) -> AssignerSeam | None:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from lad.exchange.switching import RoleSwitch, Switch
+from lad.exchange.switching import RoleSwitch, Switch, SwitchFunction
 
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.structures import SampleList
@@ -32,7 +32,11 @@ class CoLearning(ABC):
 
     @abstractmethod
     def losses(
-        self, heads: Sequence[BaseDenseHead], outputs: Sequence[Any], data_samples: SampleList, switch: Switch
+        self,
+        heads: Sequence[BaseDenseHead],
+        outputs: Sequence[Any],
+        data_samples: SampleList,
+        switch: SwitchFunction,
     ) -> tuple[list[dict[str, Tensor]], RoleSwitch | None]:
         """Compute each head's own losses on the shared labels, and the roles that decided them.
 

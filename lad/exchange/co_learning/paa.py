@@ -11,7 +11,7 @@ from lad.assignment.priors import prior_grid
 from lad.errors import UnsupportedError
 from lad.exchange.co_learning.base import CoLearning
 from lad.exchange.seams import check_same_priors
-from lad.exchange.switching import Membership, RoleSwitch, Sides, Switch
+from lad.exchange.switching import Membership, RoleSwitch, Sides, Switch, SwitchFunction
 from lad.heads.batched_paa_head import BatchedPAAHead, PAAPredictions, PAAScorer
 
 import torch
@@ -46,7 +46,7 @@ class PAACoLearning(CoLearning):
         heads: Sequence[BatchedPAAHead],
         outputs: Sequence[Any],
         data_samples: SampleList,
-        switch: Switch,
+        switch: SwitchFunction,
     ) -> tuple[list[dict[str, Tensor]], RoleSwitch | None]:
         gt_instances, ignored, metas = unpack_gt_instances(data_samples)
         pairs = list(zip(heads, outputs, strict=True))

@@ -54,6 +54,8 @@ class FeatureDistillation(DistillationMethod):
         init_cfg: As in MMEngine.
     """
 
+    loss_name: str
+
     compares_classes = False
     compares_units = ()
 
@@ -263,7 +265,7 @@ class FeatureDistillation(DistillationMethod):
     ) -> Tensor:
         """The loss of the pair of this number, of maps as the modules put them out."""
         if self.pairs[number].as_maps:
-            image_size = tuple(step.inputs.shape[-2:])
+            image_size = (step.inputs.shape[-2], step.inputs.shape[-1])
             features, hint = as_map(features, image_size), as_map(hint, image_size)
         hint = self.teacher_transforms[number](hint)
         connector = self.connectors[number]

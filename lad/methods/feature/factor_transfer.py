@@ -70,7 +70,7 @@ class FactorTransferDistillation(FeatureDistillation):
     def pretraining_losses(self, step: Step) -> dict[str, Tensor]:
         """How far the paraphrasers' reconstructions are from the teacher's maps; the sum over the maps."""
         hints = [hint for name in self.teacher for hint in self._maps(step.teacher.target, name)]
-        image_size = tuple(step.inputs.shape[-2:])
+        image_size = (step.inputs.shape[-2], step.inputs.shape[-1])
         losses = [
             paraphraser.reconstruction_loss(as_map(hint, image_size))
             for paraphraser, hint in zip(self.teacher_transforms, hints, strict=True)

@@ -54,5 +54,5 @@ def objects_of(step: Step) -> Objects:
     return Objects(
         torch.cat(bboxes).to(device),
         images.to(device, non_blocking=True),
-        tuple(step.inputs.shape[-2:]),
+        (step.inputs.shape[-2], step.inputs.shape[-1]),
     )

@@ -87,6 +87,8 @@ class RelationalDistillation(DistillationMethod):
         init_cfg: As in MMEngine.
     """
 
+    loss_name: str
+
     compares_classes = False
     compares_units = ()
 

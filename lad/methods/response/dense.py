@@ -91,7 +91,7 @@ def best_probability(logits: Tensor, use_sigmoid: bool) -> Tensor:
     return logits.softmax(dim=1)[:, :-1].amax(dim=1)
 
 
-def check_dense_heads(owner: str, heads: Sequence[nn.Module | None], models: Sequence[nn.Module]) -> None:
+def check_dense_heads(owner: str, heads: Sequence[nn.Module | None], models: Sequence[BaseDetector]) -> None:
     """Refuse a student's and a teacher's heads whose class scores do not correspond prior by prior.
 
     Args:
@@ -115,7 +115,7 @@ def check_dense_heads(owner: str, heads: Sequence[nn.Module | None], models: Seq
 def check_fit(
     owner: str,
     heads: Sequence[nn.Module | None],
-    models: Sequence[nn.Module],
+    models: Sequence[BaseDetector],
     fits: Callable[[nn.Module | None], bool],
     works_with: str,
 ) -> None:

@@ -49,6 +49,8 @@ class DenseLogitDistillation(DenseDistillation):
         init_cfg: As in MMEngine.
     """
 
+    loss_name: str
+
     def __init__(
         self,
         loss: dict | None = None,

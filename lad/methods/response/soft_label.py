@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lad.assignment.max_iou import MAX_OVERLAPS
 from lad.assignment.priors import PriorGrid, prior_grid
 from lad.errors import UnsupportedError
@@ -67,7 +69,7 @@ class SoftLabelDistillation(DistillationMethod):
 
     def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Refuse heads whose predictions do not correspond anchor by anchor."""
-        heads = [getattr(model, "bbox_head", None) for model in (student, teacher.model)]
+        heads: list[Any] = [getattr(model, "bbox_head", None) for model in (student, teacher.model)]
         if not all(isinstance(head, PAAHead) for head in heads):
             pairs = zip((student, teacher.model), heads, strict=True)
             names = [f"{type(model).__name__} ({type(head).__name__})" for model, head in pairs]

@@ -37,6 +37,8 @@ class RoILogitDistillation(RoIDistillation):
         init_cfg: As in MMEngine.
     """
 
+    loss_name: str
+
     def __init__(
         self,
         loss: dict | None = None,

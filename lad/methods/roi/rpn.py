@@ -121,7 +121,7 @@ class RPNDistillation(TwoStageDistillation):
 
     def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Refuse RPNs whose predictions do not correspond anchor by anchor."""
-        heads = [getattr(model, "rpn_head", None) for model in (student, teacher.model)]
+        heads: list[Any] = [getattr(model, "rpn_head", None) for model in (student, teacher.model)]
         for role, model, head in zip(("student", "teacher"), (student, teacher.model), heads, strict=True):
             if (
                 role == "student"

@@ -10,7 +10,9 @@ from lad.methods.base import DistillationMethod
 from lad.networks.routes import Teacher
 
 import torch
+from mmdet.models.dense_heads import RPNHead
 from mmdet.models.losses.utils import weight_reduce_loss
+from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 from mmdet.structures.bbox import get_box_tensor
 from mmdet.utils import reduce_mean
@@ -55,6 +57,9 @@ class DeltaConversion(nn.Module):
         UnsupportedError: a coder is not a DeltaXYWHBBoxCoder, whose units are means and standard deviations.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, source: nn.Module, target: nn.Module, owner: str) -> None:
         super().__init__()
         for role, coder in (("teacher", source), ("student", target)):
@@ -87,6 +92,9 @@ class ClassMapping(nn.Module):
     Raises:
         ConfigError: a class is unknown to the teacher, or named twice.
     """
+
+    index: Tensor
+    others: Tensor
 
     def __init__(self, classes: Sequence[str], taught: Sequence[str]) -> None:
         super().__init__()
@@ -243,7 +251,7 @@ def bounded_part(
 
 
 def imitated_part(
-    head: nn.Module,
+    head: BBoxHead | RPNHead,
     priors: Tensor,
     student: Tensor,
     teacher: Tensor,
@@ -275,6 +283,6 @@ def imitated_part(
     return own + nu * bounded
 
 
-def target_deltas(head: nn.Module, priors: Tensor, bbox_targets: Tensor) -> Tensor:
+def target_deltas(head: BBoxHead | RPNHead, priors: Tensor, bbox_targets: Tensor) -> Tensor:
     """(n, 4) targets as deltas, where a head regresses decoded boxes too (IoU losses)."""
     return head.bbox_coder.encode(priors, bbox_targets) if head.reg_decoded_bbox else bbox_targets
