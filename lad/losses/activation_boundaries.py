@@ -32,6 +32,13 @@ def activation_boundary_loss(student: Tensor, teacher: Tensor, margin: float = 1
 
     Raises:
         ValueError: the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import activation_boundary_loss
+        >>> student, teacher = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]])
+        >>> activation_boundary_loss(student, teacher)
+        tensor([2.5000])
     """
     check_maps(student, teacher)
     student, teacher = upcast_pair(student, teacher)
@@ -54,6 +61,13 @@ class ABLoss(FeatureLoss):
 
     Raises:
         ConfigError: the margin is negative.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import ABLoss
+        >>> student, teacher = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]])
+        >>> ABLoss(margin=2.0)(student, teacher)
+        tensor(6.5000)
     """
 
     connector = dict(type="ConvModule", kernel_size=1, norm_cfg=dict(type="BN"), act_cfg=None)

@@ -60,6 +60,13 @@ def attention_transfer_loss(
 
     Raises:
         ValueError: the sizes differ.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import attention_transfer_loss
+        >>> student, teacher = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]])
+        >>> attention_transfer_loss(student, teacher)
+        tensor([1.])
     """
     check_maps(student, teacher, same_channels=False)
     difference = torch.sub(
@@ -81,6 +88,13 @@ class ATLoss(FeatureLoss):
         squared: The squared norm of the authors' code, or the norm of the paper's Eq. 2.
         reduction: ``'none'``, ``'mean'`` or ``'sum'`` over the images.
         loss_weight: Factor of the result; 1000 is the paper's.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import ATLoss
+        >>> student, teacher = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]])
+        >>> ATLoss()(student, teacher)
+        tensor(1000.)
     """
 
     same_channels = False

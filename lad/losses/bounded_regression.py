@@ -28,6 +28,15 @@ def bounded_regression_loss(student: Tensor, teacher: Tensor, target: Tensor, ma
 
     Raises:
         ValueError: the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import bounded_regression_loss
+        >>> student, teacher = torch.tensor([[1.0, 2.0, 0.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0, 0.0]])
+        >>> bounded_regression_loss(student, teacher, torch.zeros(1, 4))
+        tensor([5.])
+        >>> bounded_regression_loss(teacher, student, torch.zeros(1, 4))
+        tensor([0.])
     """
     if not student.shape == teacher.shape == target.shape:
         shapes = [tuple(tensor.shape) for tensor in (student, teacher, target)]
@@ -49,6 +58,13 @@ class BoundedRegressionLoss(WeightedLoss):
         margin: m.
         reduction: ``'none'``, ``'mean'`` or ``'sum'``.
         loss_weight: Factor of the result.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import BoundedRegressionLoss
+        >>> student, teacher = torch.tensor([[1.0, 2.0, 0.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0, 0.0]])
+        >>> BoundedRegressionLoss(loss_weight=0.5)(student, teacher, torch.zeros(1, 4))
+        tensor(2.5000)
     """
 
     def __init__(self, margin: float = 0.0, reduction: str = "mean", loss_weight: float = 1.0) -> None:

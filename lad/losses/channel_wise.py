@@ -26,6 +26,13 @@ def channel_wise_divergence(student: Tensor, teacher: Tensor, temperature: float
 
     Raises:
         ValueError: the shapes differ, or the temperature is not positive.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import channel_wise_divergence
+        >>> student, teacher = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]])
+        >>> channel_wise_divergence(student, teacher)
+        tensor([[0.4621]])
     """
     check_maps(student, teacher)
     if temperature <= 0:
@@ -44,6 +51,13 @@ class CWDLoss(FeatureLoss):
         temperature: T. The authors' detectors have 1 on feature maps, with a weight of 5 a level.
         reduction: ``'none'``, ``'mean'`` or ``'sum'`` over images and channels.
         loss_weight: Factor of the result.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import CWDLoss
+        >>> student, teacher = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]])
+        >>> CWDLoss(loss_weight=5.0)(student, teacher)
+        tensor(2.3106)
     """
 
     def __init__(self, temperature: float = 1.0, reduction: str = "mean", loss_weight: float = 1.0) -> None:

@@ -41,6 +41,13 @@ def decoupled_kd_loss(
 
     Raises:
         ValueError: the shapes do not fit, there is a single class, or the temperature is not positive.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import decoupled_kd_loss
+        >>> student, teacher = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[1.0, 0.0, 0.0]])
+        >>> decoupled_kd_loss(student, teacher, torch.tensor([0]))
+        tensor([0.3433])
     """
     _check_labels(student, labels)
     student, teacher = soften_logits(student, teacher, temperature)
@@ -101,6 +108,13 @@ def binary_decoupled_kd_loss(
 
     Raises:
         ValueError: the shapes do not fit, or the temperature is not positive.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import binary_decoupled_kd_loss
+        >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> binary_decoupled_kd_loss(student, teacher, torch.tensor([1]))
+        tensor([0.1109])
     """
     _check_labels(student, labels)
     divergence = binary_kl_divergence(student, teacher, temperature)
@@ -127,6 +141,13 @@ class DKDLoss(WeightedLoss):
         temperature: T.
         reduction: ``'none'``, ``'mean'`` or ``'sum'``, of samples.
         loss_weight: Factor of the result.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import DKDLoss
+        >>> student, teacher = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[1.0, 0.0, 0.0]])
+        >>> DKDLoss(beta=8.0, temperature=4.0)(student, teacher, torch.tensor([0]))
+        tensor(1.2674)
     """
 
     #: Whether it is to be called with the target classes too.

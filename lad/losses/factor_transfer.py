@@ -35,6 +35,13 @@ def factor_transfer_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Raises:
         ValueError: the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import factor_transfer_loss
+        >>> student, teacher = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]])
+        >>> factor_transfer_loss(student, teacher)
+        tensor([1.])
     """
     check_maps(student, teacher)
     student, teacher = (_unit(factor) for factor in upcast_pair(student, teacher))
@@ -132,6 +139,13 @@ class FTLoss(FeatureLoss):
     Args:
         reduction: ``'none'``, ``'mean'`` or ``'sum'`` over the images.
         loss_weight: Factor of the result; 500 is the authors' beta.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import FTLoss
+        >>> student, teacher = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]])
+        >>> FTLoss()(student, teacher)
+        tensor(500.)
     """
 
     connector = dict(type="Translator")

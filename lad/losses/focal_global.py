@@ -47,6 +47,18 @@ def object_masks(objects: Objects, num_images: int, map_size: tuple[int, int]) -
         objects: Boxes in pixels.
         num_images: N.
         map_size: H, W.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import Objects, object_masks
+        >>> objects = Objects(torch.tensor([[0.0, 0.0, 8.0, 8.0]]), torch.tensor([0]), (16, 32))
+        >>> masks = object_masks(objects, num_images=1, map_size=(2, 4))
+        >>> masks.foreground
+        tensor([[[0.2500, 0.2500, 0.0000, 0.0000],
+                 [0.2500, 0.2500, 0.0000, 0.0000]]])
+        >>> masks.background
+        tensor([[[0.0000, 0.0000, 0.2500, 0.2500],
+                 [0.0000, 0.0000, 0.2500, 0.2500]]])
     """
     height, width = map_size
     across, down = width / objects.image_size[1], height / objects.image_size[0]
@@ -103,6 +115,15 @@ def focal_terms(student: Tensor, teacher: Tensor, masks: ObjectMasks, temperatur
 
     Raises:
         ValueError: the shapes differ, or the temperature is not positive.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import Objects, focal_terms, object_masks
+        >>> objects = Objects(torch.tensor([[0.0, 0.0, 8.0, 8.0]]), torch.tensor([0]), (16, 32))
+        >>> masks = object_masks(objects, num_images=1, map_size=(2, 4))
+        >>> terms = focal_terms(torch.zeros(1, 1, 2, 4), torch.ones(1, 1, 2, 4), masks)
+        >>> terms.foreground, terms.background, terms.attention
+        (tensor([1.]), tensor([1.]), tensor([0.]))
     """
     check_maps(student, teacher)
     if temperature <= 0:
@@ -164,6 +185,15 @@ class FGDLoss(FeatureLoss):
         temperature: T of the attention.
         reduction: ``'none'``, ``'mean'`` or ``'sum'`` over the images.
         loss_weight: Factor of the result.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import FGDLoss, Objects
+        >>> _ = torch.manual_seed(0)
+        >>> objects = Objects(torch.tensor([[0.0, 0.0, 8.0, 8.0]]), torch.tensor([0]), (16, 32))
+        >>> loss = FGDLoss(channels=2, foreground=1.0, background=0.5, relation=0.0)
+        >>> loss(torch.zeros(1, 2, 2, 4), torch.ones(1, 2, 2, 4), objects)
+        tensor(3., grad_fn=<MulBackward0>)
     """
 
     uses_objects = True

@@ -34,6 +34,13 @@ def focal_kl_loss(student: Tensor, teacher: Tensor, gamma: float = 0.5) -> Tenso
 
     Raises:
         ValueError: the shapes differ, or gamma is negative.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import focal_kl_loss
+        >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> focal_kl_loss(student, teacher)
+        tensor([[0.0000, 0.0533]])
     """
     if gamma < 0:
         raise ValueError(f"gamma must not be negative, got {gamma}")
@@ -52,6 +59,13 @@ class FocalKLLoss(WeightedLoss):
         gamma: Focusing exponent.
         reduction: ``'none'``, ``'mean'`` or ``'sum'``.
         loss_weight: Factor of the result.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import FocalKLLoss
+        >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> FocalKLLoss(gamma=0.0)(student, teacher)
+        tensor(0.0555)
     """
 
     def __init__(self, gamma: float = 0.5, reduction: str = "mean", loss_weight: float = 1.0) -> None:

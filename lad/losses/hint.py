@@ -28,6 +28,15 @@ def hint_loss(student: Tensor, teacher: Tensor, norm: str = "l2") -> Tensor:
 
     Raises:
         ValueError: the shapes differ, or there is no such norm.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import hint_loss
+        >>> student, teacher = torch.tensor([1.0, 1.0]), torch.tensor([0.0, 3.0])
+        >>> hint_loss(student, teacher)
+        tensor([1., 4.])
+        >>> hint_loss(student, teacher, norm="l1")
+        tensor([1., 2.])
     """
     if student.shape != teacher.shape:
         raise ValueError(
@@ -46,6 +55,13 @@ class HintLoss(WeightedLoss):
         norm: ``'l2'`` or ``'l1'``.
         reduction: ``'none'``, ``'mean'`` or ``'sum'``.
         loss_weight: Factor of the result.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import HintLoss
+        >>> student, teacher = torch.tensor([1.0, 1.0]), torch.tensor([0.0, 3.0])
+        >>> HintLoss()(student, teacher)
+        tensor(2.5000)
     """
 
     def __init__(self, norm: str = "l2", reduction: str = "mean", loss_weight: float = 1.0) -> None:

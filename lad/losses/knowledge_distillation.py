@@ -27,6 +27,13 @@ def kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) ->
 
     Raises:
         ValueError: the shapes differ, or the temperature is not positive.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import kl_divergence
+        >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> kl_divergence(student, teacher)
+        tensor([0.1109])
     """
     student, teacher = soften_logits(student, teacher, temperature)
     log_taught = teacher.log_softmax(dim=-1)
@@ -50,6 +57,13 @@ def binary_kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 
 
     Raises:
         ValueError: the shapes differ, or the temperature is not positive.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import binary_kl_divergence
+        >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> binary_kl_divergence(student, teacher)
+        tensor([[0.0000, 0.1109]])
     """
     student, teacher = soften_logits(student, teacher, temperature)
     target = teacher.sigmoid()
@@ -69,6 +83,15 @@ class KDLoss(WeightedLoss):
         temperature: T.
         reduction: ``'none'``, ``'mean'`` or ``'sum'``, of samples.
         loss_weight: Factor of the result.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import KDLoss
+        >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> KDLoss(temperature=2.0)(student, teacher)
+        tensor(0.1212)
+        >>> KDLoss(use_sigmoid=True)(student, teacher)
+        tensor(0.1109)
     """
 
     logit_forms = frozenset({"sigmoid", "softmax"})

@@ -30,6 +30,14 @@ def localisation_distillation_loss(
 
     Raises:
         ValueError: the shapes differ or are others, or the temperature is not positive.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import localisation_distillation_loss
+        >>> student = torch.zeros(1, 4, 3)
+        >>> teacher = torch.tensor([0.0, 1.0, 0.0]).expand(1, 4, 3)
+        >>> localisation_distillation_loss(student, teacher, temperature=1.0)
+        tensor([0.0411])
     """
     if student.dim() != 3 or student.shape[1] != 4:
         raise ValueError(f"need (n, 4, bins) logits of the edges, got {tuple(student.shape)}")
@@ -46,6 +54,14 @@ class LDLoss(WeightedLoss):
         average_bins: Whether to divide by the number of bins.
         reduction: ``'none'``, ``'mean'`` or ``'sum'``, of boxes.
         loss_weight: Factor of the result.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import LDLoss
+        >>> student = torch.zeros(1, 4, 3)
+        >>> teacher = torch.tensor([0.0, 1.0, 0.0]).expand(1, 4, 3)
+        >>> LDLoss(loss_weight=0.25)(student, teacher)
+        tensor(0.0095)
     """
 
     made_for = "LocalisationDistillation or CrossHeadDistillation"

@@ -25,6 +25,13 @@ def generation_loss(generated: Tensor, teacher: Tensor) -> Tensor:
 
     Raises:
         ValueError: the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import generation_loss
+        >>> student, teacher = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]])
+        >>> generation_loss(student, teacher)
+        tensor([2.])
     """
     check_maps(generated, teacher)
     return hint_loss(generated, teacher).flatten(1).sum(dim=1)
@@ -38,6 +45,13 @@ class MGDLoss(FeatureLoss):
         reduction: ``'none'``, ``'mean'`` or ``'sum'`` over the images.
         loss_weight: Factor of the result. The paper has 2e-5 and leaves 0.65 of the positions out for one-stage
             detectors, 5e-7 and 0.45 for two-stage ones.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import MGDLoss
+        >>> student, teacher = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]])
+        >>> MGDLoss(loss_weight=0.5)(student, teacher)
+        tensor(1.)
     """
 
     connector = dict(type="MaskedGenerationConnector")

@@ -27,6 +27,12 @@ def negative_expectation(mean: Tensor, std: Tensor) -> Tensor:
 
     Returns:
         float64 of that shape, never positive.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import negative_expectation
+        >>> negative_expectation(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 1.0]))
+        tensor([-0.7979, -0.3732], dtype=torch.float64)
     """
     # Once for each teacher. In float32 the difference below has no digit left from mu = 3 sigma on.
     mean, std = mean.double(), std.double()
@@ -47,6 +53,12 @@ class MarginReLU(nn.Module):
 
     Args:
         margin: (C,), not positive.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses.overhaul import MarginReLU
+        >>> MarginReLU(torch.tensor([-0.5]))(torch.tensor([[[[-1.0, 3.0]]]]))
+        tensor([[[[-0.5000,  3.0000]]]])
     """
 
     margin: Tensor
@@ -76,6 +88,13 @@ def partial_l2_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Raises:
         ValueError: the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import partial_l2_loss
+        >>> student, teacher = torch.tensor([[[[1.0, -3.0]]]]), torch.tensor([[[[2.0, -1.0]]]])
+        >>> partial_l2_loss(student, teacher)
+        tensor([0.5000])
     """
     check_maps(student, teacher)
     student, teacher = upcast_pair(student, teacher)
@@ -92,6 +111,13 @@ class OFDLoss(FeatureLoss):
     Args:
         reduction: ``'none'``, ``'mean'`` or ``'sum'`` over the images.
         loss_weight: Factor of the result.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import OFDLoss
+        >>> student, teacher = torch.tensor([[[[1.0, -3.0]]]]), torch.tensor([[[[2.0, -1.0]]]])
+        >>> OFDLoss()(student, teacher)
+        tensor(0.5000)
     """
 
     connector = dict(type="ConvModule", kernel_size=1, norm_cfg=dict(type="BN"), act_cfg=None)

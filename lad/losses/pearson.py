@@ -84,6 +84,13 @@ def pearson_distillation_loss(student: Tensor, teacher: Tensor, sync: bool = Fal
 
     Raises:
         ValueError: the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import pearson_distillation_loss
+        >>> student, teacher = torch.tensor([[[[-1.0, 0.0, 1.0]]]]), torch.tensor([[[[0.0, 0.0, 3.0]]]])
+        >>> pearson_distillation_loss(student, teacher).mean()
+        tensor(0.1340)
     """
     return _loss_and_count(student, teacher, sync)[0]
 
@@ -105,6 +112,13 @@ class PKDLoss(FeatureLoss):
         reduction: ``'none'``, ``'mean'`` or ``'sum'``.
         loss_weight: Factor of the result. The authors have 6 for two-stage and 10 for one-stage detectors, on
             each of the four finest levels.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import PKDLoss
+        >>> student, teacher = torch.tensor([[[[-1.0, 0.0, 1.0]]]]), torch.tensor([[[[0.0, 0.0, 3.0]]]])
+        >>> PKDLoss(loss_weight=6.0)(student, teacher)
+        tensor(0.8038)
     """
 
     def __init__(self, sync: bool = True, reduction: str = "mean", loss_weight: float = 1.0) -> None:

@@ -32,6 +32,12 @@ def probability_focal_loss(prob: Tensor, target: Tensor, gamma: float = 2.0, alp
 
     Raises:
         ValueError: the shapes do not fit, or gamma is negative.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import probability_focal_loss
+        >>> probability_focal_loss(torch.tensor([[0.25, 0.25]]), torch.tensor([0]))
+        tensor([[0.1949, 0.0135]])
     """
     if prob.dim() != 2 or target.shape != prob.shape[:1]:
         raise ValueError(
@@ -62,6 +68,12 @@ class ProbabilityFocalLoss(WeightedLoss):
         alpha: Weight of the target class.
         reduction: ``'none'``, ``'mean'`` or ``'sum'``.
         loss_weight: Factor of the result.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import ProbabilityFocalLoss
+        >>> ProbabilityFocalLoss()(torch.tensor([[0.25, 0.25]]), torch.tensor([0]), avg_factor=1.0)
+        tensor(0.2084)
     """
 
     def __init__(

@@ -29,6 +29,13 @@ def quality_kd_loss(student: Tensor, teacher: Tensor, beta: float = 1.0) -> Tens
 
     Raises:
         ValueError: the shapes differ, or beta is below 1.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import quality_kd_loss
+        >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> quality_kd_loss(student, teacher)
+        tensor([[0.0000, 0.1602]])
     """
     if beta < 1:
         raise ValueError(f"beta must be at least 1, got {beta}")
@@ -47,6 +54,13 @@ class QualityKDLoss(WeightedLoss):
         beta: Focusing exponent.
         reduction: ``'none'``, ``'mean'`` or ``'sum'``, of samples.
         loss_weight: Factor of the result.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import QualityKDLoss
+        >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> QualityKDLoss()(student, teacher)
+        tensor(0.1602)
     """
 
     logit_forms = frozenset({"sigmoid"})

@@ -68,6 +68,14 @@ def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Returns:
         A scalar, float32.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses.relational import distance_loss
+        >>> student = torch.tensor([[0.0], [1.0], [2.0]])
+        >>> teacher = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
+        >>> distance_loss(student, teacher)
+        tensor(0.0833)
     """
     student, teacher = upcast_pair(student, teacher)
     with torch.autocast(student.device.type, enabled=False):
@@ -86,6 +94,14 @@ def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Returns:
         A scalar, float32.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses.relational import angle_loss
+        >>> student = torch.tensor([[0.0], [1.0], [2.0]])
+        >>> teacher = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
+        >>> angle_loss(student, teacher)
+        tensor(0.5400)
     """
     student, teacher = upcast_pair(student, teacher)
     # Products of half precision are too coarse for angles; autocast would choose it.
@@ -117,6 +133,14 @@ def relational_loss(
 
     Raises:
         ValueError: the numbers of objects differ.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import relational_loss
+        >>> student = torch.tensor([[0.0], [1.0], [2.0]])
+        >>> teacher = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
+        >>> relational_loss(student, teacher)
+        tensor(29.0833)
     """
     if len(student) != len(teacher):
         raise ValueError(f"embeddings of {len(student)} objects (student) and {len(teacher)} (teacher)")
@@ -131,6 +155,14 @@ class RKDLoss(WeightedLoss):
         distance_weight: lambda_D; 25 in the paper's classification, 1 in its metric learning.
         angle_weight: lambda_A; 50 in the paper's classification, 2 in its metric learning.
         loss_weight: Factor of the result.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import RKDLoss
+        >>> student = torch.tensor([[0.0], [1.0], [2.0]])
+        >>> teacher = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
+        >>> RKDLoss(distance_weight=1.0, angle_weight=2.0)(student, teacher)
+        tensor(1.1633)
     """
 
     made_for = "RelationalDistillation"

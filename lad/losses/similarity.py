@@ -42,6 +42,14 @@ def similarity_preserving_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Raises:
         ValueError: the numbers of images differ.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import similarity_preserving_loss
+        >>> student, teacher = torch.eye(2), torch.tensor([[3.0, 0.0], [4.0, 0.0]])
+        >>> similarity_preserving_loss(student, teacher)
+        tensor([[0.1600, 0.6400],
+                [0.3600, 0.0400]])
     """
     if len(student) != len(teacher):
         raise ValueError(f"features of {len(student)} images (student) and {len(teacher)} (teacher)")
@@ -56,6 +64,13 @@ class SimilarityPreservingLoss(FeatureLoss):
     Args:
         reduction: ``'none'``, ``'mean'`` (the paper's) or ``'sum'``.
         loss_weight: Factor of the result.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import SimilarityPreservingLoss
+        >>> student, teacher = torch.eye(2), torch.tensor([[3.0, 0.0], [4.0, 0.0]])
+        >>> SimilarityPreservingLoss()(student, teacher)
+        tensor(0.3000)
     """
 
     same_channels = False

@@ -38,6 +38,13 @@ def soft_cross_entropy(
 
     Raises:
         ValueError: the shapes differ, or the temperature is not positive.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import soft_cross_entropy
+        >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> soft_cross_entropy(student, teacher, class_weight=torch.tensor([1.0, 1.5]))
+        tensor([0.9465])
     """
     student, teacher = soften_logits(student, teacher, temperature)
     terms = teacher.softmax(dim=-1) * student.log_softmax(dim=-1)
@@ -72,6 +79,13 @@ def binary_soft_cross_entropy(
 
     Raises:
         ValueError: the shapes differ, or the temperature is not positive.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import binary_soft_cross_entropy
+        >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> binary_soft_cross_entropy(student, teacher, negative_weight=1.5)
+        tensor([[0.8664, 0.7864]])
     """
     logits, teacher = soften_logits(student, teacher, temperature)
     target = teacher.sigmoid()
@@ -95,6 +109,13 @@ class SoftCrossEntropyLoss(WeightedLoss):
         rescale: Multiply by T^2.
         reduction: ``'none'``, ``'mean'`` or ``'sum'``.
         loss_weight: Factor of the result.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import SoftCrossEntropyLoss
+        >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> SoftCrossEntropyLoss(background_weight=1.5)(student, teacher)
+        tensor(0.9465)
     """
 
     logit_forms = frozenset({"sigmoid", "softmax"})
