@@ -1,7 +1,7 @@
 # make demo       a virtual environment, the demo data, teacher, student and distilled student, and a table
 # make test       a virtual environment and the fast tests
 # make test-all   the same with the slow tests
-# make lint       a virtual environment, and the checks of style
+# make lint       a virtual environment, and the checks of style and types
 # make docs       a virtual environment, and the documentation as a site in site/
 # make slurm      Debian's Slurm, which some tests want
 # Needs Python 3.10 or newer (PYTHON=python3.11), make and a package index. mmcv without compiling: extra `lite`.
@@ -57,4 +57,4 @@ slurm:
 	tests/slurm/cluster.sh install
 
 clean:
-	rm -rf $(VENV) build site *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

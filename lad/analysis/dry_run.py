@@ -88,7 +88,7 @@ def wiring_of(model: DistillationDetector) -> list[WiringRow]:
     """Every comparison that the methods make, in the order of the config."""
     rows = []
     for name, one in model.bound.items():
-        if one.method.is_joint:
+        if one.route is None:
             rows.append(WiringRow(name, " + ".join(one.learners), *[NOTHING] * 6))
             continue
         learner = one.learner if len(model.learners) > 1 else NOTHING
@@ -162,7 +162,7 @@ def _losses_of_phase(model: DistillationDetector, phase: str, progress: Progress
                 name,
                 source,
                 NOTHING if weight is None else f"{weight:g}",
-                f"{float(value.detach().mean()):.4g}",
+                f"{float(torch.as_tensor(value).detach().mean()):.4g}",
             )
         )
     return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,7 +44,8 @@ def coco_data(dataset: dict) -> CocoData | None:
     """Where an innermost data set config finds its files; None if they are not local files of COCO's format."""
     kind: Any = dataset.get("type")
     kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-    if not (inspect.isclass(kind) and issubclass(kind, CocoDataset)):
+    is_coco = isinstance(kind, type) and issubclass(kind, CocoDataset)
+    if not is_coco:
         return None
     if (kind.load_data_list, kind.parse_data_info) != (
         CocoDataset.load_data_list,

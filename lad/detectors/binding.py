@@ -132,7 +132,9 @@ def _free_name(
 ) -> str:
     """A method's name in the module tree: its type, and its networks' names where the type is taken already."""
     first = others.get(owner)
-    if first is None or route is None or (first.learners, first.route.names) == (learners, route.names):
+    if first is None or first.route is None or route is None:
+        return owner
+    if (first.learners, first.route.names) == (learners, route.names):
         return owner
     learner = () if first.learners == learners else learners
     return "_".join([owner, *learner, *route.names]).replace(".", "_")
@@ -186,6 +188,7 @@ def _bind(one: BoundMethod, candidates: Candidates) -> None:
     if isinstance(method, JointMethod):
         method.bind_together({name: candidates.learners[name] for name in one.learners})
         return
+    assert one.route is not None  # only joint methods have none
     student, teacher = candidates.learners[one.learner], one.route.teacher
     _check_frozen(one, candidates)
     if isinstance(teacher, TeacherEnsemble):
@@ -210,7 +213,7 @@ def _check_frozen(one: BoundMethod, candidates: Candidates) -> None:
         reason = "it pretrains from a teacher that must be trained before; with pretrain=None some methods need none"
     changing = [
         name
-        for name in one.route.names
+        for name in (() if one.route is None else one.route.names)
         if name not in candidates.frozen or isinstance(candidates.frozen[name], Snapshot)
     ]
     if reason is not None and changing:

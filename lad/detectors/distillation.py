@@ -344,7 +344,8 @@ class DistillationDetector(NetworksDetector):
                     inputs=own_inputs[learner.partition(".")[0]],
                     data_samples=data_samples,
                     student=self.learners[learner],
-                    teacher=None if one.route is None else resolved[one.route.key],
+                    # Joint methods have none, and read none.
+                    teacher=None if one.route is None else resolved[one.route.key],  # type: ignore[arg-type]
                     outputs=outputs[learner],
                     student_loss=self.student_loss,
                     progress=progress,

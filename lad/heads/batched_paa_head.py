@@ -11,7 +11,7 @@ from lad.assignment.paa import PAAReassignment, reassign
 from lad.assignment.priors import PriorGrid, prior_grid
 from lad.assignment.score_voting import vote_boxes
 from lad.errors import ConfigError
-from lad.heads.dense import flatten_levels
+from lad.heads.dense import flatten_levels, level_sizes
 from lad.losses import ProbabilityFocalLoss
 
 import torch
@@ -168,9 +168,7 @@ class BatchedPAAHead(PAAHead):
         """
         predictions = PAAPredictions.from_levels(self, cls_scores, bbox_preds, iou_preds)
         scorer = self.scorer(predictions)
-        grid = prior_grid(
-            self.prior_generator, [level.shape[-2:] for level in cls_scores], device=cls_scores[0].device
-        )
+        grid = prior_grid(self.prior_generator, level_sizes(cls_scores), device=cls_scores[0].device)
         assigned = self.pre_assign(grid, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore)
         # Both are checked, as the scorer may be the teacher's.
         finite = scorer.finite & predictions.finite

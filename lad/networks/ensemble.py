@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lad.base.capture import Outputs, levels_of
 from lad.errors import ConfigError, UnsupportedError
@@ -19,6 +19,9 @@ from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.detectors import BaseDetector
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+if TYPE_CHECKING:
+    from lad.networks.peer import PeerTeacher
 
 Combination = Literal["average", "attention"]
 
@@ -161,7 +164,7 @@ class TeacherEnsemble:
         ConfigError: the combination is unknown, or the teachers know other classes.
     """
 
-    def __init__(self, members: Mapping[str, FrozenTeacher], combination: Combination) -> None:
+    def __init__(self, members: Mapping[str, FrozenTeacher | PeerTeacher], combination: Combination) -> None:
         if combination not in get_args(Combination):
             raise ConfigError(
                 f"ensemble must be one of {', '.join(get_args(Combination))}, got {combination!r}."
@@ -181,7 +184,7 @@ class TeacherEnsemble:
     # Not attributes: a copy (EMA) shares its members' networks, and would copy what it holds itself.
 
     @property
-    def _first(self) -> FrozenTeacher:
+    def _first(self) -> FrozenTeacher | PeerTeacher:
         return next(iter(self.members.values()))
 
     @property

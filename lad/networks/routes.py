@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lad.errors import ConfigError, UnsupportedError, listed, nearest
-from lad.networks.ensemble import EnsembleView, TeacherEnsemble
+from lad.networks.ensemble import Combination, EnsembleView, TeacherEnsemble
 from lad.networks.frozen import FrozenTeacher
 from lad.networks.peer import PeerTeacher
 from lad.networks.view import TeacherView
@@ -48,7 +48,7 @@ def find_route(
     frozen: Mapping[str, FrozenTeacher],
     trained: Mapping[str, PeerTeacher],
     taught_by: str | Sequence[str] | None,
-    ensemble: str | None,
+    ensemble: Combination | None,
     owner: str,
 ) -> TeacherRoute:
     """The teachers that a method's config names.
@@ -63,7 +63,7 @@ def find_route(
     Raises:
         ConfigError: there is no such teacher, or the config does not name one of several.
     """
-    teachers: dict[str, Teacher] = {**trained, **frozen}
+    teachers: dict[str, FrozenTeacher | PeerTeacher] = {**trained, **frozen}
     names = tuple(frozen) if taught_by is None else taught_by
     names = (names,) if isinstance(names, str) else names
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):

@@ -141,7 +141,7 @@ def _taught(
     model: BaseDetector, lad: BoundMethod | None, inputs: Tensor, samples: SampleList
 ) -> list[tuple[str, Decisions]]:
     """The assignments of the teacher, and of the learner on the teacher's positives where LAD is a method."""
-    names = lad.route.names if lad is not None else tuple(frozen_teachers(model))
+    names = lad.route.names if lad is not None and lad.route is not None else tuple(frozen_teachers(model))
     if not names:
         return []
     teacher = frozen_teachers(model).get(names[0])

@@ -115,6 +115,7 @@ def decide(
         return _decide_paa(head, outputs, samples, teacher)
     source = None
     if teacher is not None:
+        assert isinstance(teacher.seam, AssignerSeam)  # it is the student's, with the teacher's
         source = TeacherPredictions(teacher.seam, head, teacher.head, lambda images: teacher.outputs, samples)
     matchings = _match(head, seam, outputs, samples, source)
     return [() if matching is None else matching.candidates() for matching in matchings]

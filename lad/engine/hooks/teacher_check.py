@@ -102,7 +102,8 @@ def labelled_samples(dataset: Dataset, count: int, seed: int) -> list[dict]:
     load = SeededItems(independent_copy(dataset))
     samples = []
     # Images without objects are passed over, and where they are many, fewer are taken.
-    for index in np.random.default_rng(seed).permutation(len(dataset))[: 4 * count]:
+    number = len(dataset)  # type: ignore[arg-type]  # torch's Dataset has no length, map-style ones do
+    for index in np.random.default_rng(seed).permutation(number)[: 4 * count]:
         (sample,) = load([Draw(int(index), (seed, int(index)))])
         if len(sample["data_samples"].gt_instances):
             samples.append(sample)

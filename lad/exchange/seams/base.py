@@ -26,7 +26,9 @@ TeacherOutputs = Callable[[Sequence[int]], Any]
 class Memory(Protocol):
     """Records of a teacher's decisions on the images of one batch."""
 
-    records: Sequence[bytes | None]
+    @property
+    def records(self) -> Sequence[bytes | None]:
+        """The record of each image; None for an image without one."""
 
     def remember(self, images: Sequence[int], records: Sequence[bytes]) -> None:
         """Store records of images, by their indices in the batch."""

@@ -12,7 +12,7 @@ from lad.base.capture import Outputs
 from lad.base.replace import replaced
 from lad.errors import UnsupportedError
 from lad.exchange.seams import Mode
-from lad.exchange.seams.detr import DETRSeam
+from lad.exchange.seams.base import Seam
 from lad.methods.base import Step
 from lad.networks.cache import hash_of
 from lad.networks.routes import Teacher
@@ -158,7 +158,7 @@ class InheritedQueries(BaseModule):
             update_init_info(self._student[0], "Inherited from the teacher's queries")
 
     @contextmanager
-    def replay(self, step: Step, seam: DETRSeam, mode: Mode) -> Iterator[None]:
+    def replay(self, step: Step, seam: Seam, mode: Mode) -> Iterator[None]:
         """A context in which the student starts from the teacher's reference points and takes over its matches."""
         cls_scores, bbox_preds, references = step.teacher.evaluate(decode, self._features, step.data_samples)
         heads = step.student.bbox_head, step.teacher.model.bbox_head

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from lad.errors import ConfigError, UnsupportedError
 from lad.exchange.seams import Mode, find_seam
+from lad.exchange.seams.base import Seam
 from lad.exchange.seams.detr import DETRSeam
 from lad.methods.assignment.inherited_queries import InheritedQueries
 from lad.methods.base import DistillationMethod, Step
@@ -43,7 +44,7 @@ class LabelAssignmentDistillation(DistillationMethod):
         init_cfg: As in MMEngine.
     """
 
-    teacher_modules = ("bbox_head",)
+    teacher_modules: tuple[str, ...] = ("bbox_head",)
     steers = ("bbox_head",)
     needs_teacher_first = True
     ensembles = False  # the mean of two networks' predictions is no network's assignment
@@ -83,7 +84,7 @@ class LabelAssignmentDistillation(DistillationMethod):
         if self.inherit_queries:
             self.queries = InheritedQueries(student, teacher, frozen=self.inherit_queries == "frozen")
             self.teacher_modules = self.queries.teacher_modules
-            self.seam = DETRSeam(inherited=True)
+            self.seam: Seam = DETRSeam(inherited=True)
             self.seam.check(student.bbox_head, teacher.model.bbox_head, self.mode)
         else:
             self.seam = find_seam(student, teacher.model, self.mode)
@@ -115,12 +116,14 @@ class LabelAssignmentDistillation(DistillationMethod):
         """The student's own loss, with the teacher's positives."""
         if self.queries is not None:
             return self.queries.replay(step, self.seam, self.mode)
+        memory = None
+        if self.cache is not None:
+            memory = BatchMemory(self.cache, step.data_samples, self._same_padding, precision_of(step.inputs))
         return self.seam.replay(
             step.student.bbox_head,
             step.teacher.model.bbox_head,
             lambda images: step.teacher.outputs_of(images, "bbox_head"),
             step.data_samples,
             self.mode,
-            self.cache
-            and BatchMemory(self.cache, step.data_samples, self._same_padding, precision_of(step.inputs)),
+            memory,
         )

@@ -193,7 +193,7 @@ class FeatureDistillation(DistillationMethod):
                     "projection" if compares_channels and channels_of(features) != channels_of(hint) else None
                 )
         if config is not None:
-            return build_connector(None if config == "projection" else config, features.shape, hint.shape)
+            return build_connector(config if isinstance(config, dict) else None, features.shape, hint.shape)
         if compares_channels and channels_of(features) != channels_of(hint):
             raise UnsupportedError(
                 f"{channels_of(features)} channels (student) and {channels_of(hint)} (teacher), which "
@@ -258,7 +258,11 @@ class FeatureDistillation(DistillationMethod):
         ]
         if self.level_weights is not None:
             terms = [weight * term for weight, term in zip(self.level_weights, terms, strict=True)]
-        return {self.loss_name: self.loss_weight * sum(terms) / (len(terms) if self.average else 1)}
+        return {
+            self.loss_name: self.loss_weight
+            * sum(terms[1:], start=terms[0])
+            / (len(terms) if self.average else 1)
+        }
 
     def compare(
         self, number: int, features: Tensor, hint: Tensor, step: Step, objects: Objects | None

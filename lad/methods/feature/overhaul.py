@@ -74,16 +74,17 @@ class OverhaulDistillation(PreActivationDistillation):
     def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Find the batch norms, then pair the maps."""
         check_whole_image(type(self).__name__, teacher.model, self.teacher_modules)
-        norms = self.norms or [last_norm(teacher.model, name) for name in self.teacher]
+        norms: Sequence[str | None] = self.norms or [last_norm(teacher.model, name) for name in self.teacher]
+        self.teacher_norms: list[str] = []
         for norm, name in zip(norms, self.teacher, strict=True):
             module = None if norm is None else find_module(teacher.model, norm)
-            if not isinstance(module, _BatchNorm):
+            if norm is None or not isinstance(module, _BatchNorm):
                 found = "no" if module is None else f"{norm!r}, a {type(module).__name__}, and no"
                 raise UnsupportedError(
                     f"{type(self).__name__}: {name!r} of the teacher has {found} batch norm before it, from which the "
                     "margins follow; name a stage of a ResNet, or norms=[...], and leave out speed=dict(fuse=True)."
                 )
-        self.teacher_norms = norms
+            self.teacher_norms.append(norm)
         super().bind(student, teacher)
 
     def make_teacher_transform(self, pair: Pair, hint: Tensor, teacher: BaseDetector) -> nn.Module:
@@ -92,6 +93,7 @@ class OverhaulDistillation(PreActivationDistillation):
             name for name in self.teacher if pair.teacher == name or pair.teacher.startswith(f"{name}[")
         )
         norm = find_module(teacher, self.teacher_norms[self.teacher.index(named)])
+        assert isinstance(norm, _BatchNorm)  # bind() has refused others
         if norm.num_features != channels_of(hint):
             raise UnsupportedError(
                 f"the batch norm has {norm.num_features} channels and the teacher's map {channels_of(hint)}"

@@ -43,7 +43,8 @@ class PreActivationDistillation(FeatureDistillation):
         self.halves = level_weights == "halving"
         if isinstance(level_weights, str) and not self.halves:
             raise self.mistake(f"level_weights must be 'halving', numbers or None, got {level_weights!r}.")
-        super().__init__(student, teacher, level_weights=None if self.halves else level_weights, **settings)
+        factors = None if isinstance(level_weights, str) else level_weights
+        super().__init__(student, teacher, level_weights=factors, **settings)
 
     def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Find the ends of the stages, then pair the maps."""
@@ -61,10 +62,9 @@ class PreActivationDistillation(FeatureDistillation):
 def last_block(model: BaseDetector, name: str) -> str | None:
     """The name of the last block of a ResNet's stage; None for what is not one."""
     module = find_module(model, split_level(name)[0])
-    is_stage = isinstance(module, nn.Sequential) and len(module) and not name.endswith("]")
-    return (
-        f"{name}.{len(module) - 1}" if is_stage and isinstance(module[-1], (BasicBlock, Bottleneck)) else None
-    )
+    if not isinstance(module, nn.Sequential) or len(module) == 0 or name.endswith("]"):
+        return None
+    return f"{name}.{len(module) - 1}" if isinstance(module[-1], (BasicBlock, Bottleneck)) else None
 
 
 def before_activation(model: BaseDetector, name: str) -> str:

@@ -113,7 +113,7 @@ class CrossHeadDistillation(DenseDistillation):
             )
         check_corresponding_priors(OWNER, heads)
         self.depth = self._checked_depth(heads)
-        self._build_connectors(heads)
+        self._build_connectors(heads, self.depth)
         self.student_modules = (*before_activation(heads[0], self.depth), "bbox_head")
         self.teacher_modules = (*before_activation(heads[1], self.depth), "bbox_head")
         self.loss_bbox = self._build_box_loss(heads[1])
@@ -129,14 +129,12 @@ class CrossHeadDistillation(DenseDistillation):
             )
         return depth
 
-    def _build_connectors(self, heads: Sequence[BaseDenseHead]) -> None:
+    def _build_connectors(self, heads: Sequence[BaseDenseHead], depth: int) -> None:
         """Build a connector for each tower, where the config has one."""
-        channels = [
-            [getattr(head, tower)[self.depth - 1].conv.out_channels for tower in TOWERS] for head in heads
-        ]
+        channels = [[getattr(head, tower)[depth - 1].conv.out_channels for tower in TOWERS] for head in heads]
         if channels[0] != channels[1] and self.connector is None:
             raise UnsupportedError(
-                f"{OWNER}: the student's towers have {channels[0][0]} channels after convolution {self.depth} and the "
+                f"{OWNER}: the student's towers have {channels[0][0]} channels after convolution {depth} and the "
                 f"teacher's {channels[1][0]}; set connector=dict(type='ConvConnector'), or feat_channels alike."
             )
         if self.connector is not None:
@@ -146,7 +144,7 @@ class CrossHeadDistillation(DenseDistillation):
     def _build_box_loss(self, head: BaseDenseHead) -> nn.Module:
         """Build the box loss, by default the one of the paper for the teacher's head."""
         is_gfl = isinstance(head, GFLHead)
-        default = dict(type="GIoULoss")
+        default: dict[str, Any] = dict(type="GIoULoss")
         if is_gfl:
             default = dict(type="LDLoss", temperature=1.0, average_bins=False, loss_weight=4.0)
         loss = MODELS.build(self.loss_bbox_config or default)
@@ -196,7 +194,7 @@ class CrossHeadDistillation(DenseDistillation):
         )
         if isinstance(head, ATSSHead):
             pair = [flatten_levels(outputs[2], 1).flatten() for outputs in (cross, taught)]
-            elements = self.centerness_weight * binary_kl_divergence(*pair)
+            elements = self.centerness_weight * binary_kl_divergence(pair[0], pair[1])
             losses["loss_cross_centerness"] = weight_reduce_loss(
                 elements, labels.positive.flatten().float(), avg_factor=num_pos
             )
@@ -248,7 +246,7 @@ def before_activation(head: BaseDenseHead, depth: int) -> tuple[str, str]:
         if hasattr(conv.activate, "inplace"):
             conv.activate.inplace = False
         names.append(f"bbox_head.{tower}.{depth - 1}.{conv.norm_name or 'conv'}")
-    return tuple(names)
+    return names[0], names[1]
 
 
 def align_statistics(student: Tensor, teacher: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from lad.errors import UnsupportedError
 from lad.exchange.labels import WORKS_WITH as LABELS_WORK_WITH
@@ -67,7 +68,7 @@ class DenseDistillation(DistillationMethod):
         reader: LabelReader = step.observations[self]
         return reader.labels(len(levels[0]), level_counts(step.student.bbox_head, levels))
 
-    def heads(self, student: BaseDetector, teacher: Teacher) -> list[nn.Module | None]:
+    def heads(self, student: BaseDetector, teacher: Teacher) -> list[Any]:
         """The heads of the two, None where there is none."""
         return [getattr(model, "bbox_head", None) for model in (student, teacher.model)]
 
@@ -91,7 +92,7 @@ def best_probability(logits: Tensor, use_sigmoid: bool) -> Tensor:
     return logits.softmax(dim=1)[:, :-1].amax(dim=1)
 
 
-def check_dense_heads(owner: str, heads: Sequence[nn.Module | None], models: Sequence[BaseDetector]) -> None:
+def check_dense_heads(owner: str, heads: Sequence[Any], models: Sequence[BaseDetector]) -> None:
     """Refuse a student's and a teacher's heads whose class scores do not correspond prior by prior.
 
     Args:

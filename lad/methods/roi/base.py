@@ -166,7 +166,7 @@ class RoIDistillation(DistillationMethod):
         student = step.student
         is_cascade = isinstance(student.roi_head, CascadeRoIHead)
         seen = step.observations[self] if step.student_loss else self._run_without_labels(step)
-        terms = {}
+        terms: dict[str, Tensor] = {}
         for outputs in seen:
             number = outputs.number
             head = stages_of(student)[number]
@@ -224,4 +224,5 @@ class RoIDistillation(DistillationMethod):
         """0, with a gradient of 0 for a stage of the student."""
         features = self._student_features(step)
         rois = features[0].new_zeros(0, 5)
-        return sum(part.sum() for part in forward_stage(step.student.roi_head, number, features, rois))
+        parts = forward_stage(step.student.roi_head, number, features, rois)
+        return sum((part.sum() for part in parts), start=rois.new_zeros(()))

@@ -73,10 +73,12 @@ class RoILogitDistillation(RoIDistillation):
     ) -> dict[str, Tensor]:
         """The loss of one stage under its name."""
         teacher = self.taught_logits(head, teacher_scores, getattr(self.loss, "temperature", 1.0))
-        weight = outputs.targets.label_weights
+        targets = outputs.targets
+        assert targets is not None  # runs without labels are refused
+        weight = targets.label_weights
         [avg_factor] = averaged_over_ranks((weight > 0).sum(), like=weight)
         value = logit_loss(
-            self.loss, outputs.cls_score, teacher, outputs.targets.labels, weight, avg_factor=avg_factor
+            self.loss, outputs.cls_score, teacher, targets.labels, weight, avg_factor=avg_factor
         )
         return {self.loss_name: value}
 

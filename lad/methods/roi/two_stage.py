@@ -283,6 +283,6 @@ def imitated_part(
     return own + nu * bounded
 
 
-def target_deltas(head: BBoxHead | RPNHead, priors: Tensor, bbox_targets: Tensor) -> Tensor:
+def target_deltas(head: BBoxHead | RPNHead, priors: Tensor | None, bbox_targets: Tensor) -> Tensor:
     """(n, 4) targets as deltas, where a head regresses decoded boxes too (IoU losses)."""
     return head.bbox_coder.encode(priors, bbox_targets) if head.reg_decoded_bbox else bbox_targets
