@@ -111,6 +111,43 @@ def responses() -> nn.Module:
     return distil(dense("gfl"), dense("gfl"), *(dict(type=name) for name in names), cross)
 
 
+def roles() -> nn.Module:
+    """Peers both ways, an exit that learns and one that teaches, a snapshot."""
+    logits, feature = (
+        dict(type="DenseLogitDistillation"),
+        dict(type="FeatureDistillation", loss=dict(type="CWDLoss")),
+    )
+    networks = dict(a=dense("gfl"), b=dense("gfl"))
+    model = MODELS.build(
+        dict(
+            type="DistillationDetector",
+            networks=copy.deepcopy(networks),
+            deploy="b",
+            exits=dict(a=dict(early=dict(levels=[1]))),
+            teachers=dict(before=dict(snapshot_of="b", at="epoch")),
+            methods=[
+                dict(logits, learner="a", taught_by="b"),
+                dict(logits, learner="b", taught_by="a"),
+                dict(logits, learner="a.early", taught_by="a"),
+                dict(type="LocalisationDistillation", learner="b", taught_by="a.early"),
+                dict(feature, learner="b", taught_by="before"),
+            ],
+        )
+    )
+    for seed, network in enumerate(model.learners.values()):
+        network.load_state_dict(build_like(network, seed))
+    return model
+
+
+def build_like(network: nn.Module, seed: int) -> dict[str, torch.Tensor]:
+    """A network's state with random weights that depend on the seed alone."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(value.shape, generator=generator) * 0.1 if value.dim() > 1 else value
+        for name, value in network.state_dict().items()
+    }
+
+
 CASES: dict[str, Callable[[], nn.Module]] = {
     **{f"lad_{family}": partial(lad, family) for family in seam_detectors.FAMILIES},
     **{f"lad_{family}": partial(lad_detr, family) for family in DETRS},
@@ -124,6 +161,7 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "features": features,
     "relations": relations,
     "responses": responses,
+    "roles": roles,
     "faster": partial(two_stage, "faster"),
     # Boxes of no proposal are so large: what is sampled are the objects alone, and nothing where there are none.
     "cascade_without_proposals": partial(two_stage, "cascade", min_bbox_size=10_000),
@@ -160,7 +198,7 @@ class Record:
 def train(model: nn.Module, rank: int, world_size: int) -> Record:
     """A step of SGD on each batch, or this rank's part of it; batch norm and dropout as at test time."""
     model.eval()
-    for detector in [model, *getattr(model, "networks", {"": getattr(model, "student", None)}).values()]:
+    for detector in [model, *model.learners.values()]:
         detector.training = True
         if hasattr(detector, "bbox_head"):
             detector.bbox_head.training = True
