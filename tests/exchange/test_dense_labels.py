@@ -2,6 +2,7 @@
 
 import copy
 
+from lad.base.replace import replaced
 from lad.exchange.labels import can_read_labels, reading_labels
 
 import pytest
@@ -122,10 +123,19 @@ def test_early_tood_labels_come_through_its_first_loss():
     config = dense("tood")
     config.train_cfg.initial_epoch = 4
     model = build(config).train()
+    assigner, results = model.bbox_head.initial_assigner, []
+    original = assigner.assign
+    batch = make_batch(BATCH[0], size=BATCH[1])
     set_epoch(0)
-    labels = read(model, make_batch(BATCH[0], size=BATCH[1]))
-    assert labels.positive[0].any()
+    with replaced(assigner, "assign", lambda *args: results.append(original(*args)) or results[-1]):
+        labels = read(model, batch)
     set_epoch(100)
+    for image, (result, sample) in enumerate(zip(results, batch[1], strict=True)):
+        expected = torch.full_like(result.gt_inds, 3)
+        positive = result.gt_inds > 0
+        expected[positive] = sample.gt_instances.labels[result.gt_inds[positive] - 1]
+        assert torch.equal(labels.labels[image], expected)
+        assert positive.any() == (len(sample.gt_instances) > 0)
 
 
 def test_the_head_is_as_before_when_the_block_ends():

@@ -59,18 +59,25 @@ def test_half_precision(dtype):
     output = attend(value, locations, weights)
     output.sum().backward()
     assert output.dtype == value.grad.dtype == locations.grad.dtype == dtype
-    expected = attend(value.float(), locations.float(), weights.float())
+    precise = [t.detach().float().requires_grad_() for t in (value, locations, weights)]
+    expected = attend(*precise)
+    expected.sum().backward()
     torch.testing.assert_close(output, expected.to(dtype))
+    for tensor, exact in zip((value, locations, weights), precise, strict=True):
+        torch.testing.assert_close(tensor.grad, exact.grad.to(dtype))
 
 
-def test_layer_trains_on_the_cpu():
-    layer = MultiScaleDeformableAttention(embed_dims=8, num_heads=2, num_levels=2, num_points=3, dropout=0.0)
-    query = torch.randn(5, 2, 8, generator=torch.Generator().manual_seed(0))
-    value = torch.randn(16, 2, 8, generator=torch.Generator().manual_seed(1))
-    points = torch.rand(2, 5, 2, 2, generator=torch.Generator().manual_seed(2))
-    output = layer(
-        query, value=value, reference_points=points, spatial_shapes=SHAPES, level_start_index=STARTS
-    )
-    output.square().sum().backward()
-    assert output.shape == (5, 2, 8)
-    assert layer.value_proj.weight.grad.any()
+def test_gradients_of_the_layer():
+    layer = MultiScaleDeformableAttention(
+        embed_dims=8, num_heads=2, num_levels=2, num_points=3, dropout=0.0
+    ).double()
+    torch.nn.init.normal_(layer.sampling_offsets.weight, std=0.1)  # zero as built: no gradient of the queries
+    query = torch.randn(5, 2, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    value = torch.randn(16, 2, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    points = torch.rand(2, 5, 2, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+    def run(query, value):
+        places = dict(reference_points=points, spatial_shapes=SHAPES, level_start_index=STARTS)
+        return layer(query, value=value, **places)
+
+    assert gradcheck(run, (query.requires_grad_(), value.requires_grad_()), fast_mode=True)

@@ -108,9 +108,7 @@ def test_roi_align_gradient_of_a_transposed_output():
     feats = features().requires_grad_()
     pooled = roi_align(feats, ROIS, (2, 3), 0.5, 2)
     weights = torch.arange(float(pooled.numel()), dtype=torch.float64).view(pooled.transpose(2, 3).shape)
-    (gradient,) = torch.autograd.grad((pooled.transpose(2, 3) * weights).sum(), feats)
     assert gradcheck(lambda x: (roi_align(x, ROIS, (2, 3), 0.5, 2).transpose(2, 3) * weights).sum(), feats)
-    assert gradient.shape == feats.shape
 
 
 def test_roi_align_maximum_is_refused():
