@@ -7,7 +7,6 @@ from lad.losses.attention_transfer import attention_map
 
 import pytest
 import torch
-from helpers import fake_cuda
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -114,9 +113,3 @@ def test_largest_floats_do_not_overflow():
 def test_sizes_must_agree():
     with pytest.raises(ValueError, match=r"one size, got \(1, 2, 3, 3\) \(student\) and \(1, 2, 3, 4\)"):
         attention_transfer_loss(torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 4))
-
-
-def test_on_cuda_tensors_nothing_waits():
-    with fake_cuda():
-        maps = [torch.randn(2, channels, 3, 5, device="cuda") for channels in (4, 6)]
-        assert ATLoss()(*maps).device.type == "cuda"

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from fault_runs import free_port
-from helpers import fake_cuda
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -145,9 +144,3 @@ def test_two_messages_for_a_pair_of_maps_and_no_gradient_for_the_teachers_part(m
     (own, taught), _ = standardised([student, teacher])
     assert own.requires_grad
     assert not taught.requires_grad
-
-
-def test_on_cuda_tensors_nothing_waits():
-    with fake_cuda():
-        maps = [torch.randn(2, 4, 3, 5, device="cuda") for _ in range(2)]
-        assert PKDLoss()(*maps).device.type == "cuda"
