@@ -9,6 +9,7 @@ from contextlib import ExitStack, redirect_stdout
 from dataclasses import astuple, dataclass
 from typing import Any
 
+from lad.analysis.profiling.batch import random_batch
 from lad.analysis.tables import text_table
 from lad.base.capture import Outputs, levels_of, split_level
 from lad.base.config import detector_config
@@ -26,16 +27,13 @@ from lad.networks.dry_run import dry_run
 from lad.networks.shapes import SIDE, check_shapes
 from lad.networks.snapshot import Snapshot
 
-import numpy as np
 import torch
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
-from mmdet.structures import DetDataSample, SampleList
-from mmdet.structures.mask import BitmapMasks
+from mmdet.structures import SampleList
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
-from mmengine.structures import InstanceData
 from torch import Tensor
 
 #: Stands in an empty cell.
@@ -149,7 +147,7 @@ def _losses_of_phase(model: DistillationDetector, phase: str, progress: Progress
         for one in model.bound.values():
             stack.enter_context(replaced(one.method, hook, _recording(one, hook, sources)))
         torch.manual_seed(0)
-        losses = model.train().loss_at(progress, *noise(model.student))
+        losses = model.train().loss_at(progress, *noise(model))
     rows = []
     for name, value in losses.items():
         if "loss" not in name:
@@ -187,32 +185,12 @@ def _recording(one: BoundMethod, hook: str, sources: dict[str, tuple[str, Any]])
     return recorded
 
 
-def noise(student: BaseDetector) -> tuple[Tensor, SampleList]:
-    """Two images of noise with an object of the first class in the middle of each."""
-    device = next(student.parameters()).device
-    images = torch.randn(2, 3, SIDE, SIDE, device=device)
-    samples = []
-    for number in range(len(images)):
-        shape = (SIDE, SIDE)
-        sample = DetDataSample(
-            metainfo=dict(
-                img_id=number,
-                img_shape=shape,
-                ori_shape=shape,
-                pad_shape=shape,
-                batch_input_shape=shape,
-                scale_factor=(1.0, 1.0),
-            )
-        )
-        box = torch.tensor([[SIDE / 4, SIDE / 4, 3 * SIDE / 4, 3 * SIDE / 4]], device=device)
-        sample.gt_instances = InstanceData(bboxes=box, labels=torch.zeros(1, dtype=torch.long, device=device))
-        sample.ignored_instances = InstanceData(
-            bboxes=box[:0], labels=torch.zeros(0, dtype=torch.long, device=device)
-        )
-        if getattr(student, "with_mask", False):
-            sample.gt_instances.masks = BitmapMasks(np.ones((1, SIDE, SIDE), np.uint8), SIDE, SIDE)
-        samples.append(sample)
-    return images, samples
+def noise(model: DistillationDetector) -> tuple[Tensor, SampleList]:
+    """Two images of noise with an object of the first class each, normalised and padded as in a training step."""
+    with_masks = getattr(model.student, "with_mask", False) is True
+    batch = random_batch(images=2, shape=(SIDE, SIDE), objects=1, num_classes=1, with_masks=with_masks)
+    data = model.data_preprocessor(batch, training=False)
+    return data["inputs"], data["data_samples"]
 
 
 def describe_networks(model: NetworksDetector) -> str:
