@@ -1,4 +1,4 @@
-"""Standing in for an assigner: which image is asked for, in which order and how often."""
+"""Replacement of assigners: which image a call belongs to, their order and number."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ from torch import nn
 
 
 class NearestAssigner:
-    """Gives itself away by what it answers."""
+    """Returns its arguments."""
 
     topk = 5
 
@@ -31,55 +31,55 @@ def objects(*counts):
     return [InstanceData(bboxes=torch.zeros(count, 4)) for count in counts]
 
 
-def images_asked(batch, order, **options):
-    """The images that the answers were for."""
-    head, asked = Head(), []
-    with replace_assigners(head, ["assigner"], batch, lambda call: asked.append(call.image), **options):
+def images_called(batch, order, **options):
+    """The images of the calls, in their order."""
+    head, called = Head(), []
+    with replace_assigners(head, ["assigner"], batch, lambda call: called.append(call.image), **options):
         for gt_instances in order:
             head.assigner.assign(None, gt_instances, None)
-    return asked
+    return called
 
 
-def test_calls_belong_to_the_images_in_their_order_whether_or_not_empty_ones_are_asked_for():
+def test_calls_belong_to_the_images_in_their_order_with_or_without_empty_ones():
     batch = objects(2, 0, 1, 0, 0, 3)
-    assert images_asked(batch, batch) == [0, 1, 2, 3, 4, 5]
-    assert images_asked(batch, [batch[0], batch[2], batch[5]]) == [0, 2, 5]
+    assert images_called(batch, batch) == [0, 1, 2, 3, 4, 5]
+    assert images_called(batch, [batch[0], batch[2], batch[5]]) == [0, 2, 5]
 
 
 def test_copies_of_the_ground_truth_are_known_by_their_number_of_objects():
-    assert images_asked(objects(2, 0, 1), objects(2, 1)) == [0, 2]
+    assert images_called(objects(2, 0, 1), objects(2, 1)) == [0, 2]
 
 
 def test_equal_numbers_of_objects_in_another_order_are_found_by_identity():
     batch = objects(2, 2)
     with pytest.raises(UnsupportedError, match=r"Head\.assigner was called out of order"):
-        images_asked(batch, batch[::-1])
+        images_called(batch, batch[::-1])
 
 
 def test_one_object_list_for_several_images_is_no_mistake():
     batch = objects(2) * 3
-    assert images_asked(batch, batch) == [0, 1, 2]
+    assert images_called(batch, batch) == [0, 1, 2]
 
 
 def test_another_number_of_objects_is_named():
     with pytest.raises(UnsupportedError, match="for 3 objects where image 0 of the batch, with 2, was next"):
-        images_asked(objects(2, 3), objects(3))
+        images_called(objects(2, 3), objects(3))
 
 
-def test_asking_more_often_than_there_are_images_is_refused():
+def test_more_calls_than_images_are_refused():
     batch = objects(1)
     with pytest.raises(UnsupportedError, match="once more than the 1 images"):
-        images_asked(batch, batch * 2)
+        images_called(batch, batch * 2)
 
 
-def test_asking_for_some_images_only_is_refused():
+def test_calls_for_some_images_only_are_refused():
     batch = objects(1, 0, 1)
     with pytest.raises(UnsupportedError, match="was called 1 times and not for image 2 of 3"):
-        images_asked(batch, batch[:1])
+        images_called(batch, batch[:1])
     with pytest.raises(UnsupportedError, match="was called 0 times"):
-        images_asked(batch, [])
-    assert images_asked(batch, [], expects_calls=lambda: False) == []
-    assert images_asked(objects(0, 0), []) == []
+        images_called(batch, [])
+    assert images_called(batch, [], expects_calls=lambda: False) == []
+    assert images_called(objects(0, 0), []) == []
 
 
 def test_call_names_arguments_as_the_assigner_does_and_repeats_them_with_changes():

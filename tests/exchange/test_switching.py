@@ -18,7 +18,7 @@ def no_sides(number):
 
 
 def below_median(losses):
-    """A stand-in for mixtures: the lower half is positive, and the largest loss was not seen."""
+    """Replacement of mixtures: the lower half is positive, and the largest loss did not enter it."""
 
     def sides(number):
         order = losses[number].argsort(stable=True).argsort()
