@@ -1,4 +1,7 @@
-"""Distillation losses: a pure function and a thin registered module each."""
+"""Distillation losses: a pure function and a thin registered module each.
+
+Half precision is cast up: results are float32, or float64 where the student's tensor is.
+"""
 
 from lad.losses.activation_boundaries import ABLoss, activation_boundary_loss
 from lad.losses.attention_transfer import ATLoss, attention_transfer_loss

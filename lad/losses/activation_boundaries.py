@@ -1,4 +1,4 @@
-"""Whether the student's neurons are active where the teacher's are."""
+"""Activation boundary loss."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def activation_boundary_loss(student: Tensor, teacher: Tensor, margin: float = 1.0) -> Tensor:
-    """How far a student's neurons are from the teacher's side of the activation boundary, for each image.
+    """Squared hinge loss that moves a student's neurons to the teacher's side of the activation boundary, per image.
 
     Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons", AAAI 2019,
     arXiv 1811.03233, Eq. 6: with responses before the ReLU, T and S, and the margin m,

@@ -1,4 +1,4 @@
-"""Distance of where two networks look."""
+"""Attention transfer loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TINY_FLOAT16 = 2e-3
 
 
 def attention_map(features: Tensor, power: float = 2.0) -> Tensor:
-    """Where a map is active: the sum over channels of |A|^p, as a vector of length 1 for each image.
+    """Compute the spatial attention map: the sum over channels of |A|^p, as a vector of length 1 for each image.
 
     Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017, arXiv 1612.03928, Sec. 3.1: F_sum^p,
     divided by its L2 norm as in Eq. 2. Computed in float32 on features divided by the largest of their image, which
@@ -42,7 +42,7 @@ def attention_map(features: Tensor, power: float = 2.0) -> Tensor:
 def attention_transfer_loss(
     student: Tensor, teacher: Tensor, power: float = 2.0, squared: bool = True
 ) -> Tensor:
-    """Distance of the attention maps of two networks, for each image: ||Q_s / ||Q_s|| - Q_t / ||Q_t||||^2 / (H W).
+    """Distance of the attention maps of two networks, per image: ||Q_s / ||Q_s|| - Q_t / ||Q_t||||^2 / (H W).
 
     Zagoruyko and Komodakis, ICLR 2017, Eq. 2, with Q of :func:`attention_map`. Eq. 2 has the norm itself and beta / 2;
     the authors' code (github.com/szagoruyko/attention-transfer) has the mean of squares and beta, which is what its

@@ -1,4 +1,4 @@
-"""Regression loss of a student that the teacher's own error bounds."""
+"""Teacher-bounded regression loss."""
 
 from __future__ import annotations
 

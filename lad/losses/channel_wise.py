@@ -1,4 +1,4 @@
-"""Divergence of where each channel of two networks is active."""
+"""Channel-wise distillation loss."""
 
 from __future__ import annotations
 

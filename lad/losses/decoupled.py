@@ -1,4 +1,4 @@
-"""Decoupled knowledge distillation: what a teacher says of the target class, and of the others, weighed apart."""
+"""Decoupled knowledge distillation: target class and other classes with a weight each."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def decoupled_kd_loss(
     With the target class y, P = softmax(logits / T), b = (P(y), 1 - P(y)) and Q the distribution of the other classes
     among themselves, Q(c) = P(c) / (1 - P(y)):  TCKD = KL(b_t || b_s),  NCKD = KL(Q_t || Q_s). Zhao et al., "Decoupled
     Knowledge Distillation", CVPR 2022, arXiv 2203.08679, Eqs. 5 to 7. Plain distillation is TCKD + (1 - P_t(y)) NCKD:
-    where a teacher is sure of the target it says nothing of the others, which DKD mends by a beta of its own. The
-    defaults are those of the authors' Faster R-CNN; they took a beta of 8 and a T of 4 for CIFAR-100.
+    where a teacher is certain of the target the other classes have no weight, which DKD corrects by a beta of its own.
+    The defaults are those of the authors' Faster R-CNN; they took a beta of 8 and a T of 4 for CIFAR-100.
 
     Args:
         student: (n, C) logits of any float dtype, C of at least 2; a background class is a class.
@@ -90,8 +90,8 @@ def binary_decoupled_kd_loss(
 
     Ours; the paper has softmax classifiers alone. It is the same step taken: the paper splits KL by the chain rule into
     the question "is it the target?" and, weighted by the probability that it is not, "which other class?". A sigmoid
-    head says of each class by itself whether it is there, so that the distribution of all answers is a product, and
-    KL = KL_y + sum_{c != y} KL_c: the answers for the others do not hang on the target's, and their weight in plain
+    head predicts each class by itself, so that the joint distribution of all classes is a product, and
+    KL = KL_y + sum_{c != y} KL_c: the other classes do not depend on the target's, and their weight in plain
     distillation is 1 where it is 1 - P_t(y) for softmax. With alpha = beta = 1 it is the plain binary form. A sample
     without a target (background) has other classes only.
 
@@ -135,7 +135,7 @@ class DKDLoss(WeightedLoss):
 
     Args:
         use_sigmoid: Each channel is a binary classifier (:func:`binary_decoupled_kd_loss`); otherwise softmax, which
-            asks for a target: on a sigmoid head it is the loss of the positives alone.
+            needs a target: on a sigmoid head it is the loss of the positives alone.
         alpha: Weight of the target class.
         beta: Weight of the other classes.
         temperature: T.

@@ -1,4 +1,4 @@
-"""Distance of factors: what a paraphraser makes of the teacher's map, and a translator of the student's."""
+"""Factor transfer: paraphraser, translator and the distance of their factors."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Paraphraser(BaseModule):
 
 @MODELS.register_module()
 class Translator(BaseModule):
-    """What makes a factor of the student's map: built as the encoder of :class:`Paraphraser`.
+    """Encoder of the student's map into a factor: built as the encoder of :class:`Paraphraser`.
 
     Kim et al., NeurIPS 2018, Sec. 3.2.
 

@@ -1,4 +1,4 @@
-"""What a loss that compares two feature maps says of itself."""
+"""Base class of losses that compare two feature maps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects of a batch, for losses that look at them.
+    """The objects of a batch, for losses that use the ground truth.
 
     Attributes:
         bboxes: (G, 4) boxes of all images, x1, y1, x2, y2 in pixels of the batch's images.
@@ -25,14 +25,14 @@ class Objects:
 
 
 class FeatureLoss(WeightedLoss):
-    """A loss of a student's and a teacher's feature map, with what it asks of them.
+    """Base class of losses between a student's and a teacher's feature map, with what they require of them.
 
     It is called with ``(student, teacher)``, and with the :class:`Objects` of the batch where ``uses_objects``. Where
     ``sized``, it is built with the ``channels`` of the maps it will be given. A loss without these attributes, such as
     MMDetection's ``MSELoss``, takes features of one shape, whatever it is.
 
     A loss that is a sum over images is divided by their number, so that the mean of several processes is the value of
-    the whole batch. Losses that relate images or take statistics over them say how far that holds.
+    the whole batch. Losses that relate images or take statistics over them document how far that holds.
     """
 
     #: Whether both must have as many channels.
@@ -41,7 +41,7 @@ class FeatureLoss(WeightedLoss):
     maps_only: bool = True
     #: Whether it takes any two features of the same images; they are then neither made maps nor brought to one size.
     any_shape: bool = False
-    #: Whether it looks at the ground truth.
+    #: Whether it uses the ground truth.
     uses_objects: bool = False
     #: Whether it has weights of its own that depend on the number of channels.
     sized: bool = False
@@ -50,7 +50,7 @@ class FeatureLoss(WeightedLoss):
 
 
 def check_maps(student: Tensor, teacher: Tensor, same_channels: bool = True) -> None:
-    """Refuse what are not two maps of one size.
+    """Check that both tensors are feature maps of one size.
 
     Raises:
         ValueError: they are not (N, C, H, W), or differ in more than what may differ.

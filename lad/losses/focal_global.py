@@ -1,4 +1,4 @@
-"""Focal and global distillation: the teacher's objects, where it looks, and how its positions are related."""
+"""Focal and global distillation loss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ObjectMasks:
-    """How much each position of a map counts, (N, H, W) float32 both.
+    """Weight of each position of a map, (N, H, W) float32 both.
 
     Attributes:
         foreground: 1 over the number of positions of the object that is there, the smallest of several; else 0.
@@ -81,7 +81,7 @@ def object_masks(objects: Objects, num_images: int, map_size: tuple[int, int]) -
 
 
 def attention(features: Tensor, temperature: float = 0.5) -> tuple[Tensor, Tensor]:
-    """Where and in which channels a map is active; both are 1 on average.
+    """Compute spatial and channel attention of a map; both are 1 on average.
 
     Yang et al., CVPR 2022, Sec. 3.1: A^S = H W softmax(G^S / T), G^S the mean of |F| over the channels, and
     A^C = C softmax(G^C / T), G^C the mean over the positions.
@@ -101,7 +101,7 @@ def attention(features: Tensor, temperature: float = 0.5) -> tuple[Tensor, Tenso
 
 
 def focal_terms(student: Tensor, teacher: Tensor, masks: ObjectMasks, temperature: float = 0.5) -> FocalTerms:
-    """What focal distillation adds up, for each image.
+    """Compute the three terms of focal distillation, per image.
 
     Yang et al., CVPR 2022, Sec. 3.1, with the masks M S, the teacher's attention A and the difference D of the maps:
     sum M S A^S A^C D^2 over channels and positions, for objects and background; and the attention loss, the L1 distance

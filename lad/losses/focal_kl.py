@@ -1,4 +1,4 @@
-"""Focal KL divergence between two networks' binary predictions."""
+"""Focal KL divergence of binary predictions."""
 
 from __future__ import annotations
 

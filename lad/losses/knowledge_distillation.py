@@ -1,4 +1,4 @@
-"""The classic loss of knowledge distillation: how far the student's class distribution is from the teacher's."""
+"""Knowledge distillation loss: KL divergence of softened class distributions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Localisation distillation: where the teacher sees each edge of a box, and how sure it is of it."""
+"""Localisation distillation: KL divergence of box edge distributions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def localisation_distillation_loss(
 ) -> Tensor:
     """KL divergence of two heads' edge distributions, averaged over the four edges of a box.
 
-    With the distribution P_e = softmax(logits_e / T) of edge e over the n + 1 distances a head can say:
+    With the distribution P_e = softmax(logits_e / T) of edge e over the n + 1 distances a head discriminates:
     L = 1/4 sum_e T^2 KL(P_e of the teacher || P_e of the student) / (n + 1). Zheng et al., "Localization Distillation
     for Dense Object Detection", CVPR 2022, arXiv 2102.12252, Eqs. 3 and 4. The paper adds up edges and distances, the
     authors' code and MMDetection's ``LDHead`` average both (their weights are made for that), as it is done here.

@@ -1,4 +1,4 @@
-"""Distance of a map that was generated from a part of the student's to the teacher's."""
+"""Masked generative distillation loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def generation_loss(generated: Tensor, teacher: Tensor) -> Tensor:
-    """sum_c,h,w (T - G)^2 of each image, in float32.
+    """Squared distance of generated and teacher features, summed per image:  sum_c,h,w (T - G)^2.
 
     Yang et al., "Masked Generative Distillation", ECCV 2022, arXiv 2205.01529, Sec. 3.2. G is what the generation block
     makes of the student's map with positions left out: :class:`lad.networks.connectors.MaskedGenerationConnector`.

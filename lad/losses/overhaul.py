@@ -1,4 +1,4 @@
-"""Distance to what matters of a teacher's responses: how active a neuron is, and that it is not."""
+"""Partial L2 loss and margin ReLU of the overhaul of feature distillation."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class MarginReLU(nn.Module):
 
 
 def partial_l2_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared distance where it matters, for each image.
+    """Squared distance that leaves out neurons inactive in both networks, per image.
 
     Heo et al., ICCV 2019, Eq. 4: for each position 0 if S <= T <= 0, else (T - S)^2. The paper adds them up; this is
     the mean over channels and positions, which does not depend on the size of an image. Computed in float32.

@@ -1,4 +1,4 @@
-"""How far two networks' channels are from being correlated."""
+"""Pearson correlation distillation loss."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def probability_focal_loss(prob: Tensor, target: Tensor, gamma: float = 2.0, alp
     if gamma < 0:
         raise ValueError(f"gamma must not be negative, got {gamma}")
     eps = torch.finfo(torch.float16 if prob.dtype == torch.float16 else torch.float32).eps
-    # Not one_hot, which has a column for the background and on a CPU looks at the labels first.
+    # Not one_hot, which has a column for the background and on a CPU reads the labels first.
     hit = target.unsqueeze(1) == torch.arange(prob.shape[1], device=target.device)
     prob = upcast(prob)
     right = torch.where(hit, prob, 1 - prob)

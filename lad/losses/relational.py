@@ -1,4 +1,4 @@
-"""Distance between the shapes that objects form in two networks' spaces: their distances and their angles."""
+"""Relational knowledge distillation: distances and angles between the embeddings of objects."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def relative_distances(embeddings: Tensor) -> Tensor:
 
 
 def angle_cosines(embeddings: Tensor) -> Tensor:
-    """The cosine of the angle that each embedding sees between each two others.
+    """Compute the cosine of the angle at each embedding between each two others.
 
     Park et al., CVPR 2019, Eq. 8: <e_ij, e_kj> with e_ij = (t_i - t_j) / ||t_i - t_j||.
 

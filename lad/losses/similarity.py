@@ -1,4 +1,4 @@
-"""Distance between how two networks see the images of a batch resemble each other."""
+"""Similarity-preserving distillation loss."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def batch_similarity(features: Tensor) -> Tensor:
-    """How much each image of a batch resembles each: Q Q^T with rows of length 1, Q an image's features in one row.
+    """Compute the similarity of each pair of images: Q Q^T with rows of length 1, an image's features in a row of Q.
 
     Args:
         features: (N, ...), any float dtype.

@@ -1,4 +1,4 @@
-"""What the registered modules of all losses share."""
+"""Base class of the registered loss modules."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def _expands(shape: Size, target: Size) -> bool:
 
 
 class WeightedLoss(nn.Module):
-    """A loss with a weight and a reduction, called as MMDetection's losses are.
+    """Base class of losses with a weight and a reduction, called as MMDetection's losses are.
 
-    A subclass says what its :meth:`elements` are; one that needs more than two tensors, its own ``forward``.
+    A subclass implements :meth:`elements`, or ``forward`` if it needs more than two tensors.
 
     Args:
         reduction: ``'none'``, ``'mean'`` or ``'sum'``.
@@ -55,7 +55,7 @@ class WeightedLoss(nn.Module):
                 raise ConfigError(f"{type(self).__name__}: {name} must be positive, got {value!r}.")
 
     def elements(self, pred: Tensor, target: Tensor) -> Tensor:
-        """The loss before its reduction, of what the student and the teacher (or the labels) say."""
+        """The loss before its reduction, of the student's predictions and the teacher's (or labels)."""
         raise NotImplementedError
 
     def forward(
