@@ -99,6 +99,6 @@ def detector_config(spec: str | dict, role: str) -> ConfigDict:
     if "model" not in config:
         raise ConfigError(f"{role}: {path} has no `model`; give the config of a detector.")
     model = config.model
-    if kind_of(model) == "DistillationDetector":
+    if {"student", "networks"} & set(model):
         raise ConfigError(f"{role}: {path} is itself a distillation config; name its student's or teacher's.")
     return ConfigDict(Config._merge_a_into_b(overrides, model))
