@@ -12,12 +12,17 @@ import sys
 from pathlib import Path
 
 from lad.cli.messages import one_line_errors
+from suites.plan import Options
 from suites.records import read_records
 from suites.report import write_report
 from suites.results import summarise
-from suites.schedule import RECORDS, Options, SuiteRunner, changed_since
+from suites.runner import RECORDS, SuiteRunner
+from suites.stale import changed_since
 from suites.suite import Suite
 from suites.suite_file import load_suite
+
+from rich.console import Console
+from rich.markdown import Markdown
 
 WORK_DIR = Path("work_dirs/benchmark")
 SUITES = Path(__file__).resolve().parents[1] / "configs" / "benchmarks"
@@ -71,7 +76,12 @@ def report(suite: Suite, root: Path, args: argparse.Namespace) -> None:
     stale = changed_since(suite, root, records)
     for file in [root / "report.md", *([args.out] if args.out else [])]:
         files = write_report(summary, file, shlex.join(command), stale)
-    print(files[0].read_text())
+    text = files[0].read_text()
+    console = Console()
+    if console.is_terminal:
+        console.print(Markdown(text))
+    else:
+        print(text)
     print(f"written: {', '.join(map(str, files))}")
 
 

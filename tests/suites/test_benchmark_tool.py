@@ -59,7 +59,7 @@ def test_ctrl_c_before_anything_runs_ends_without_a_traceback(tmp_path, monkeypa
         raise KeyboardInterrupt
 
     fake = FakeSuite(tmp_path, monkeypatch)
-    monkeypatch.setattr(benchmark.SuiteRunner, "_look_around", ctrl_c)
+    monkeypatch.setattr(benchmark.SuiteRunner, "_read_state", ctrl_c)
     with pytest.raises(SystemExit) as code:
         call(monkeypatch, "run", fake.file, "--work-dir", tmp_path)
     assert code.value.code == 130

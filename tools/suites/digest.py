@@ -1,4 +1,4 @@
-"""What of a config decides the result of a training, and a short name for it."""
+"""Digests of the parts of a config that decide the result of a training."""
 
 from __future__ import annotations
 

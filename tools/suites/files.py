@@ -1,4 +1,4 @@
-"""Which content a file has, and whether it is another one now."""
+"""Checksums of files, and whether their content has changed."""
 
 from __future__ import annotations
 

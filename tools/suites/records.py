@@ -19,7 +19,7 @@ FORMAT = 3
 
 @dataclass(frozen=True)
 class Key:
-    """What a record is about: a row of the table and a seed."""
+    """Key of a record: a row of the table and a seed."""
 
     row: str
     seed: int
@@ -71,11 +71,11 @@ class Record:
 
     @property
     def key(self) -> Key:
-        """What the record is about."""
+        """Key of the record."""
         return Key(self.row, self.seed)
 
     def changed_files(self, root: Path) -> list[str]:
-        """Which of the record's files, ``'detections'`` and ``'annotations'``, have other contents now.
+        """Those of the record's files, ``'detections'`` and ``'annotations'``, have other contents now.
 
         Args:
             root: Folder of the records.

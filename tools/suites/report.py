@@ -130,7 +130,7 @@ def _rows_of(stale: Mapping[Key, str] | None) -> set[str]:
 
 
 def _by_value(texts: Mapping[Key, str]) -> dict[str, str]:
-    """What is said of which results: ``a seed 0, 1; b seed 0``."""
+    """Name some results: ``a seed 0, 1; b seed 0``."""
     seeds = defaultdict(lambda: defaultdict(list))
     for key, text in texts.items():
         seeds[text][key.row].append(key.seed)

@@ -1,4 +1,4 @@
-"""What the records of a suite say: means, differences with their intervals, verdicts."""
+"""Results of a suite from its records: means, differences with their intervals, verdicts."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def summarise(suite: Suite, records: Mapping[Key, Record], root: Path, replicate
 def _match_all(
     found: Mapping[str, Mapping[int, Record]], root: Path
 ) -> tuple[dict[tuple[str, int], ImageMatches], dict[Key, str]]:
-    """What each record's detections match, and why those of others do not count."""
+    """Matches of each record's detections, and why those of others do not count."""
     matches, gone = {}, {}
     first, annotations = None, None
     for row, own in found.items():

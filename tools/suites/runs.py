@@ -86,7 +86,7 @@ class Run:
         return Config(_filled(cfg._cfg_dict.to_dict(), places), filename=cfg.filename)
 
     def checkpoint(self, network: str = "") -> Path:
-        """Where the final checkpoint is when the training is finished."""
+        """Path of the final checkpoint of a finished training."""
         cfg = self.config.train_cfg
         steps = cfg.get("max_epochs") or cfg.get("max_iters")
         name = f"{'epoch' if cfg.get('max_epochs') else 'iter'}_{steps}.pth"
@@ -101,7 +101,7 @@ class Run:
         return any(self.folder.glob("*.pth")) or self.dumped_config().is_file()
 
     def dumped_config(self) -> Path:
-        """Where ``tools/train.py`` writes the config that is trained."""
+        """Path of the trained config, which ``tools/train.py`` writes."""
         return self.folder / Path(self.entry.config).name
 
     def given_config(self) -> Path:
@@ -139,7 +139,7 @@ def result_digest(run: Run, network: Network, own: dict[str, Any]) -> str:
 
 
 def differences(run: Run, own: dict[str, Any]) -> list[str]:
-    """What a begun training in the run's folder was trained with otherwise; empty if it is this run's.
+    """Differences between a begun training in the run's folder and this run; empty if it is this run's.
 
     A folder that was trained elsewhere and moved here is recognised by the config that is written in it.
     """
@@ -173,7 +173,7 @@ def _training_annotations(cfg: Config) -> Iterator[Path]:
 
 
 def _state(run: Run) -> dict[str, Any] | None:
-    """What :func:`claim_folder` wrote; None where it did not, or where an older one did."""
+    """Content that :func:`claim_folder` wrote; None where it did not, or where an older one did."""
     file = run.folder / STATE
     if not file.is_file():
         return None

@@ -1,4 +1,4 @@
-"""What a suite trains and what it claims."""
+"""Suites: the trainings that are compared, and the claims about them."""
 
 from __future__ import annotations
 

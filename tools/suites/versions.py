@@ -1,4 +1,4 @@
-"""What a training runs with."""
+"""Versions of the software that a training runs with."""
 
 from __future__ import annotations
 

@@ -10,9 +10,11 @@ import time
 
 from lad.errors import ConfigError
 from suites import runs
+from suites.plan import Options, plan
 from suites.process import locked
 from suites.records import Key, read_records
-from suites.schedule import OLDER, OTHER, Options, SuiteRunner, changed_since, plan
+from suites.runner import SuiteRunner
+from suites.stale import OLDER, OTHER, changed_since
 
 import pytest
 import yaml
@@ -511,8 +513,8 @@ def test_what_another_process_did_meanwhile_is_not_done_again(fake):
     with locked(own.folder) as lock:
         waiting = threading.Thread(target=lambda: codes.append(other.run()))
         waiting.start()
-        time.sleep(0.3)  # it has looked around
-        assert mine._work_alone(own, lock).error is None
+        time.sleep(0.3)  # it has read the state
+        assert mine._work_locked(own, lock).error is None
     waiting.join()
     assert codes == [0]
     assert len(fake.starts("student/0")) == 1

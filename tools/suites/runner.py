@@ -1,0 +1,272 @@
+"""Train, evaluate and record the runs of a suite."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lad.analysis.training_logs import last_error, read_progress, training_seconds
+from lad.errors import LadError
+from suites import runs
+from suites.evaluate import make_records
+from suites.plan import Options, plan
+from suites.process import Processes, is_locked, locked
+from suites.progress import clock, time_left
+from suites.records import Record, append_record, read_records
+from suites.runs import Run
+from suites.stale import changed_training, is_recorded, outdated_record
+from suites.status import StatusDisplay
+from suites.suite import Suite
+
+RECORDS = "results.jsonl"
+TRAIN_LOG = "train.log"
+TEST_LOG = "test.log"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Result of executing a run.
+
+    Attributes:
+        error: Why it has no result; None where it has one.
+        records: Records that were written; none where another process had done the run, or where nothing was tried.
+    """
+
+    error: str | None = None
+    records: list[Record] = field(default_factory=list)
+
+
+class SuiteRunner:
+    """Train, evaluate and record every planned run of a suite, continuing where an earlier process stopped.
+
+    Args:
+        suite: The suite.
+        root: Folder of its runs; the records are ``root/results.jsonl``.
+        options: Which runs to execute, and how; by default all, one at a time.
+        print_line: Prints a message.
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        root: Path,
+        options: Options | None = None,
+        print_line: Callable[[str], None] = lambda line: print(line, flush=True),
+    ) -> None:
+        self.suite = suite
+        self.root = root
+        self.options = options = options or Options()
+        self._display = StatusDisplay(print_line)
+        self.records = root / RECORDS
+        self.runs = plan(suite, root, options)
+        self.identities = {run.name: runs.identity(run) for run in self.runs}
+        self.done: set[str] = set()
+        #: Why a run has no result.
+        self.failed: dict[str, str] = {}
+        #: Runs that were trained with another config and are to be trained again.
+        self.outdated: set[str] = set()
+        #: Byte offset in a run's log at which its current training begins.
+        self.log_starts: dict[str, int] = {}
+        #: Seconds that the finished runs of each entry took.
+        self.spent: dict[str, list[float]] = {}
+        #: Seconds that evaluations took.
+        self.evaluations: list[float] = []
+        #: A single training may use all cores; parallel ones get one thread each.
+        self.processes = Processes(threads=1 if options.jobs > 1 else None)
+
+    def run(self) -> int:
+        """Run what is not recorded; returns the exit code: 0, or 1 where a run has no result."""
+        self._read_state()
+        waiting = [run for run in self.runs if run.name not in self.done | self.failed.keys()]
+        self._display.message(
+            f"{self.suite.name}: {len(self.done)} of {len(self.runs)} runs are recorded in {self.records}"
+        )
+        running: dict[Future, Run] = {}
+        with ThreadPoolExecutor(max_workers=self.options.jobs) as pool:
+            try:
+                while waiting or running:
+                    self._start(waiting, running, pool)
+                    finished, _ = wait(running, timeout=self._display.interval, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        run = running.pop(future)
+                        self._finish(run, future.result())
+                    self._display.show(self._status(waiting, list(running.values())))
+            except KeyboardInterrupt:
+                self.processes.stop()
+                self._display.message("stopping; the same command continues from here")
+                return 130
+        self._display.clear()
+        for name, reason in self.failed.items():
+            self._display.message(f"no result: {name}: {reason}")
+        return 1 if self.failed else 0
+
+    def _read_state(self) -> None:
+        """Find the runs that are recorded, and those that were trained with another config."""
+        recorded = read_records(self.records)
+        for run in self.runs:
+            blocked = [need.name for need in run.needs.values() if need.name in self.failed]
+            changed = changed_training(run, self.identities[run.name])
+            if changed and self.options.rerun_changed:
+                self.outdated.add(run.name)
+            elif changed:
+                self.failed[run.name] = changed
+            elif blocked:
+                self.failed[run.name] = f"it needs {', '.join(blocked)}"
+            # Students of a teacher that is trained again are checked after that.
+            elif self._needs_are_done(run) and is_recorded(run, self.identities[run.name], recorded):
+                self.done.add(run.name)
+                self._remember_time(run)
+
+    def _needs_are_done(self, run: Run) -> bool:
+        return all(need.name in self.done for need in run.needs.values())
+
+    def _start(self, waiting: list[Run], running: dict[Future, Run], pool: ThreadPoolExecutor) -> None:
+        """Start as many waiting runs as there are free jobs; runs whose needs failed fail too."""
+        for run in list(waiting):
+            lost = [need.name for need in run.needs.values() if need.name in self.failed]
+            if lost:
+                waiting.remove(run)
+                self.failed[run.name] = f"it needs {', '.join(lost)}"
+        free = self.options.jobs - len(running)
+        ready = [run for run in waiting if self._needs_are_done(run)] if free > 0 else []
+        # Runs that another process works on come last.
+        for run in sorted(ready, key=lambda run: is_locked(run.folder))[: max(free, 0)]:
+            waiting.remove(run)
+            running[pool.submit(self._work, run)] = run
+
+    def _work(self, run: Run) -> Outcome:
+        """Execute a run under its folder's lock."""
+        try:
+            with locked(run.folder, stopped=lambda: self.processes.stopped) as lock:
+                return self._work_locked(run, lock)
+        except KeyboardInterrupt:
+            return Outcome("stopped")
+        except Exception as error:  # the other runs continue
+            return Outcome(_text_of(error))
+
+    def _work_locked(self, run: Run, lock: int) -> Outcome:
+        # The state is read again: another process may have worked in the folder meanwhile.
+        own = self.identities[run.name]
+        changed = changed_training(run, own)
+        if changed and not self.options.rerun_changed:
+            return Outcome(changed)
+        if changed:
+            self._display.message(f"{run.name}: {changed}; the old run is moved to {runs.set_aside(run)}")
+        else:
+            recorded = read_records(self.records)
+            if is_recorded(run, own, recorded):
+                return Outcome()
+            if outdated := outdated_record(run, own, recorded):
+                self._display.message(f"{run.name}: {outdated}; evaluated again")
+        self.outdated.discard(run.name)
+        try:
+            error = self._train(run, lock) or self._evaluate(run, lock)
+        except Exception as unexpected:  # recorded like any other failure
+            error = _text_of(unexpected)
+        if error is not None and self.processes.stopped:
+            return Outcome("stopped")
+        return self._record(run, error)
+
+    def _train(self, run: Run, lock: int) -> str | None:
+        """Train a run that is not trained yet; returns an error message, or None."""
+        own = self.identities[run.name]
+        if run.is_trained():
+            if not runs.is_claimed(run):
+                # Trained elsewhere and moved here, or by an older version.
+                runs.claim_folder(run, own, training=False)
+            return None
+        runs.claim_folder(run, own)
+        log = run.folder / TRAIN_LOG
+        self.log_starts[run.name] = start = _size(log)
+        code = self.processes.run(runs.train_command(run), log, lock)
+        if code != 0:
+            return f"training ended with exit code {code}: {last_error(log, start)}"
+        if not run.is_trained():
+            return f"training ended without {run.checkpoint(run.entry.networks[-1].name)}"
+        return None
+
+    def _evaluate(self, run: Run, lock: int) -> str | None:
+        """Evaluate every network; returns an error message, or None. Old detections stay until there are new ones."""
+        begin = time.monotonic()
+        log = run.folder / TEST_LOG
+        for network in run.entry.networks:
+            fresh = runs.prepare_evaluation(run, network)
+            fresh.unlink(missing_ok=True)
+            start = _size(log)
+            code = self.processes.run(runs.test_command(run, network), log, lock)
+            if code != 0 or not fresh.is_file():
+                return f"evaluation ended with exit code {code}: {last_error(log, start)}"
+            fresh.replace(runs.detections(run, network))
+        self.evaluations.append(time.monotonic() - begin)
+        return None
+
+    def _record(self, run: Run, error: str | None) -> Outcome:
+        """Append the records of a run's networks, or of its failure."""
+        own = self.identities[run.name]
+        digests = {network.name: runs.result_digest(run, network, own) for network in run.entry.networks}
+        with self._display.output:
+            try:
+                records = make_records(run, digests, error)
+            except Exception as unreadable:  # the other runs continue
+                error = _text_of(unreadable)
+                records = make_records(run, digests, error)
+        for record in records:
+            append_record(self.records, record)
+        return Outcome(error, records)
+
+    def _finish(self, run: Run, outcome: Outcome) -> None:
+        if outcome.error is not None:
+            if self.processes.stopped:
+                return
+            self.failed[run.name] = outcome.error
+            if outcome.records:
+                log = TEST_LOG if run.is_trained() else TRAIN_LOG
+                self._display.message(f"FAILED {run.name}: {outcome.error} ({run.folder / log})")
+            return
+        self.done.add(run.name)
+        self._remember_time(run)
+        for record in outcome.records:
+            self._display.message(
+                f"{record.row} seed {record.seed}: mAP {record.metrics['mAP']:.4f}, AP50 {record.metrics['AP50']:.4f}, "
+                f"trained in {clock(record.seconds)}"
+            )
+
+    def _remember_time(self, run: Run) -> None:
+        seconds = training_seconds(run.folder)
+        if seconds is not None:
+            self.spent.setdefault(run.entry.name, []).append(seconds)
+
+    def _status(self, waiting: list[Run], running: list[Run]) -> str:
+        """One line: finished runs, progress of the running ones, estimated time left."""
+        parts: list[str] = []
+        left: list[tuple[str, float | None]] = []
+        for run in running:
+            # Before its own training begins, its log is an earlier training's or another process's.
+            start = self.log_starts.get(run.name)
+            progress = None if start is None else read_progress(run.folder / TRAIN_LOG, start)
+            if run.is_trained() and run.name not in self.outdated:
+                parts.append(f"{run.name} evaluation")
+                left.append((run.entry.name, 0.0))
+            else:
+                parts.append(f"{run.name} {progress.text if progress else 'starts'}")
+                left.append((run.entry.name, progress.left if progress else None))
+        untrained = [run.entry.name for run in waiting if run.name in self.outdated or not run.is_trained()]
+        total = time_left(untrained, left, self.spent, self.options.jobs)
+        if total is not None and self.evaluations:
+            # Every unfinished run is still to be evaluated.
+            total += statistics.mean(self.evaluations) * (len(waiting) + len(running)) / self.options.jobs
+        count = f"[{len(self.done)}/{len(self.runs)}]"
+        return f"{count} {' | '.join(parts)} | suite: {clock(total)} left"
+
+
+def _text_of(error: Exception) -> str:
+    """Message of an error, with its type unless it is one of this package's."""
+    return str(error) if isinstance(error, LadError) else f"{type(error).__name__}: {error}"
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
