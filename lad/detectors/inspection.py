@@ -1,4 +1,4 @@
-"""What hooks, checks and reports need to know of any detector: its trained networks, teachers and methods.
+"""Trained networks, teachers and methods of any detector, for hooks, checks and reports.
 
 A plain MMDetection detector is one trained network without a name.
 """
@@ -12,7 +12,7 @@ from lad.networks.frozen import FrozenTeacher
 
 from mmdet.models.detectors import BaseDetector
 from mmdet.structures import OptSampleList
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def trained_networks(model: BaseDetector) -> dict[str, BaseDetector]:
@@ -38,6 +38,13 @@ def frozen_teachers(model: BaseDetector) -> dict[str, FrozenTeacher]:
 def bound_methods(model: BaseDetector) -> dict[str, BoundMethod]:
     """The distillation methods of a detector by name, with their networks; none if it is a plain one."""
     return model.bound if isinstance(model, DistillationDetector) else {}
+
+
+def auxiliary_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters that are trained and not deployed with any network: those of the methods' adapters and of exits."""
+    methods = [one.method for one in bound_methods(model).values()]
+    exits = [model.exits] if isinstance(model, NetworksDetector) else []
+    return [parameter for part in (*methods, *exits) for parameter in part.parameters()]
 
 
 def teacher_label(model: BaseDetector, method: str) -> str:

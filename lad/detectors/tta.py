@@ -77,7 +77,7 @@ class SoftVoteTTAModel(DetTTAModel):
         ConfigError: ``tta_cfg`` has other settings, or an NMS that suppresses nothing (soft-NMS).
     """
 
-    def __init__(self, tta_cfg: dict | None = None, **kwargs) -> None:
+    def __init__(self, tta_cfg: dict | None = None, **kwargs: Any) -> None:
         settings: dict[str, Any] = dict(
             nms=dict(type="nms", iou_threshold=0.66), score_thr=0.05, max_per_img=100
         )

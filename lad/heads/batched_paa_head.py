@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from lad.assignment.candidates import PAACandidates, find_candidates
 from lad.assignment.max_iou import assign_max_iou, assign_one_by_one, is_batchable
@@ -125,7 +126,7 @@ class BatchedPAAHead(PAAHead):
     #: Whether class scores are probabilities rather than logits.
     predicts_probabilities = False
 
-    def __init__(self, *args, box_loss_weight: str = "iou", **kwargs) -> None:
+    def __init__(self, *args: Any, box_loss_weight: str = "iou", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if box_loss_weight not in ("iou", "uniform"):
             raise ConfigError(

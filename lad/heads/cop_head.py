@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lad.errors import ConfigError
 from lad.heads.objectness_head import ObjectnessPAAHead
 
@@ -34,7 +36,9 @@ class PAACOPHead(ObjectnessPAAHead):
         ConfigError: ``coeff_kernel_size`` is even or not positive, or ``border_prob`` is no probability.
     """
 
-    def __init__(self, *args, coeff_kernel_size: int = 3, border_prob: float = 0.5, **kwargs) -> None:
+    def __init__(
+        self, *args: Any, coeff_kernel_size: int = 3, border_prob: float = 0.5, **kwargs: Any
+    ) -> None:
         if coeff_kernel_size < 1 or coeff_kernel_size % 2 == 0:
             raise ConfigError(
                 f"PAACOPHead: coeff_kernel_size must be odd, so that it has a centre, got {coeff_kernel_size}."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lad.heads.objectness_head import ObjectnessPAAHead
 
 from mmdet.registry import MODELS
@@ -37,7 +39,7 @@ class PAAIOPHead(ObjectnessPAAHead):
         args, kwargs: As for :class:`ObjectnessPAAHead`.
     """
 
-    def __init__(self, *args, init_cfg: dict | list[dict] | None = None, **kwargs) -> None:
+    def __init__(self, *args: Any, init_cfg: dict | list[dict] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, init_cfg=init_cfg or _INIT, **kwargs)
 
     def _init_objectness(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 from lad.errors import ConfigError
 from lad.heads.batched_paa_head import BatchedPAAHead
@@ -37,7 +38,7 @@ class ObjectnessPAAHead(BatchedPAAHead):
 
     predicts_probabilities = True
 
-    def __init__(self, *args, with_iou_branch: bool = True, **kwargs) -> None:
+    def __init__(self, *args: Any, with_iou_branch: bool = True, **kwargs: Any) -> None:
         self.with_iou_branch = with_iou_branch
         super().__init__(*args, **kwargs)
         if self.num_base_priors != 1:

@@ -1,4 +1,4 @@
-"""Pictures of the label assignment while a detector is trained."""
+"""Hook that draws the label assignment during training."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class AssignmentVisualizationHook(Hook):
             self._data = copy.deepcopy(kept)
 
     @master_only
-    def after_train_iter(self, runner: Runner, batch_idx: int, **kwargs) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, **kwargs: Any) -> None:
         """Draw them."""
         if self._data is None or (self._drawn and not self.every_n_train_iters(runner, self.interval)):
             return
@@ -79,7 +79,7 @@ class AssignmentVisualizationHook(Hook):
         try:
             pictures = assignment_pictures(detector_of(runner), self._data, _classes(runner))
         except FloatingPointError as error:
-            # What to do about it is not this hook's to say.
+            # The numerical checks of the training handle it.
             print_log(f"no pictures of the assignment: {error}", logger="current", level=logging.WARNING)
             return
         for number, picture in enumerate(pictures):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lad.detectors.inspection import bound_methods
 from lad.engine.model import detector_of
@@ -50,7 +51,7 @@ class RoleSwitchHook(Hook):
         self._seen = len(_history(self.names[0]))
 
     @master_only
-    def after_train_iter(self, runner: Runner, batch_idx: int, **kwargs) -> None:  # noqa: D102
+    def after_train_iter(self, runner: Runner, batch_idx: int, **kwargs: Any) -> None:  # noqa: D102
         if not self.every_n_train_iters(runner, self.interval):
             return
         shares = {f"role_switch/{name}": _history(name)[self._seen :] for name in self.names}

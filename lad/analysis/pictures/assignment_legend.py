@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from lad.analysis.pictures.assignment_picture import MAX_PEAK_RATIO, AssignmentPicture
 from lad.analysis.pictures.levels import COLOURS, MARKERS, level_name
@@ -34,7 +35,7 @@ def draw_legend(sheet: Sheet, picture: AssignmentPicture, x: float, y: float) ->
     used = sorted({int(level) for panel in picture.panels for own in panel.objects for level in own.levels})
     handles, names = [], []
 
-    def add(name: str, **style) -> None:
+    def add(name: str, **style: Any) -> None:
         handles.append(Line2D([], [], linestyle=style.pop("linestyle", "none"), **style))
         names.append(name)
 

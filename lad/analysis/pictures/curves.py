@@ -7,17 +7,23 @@ import os
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lad.analysis.training_logs import Scalars
 from lad.errors import DataError, nearest
 
 import numpy as np
-from matplotlib.typing import LineStyleType
 
 # Okabe and Ito's colours, distinct for colour-blind readers too; runs differ in their markers as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # Their number is coprime to that of the colours: 42 runs differ in colour or marker.
 _MARKERS = ("o", "s", "^", "D", "v", "P")
+
+if TYPE_CHECKING:  # importing them takes a second
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.typing import LineStyleType
+
 # Metadata by suffix of the file: without program version and date, the same runs give the same bytes.
 FORMATS = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 _LINES: tuple[LineStyleType, ...] = ("-", "--", ":", "-.")
@@ -128,12 +134,15 @@ def draw_curves(
     figure.savefig(out_file, metadata=FORMATS[out_file.suffix])
 
 
-def _draw(axes, run: Scalars, key: str, number: int, network: int, smooth: int, by_epoch: bool) -> None:
+def _draw(axes: Axes, run: Scalars, key: str, number: int, network: int, smooth: int, by_epoch: bool) -> None:
     curve = run.curves[key]
     x = curve.iterations / (run.iterations_per_epoch if by_epoch else 1)
-    style = {"color": COLOURS[number % len(COLOURS)], "linestyle": _LINES[network % len(_LINES)]}
+    style: dict[str, Any] = {
+        "color": COLOURS[number % len(COLOURS)],
+        "linestyle": _LINES[network % len(_LINES)],
+    }
     is_metric = "/" in key
-    marks = {"marker": _MARKERS[number % len(_MARKERS)], "markersize": 5}
+    marks: dict[str, Any] = {"marker": _MARKERS[number % len(_MARKERS)], "markersize": 5}
     # A few markers identify a long line.
     marks["markevery"] = 1 if is_metric else (max(len(x) // 10, 1) * (number % 3) // 3, max(len(x) // 5, 1))
     values = curve.values
@@ -143,7 +152,7 @@ def _draw(axes, run: Scalars, key: str, number: int, network: int, smooth: int, 
     axes.plot(x, values, linewidth=1.6, **marks, **style)
 
 
-def _finish(axes, name: str, unit: str) -> None:
+def _finish(axes: Axes, name: str, unit: str) -> None:
     axes.set_title(name, size=11, weight="bold")
     axes.set_xlabel(unit, size=9)
     axes.tick_params(labelsize=9)
@@ -167,14 +176,15 @@ def _finish(axes, name: str, unit: str) -> None:
     number_lone_points(axes)
 
 
-def number_lone_points(axes) -> None:
+def number_lone_points(axes: Axes) -> None:
     """Annotate curves of a single point with their values, without overlaps."""
-    lone = []
+    lone: list[tuple[float, float, Any]] = []
     for line in axes.lines:
-        (known,) = np.nonzero(np.isfinite(line.get_ydata()))
+        xs, ys = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+        (known,) = np.nonzero(np.isfinite(ys))
         # A line without markers is the unsmoothed copy of another.
         if len(known) == 1 and line.get_marker() != "None":
-            lone.append((line.get_ydata()[known[0]], line.get_xdata()[known[0]], line.get_color()))
+            lone.append((float(ys[known[0]]), float(xs[known[0]]), line.get_color()))
     bottom, top = axes.get_ylim()
     height = 0.09 * (top - bottom)
     place = -math.inf
@@ -192,7 +202,7 @@ def number_lone_points(axes) -> None:
         )
 
 
-def _legend(figure, runs: Sequence[str], networks: Sequence[str]) -> None:
+def _legend(figure: Figure, runs: Sequence[str], networks: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [

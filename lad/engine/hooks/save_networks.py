@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 from lad.compat.safe_loading import load_safely
 from lad.detectors.inspection import trained_networks
@@ -57,7 +58,7 @@ class SaveNetworksHook(Hook):
         siblings = [_sibling(path, name) for name in self.names]
         return all(file.is_file() and file.stat().st_mtime_ns >= path.stat().st_mtime_ns for file in siblings)
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, **kwargs) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, **kwargs: Any) -> None:
         """Follow checkpoints that are written by iteration."""
         self._follow(runner)
 

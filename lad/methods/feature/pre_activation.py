@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from lad.base.capture import INPUT, find_module, split_level
 from lad.methods.feature.base import FeatureDistillation
@@ -38,7 +39,7 @@ class PreActivationDistillation(FeatureDistillation):
         student: str | Sequence[str] = STAGES,
         teacher: str | Sequence[str] = STAGES,
         level_weights: Sequence[float] | str | None = "halving",
-        **settings,
+        **settings: Any,
     ) -> None:
         self.halves = level_weights == "halving"
         if isinstance(level_weights, str) and not self.halves:
