@@ -29,7 +29,7 @@ SUITES = Path(__file__).resolve().parents[1] / "configs" / "benchmarks"
 
 
 def at_least_one(text: str) -> int:
-    """A number of jobs or replicates."""
+    """Parse a number of jobs or replicates."""
     number = int(text) if text.lstrip("-").isdigit() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")

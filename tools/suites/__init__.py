@@ -1,1 +1,1 @@
-"""Suites of trainings that are compared: what to train, training it, and what came out."""
+"""Benchmark suites: train several configurations with several seeds and compare the results."""

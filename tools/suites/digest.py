@@ -30,24 +30,24 @@ TRAINING = (
     "default_hooks",
 )
 EVALUATION = ("model", "test_dataloader", "test_evaluator")
-# How fast data are loaded and where files lie decide nothing.
+# Speed of data loading and locations of files do not affect the result.
 PASSED_OVER = {
     "train_dataloader": ("num_workers", "persistent_workers", "pin_memory", "on_error"),
     "test_dataloader": ("num_workers", "persistent_workers", "pin_memory", "on_error"),
     "train_cfg": ("val_interval",),
     "test_evaluator": ("outfile_prefix", "backend"),
 }
-# Of a teacher: its weights (see `teacher_checkpoints`) and how fast it answers.
+# Keys of a teacher that do not affect the result: its weights (see `teacher_checkpoints`) and its speed.
 OF_TEACHER = ("checkpoint", "speed")
 # tools/train.py puts its own in the place of MMDetection's, which compute the same.
 SAME = {own: plain for plain, own in LOOPS.items()} | {"LoadCheckedImageFromFile": "LoadImageFromFile"}
-# They look on, or write down.
+# Hooks that only observe or write files.
 IDLE_HOOKS = ("logger", "checkpoint", "timer", "visualization")
 # What every training gets from MMEngine.
 USUAL_HOOKS = dict(
     runtime_info="RuntimeInfoHook", sampler_seed="DistSamplerSeedHook", param_scheduler="ParamSchedulerHook"
 )
-# What tools/train.py adds, and takes out where a config says None. Those that look on compute nothing.
+# What tools/train.py adds, and takes out where a config says None. The watching ones compute nothing.
 WATCHING_HOOKS = dict(
     preemption="PreemptionHook", numerical_faults="NumericalFaultHook", teacher_check="TeacherCheckHook"
 )
@@ -66,7 +66,7 @@ def digests(cfg: Config, parts: Sequence[str]) -> dict[str, str]:
 
 
 def digest(parts: Mapping[str, str], needs: Mapping[str, str] | None = None) -> str:
-    """One hash of those of :func:`digests` and of the trainings whose checkpoints are used."""
+    """Combine the hashes of :func:`digests` and of the needed trainings into one."""
     return _hash([dict(parts), dict(needs or {})])
 
 

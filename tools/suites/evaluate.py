@@ -1,4 +1,4 @@
-"""From a run's detections to records."""
+"""Evaluate the detections of a run and make its records."""
 
 from __future__ import annotations
 

@@ -19,11 +19,11 @@ def sha256(file: str | Path) -> str | None:
 
 @cache
 def _sha256(path: str, *_when: int) -> str:
-    """Read once as long as time and size of the file stay."""
+    """Cached until the modification time or size of the file changes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def changed(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> list[str]:
-    """Names whose files were others before. What is not known, then or now, may be the same."""
+    """Names whose hashes differ; an unknown hash, before or now, counts as equal."""
     return [name for name, value in now.items() if len({before.get(name), value} - {None}) > 1]

@@ -1,4 +1,4 @@
-"""A suite's results as pictures."""
+"""Plot the results of a suite."""
 
 from __future__ import annotations
 

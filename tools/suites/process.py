@@ -1,4 +1,4 @@
-"""Running a command with its output in a file and its folder to itself."""
+"""Run commands with their output in a file, under a lock of their folder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ LOCK = ".lock"
 
 
 class Processes:
-    """The commands that run now, so that they can be stopped together.
+    """The running commands, which can be stopped together.
 
     Args:
         threads: ``OMP_NUM_THREADS`` of the commands; None leaves the environment as it is.
-        cwd: Where they run.
+        cwd: Working directory of the commands.
     """
 
     def __init__(self, threads: int | None = None, cwd: Path | None = None) -> None:
@@ -37,7 +37,7 @@ class Processes:
 
         Args:
             command: Program and arguments.
-            log: Where its output goes.
+            log: File that its output is appended to.
             lock: A descriptor from :func:`locked`. The command inherits it: if this process is killed, the folder stays
                 locked until the command, which lives on, has ended.
         """
@@ -53,7 +53,7 @@ class Processes:
                     env=self._environment,
                     cwd=self._cwd,
                     pass_fds=(lock,),
-                    # Ctrl-C is for this process, which asks the command to stop and waits for it.
+                    # Ctrl-C is handled by this process, which terminates the command and waits for it.
                     start_new_session=True,
                 )
                 self._running.add(process)
@@ -64,7 +64,7 @@ class Processes:
                     self._running.discard(process)
 
     def stop(self) -> None:
-        """Ask every command to stop (SIGTERM: a training writes a checkpoint first) and start no more."""
+        """Terminate every command (SIGTERM: a training writes a checkpoint first) and start no more."""
         with self._guard:
             self.stopped = True
             for process in self._running:
@@ -73,7 +73,7 @@ class Processes:
 
 @contextmanager
 def locked(folder: Path, poll: float = 1.0, stopped=lambda: False) -> Iterator[int]:
-    """Have a folder to oneself; waits while another process, or a command that one left behind, works in it."""
+    """Hold the lock of a folder; waits while another process, or a command that one left behind, holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -91,7 +91,7 @@ def locked(folder: Path, poll: float = 1.0, stopped=lambda: False) -> Iterator[i
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether somebody works in a folder just now."""
+    """Whether a process holds the lock of a folder."""
     try:
         descriptor = os.open(folder / LOCK, os.O_RDWR)
     except FileNotFoundError:

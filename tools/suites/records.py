@@ -27,7 +27,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Record:
-    """One detector's result.
+    """Result of one detector and seed.
 
     Attributes:
         suite, entry, network, seed: Which run; ``network`` is empty unless the training leaves several behind.
@@ -43,7 +43,7 @@ class Record:
         categories: Category ids that are evaluated.
         checkpoint: What was evaluated, relative to the file of records.
         trained_with: Versions of Python, the packages and the project's commit; several where a training went on with
-            others, ``'unknown'`` where nobody noted them.
+            others, ``'unknown'`` where they were not recorded.
         error: The last error line of a failed training's log.
         sha256: Of the files ``detections`` and ``annotations`` when they were evaluated.
         format: Of the record.
@@ -120,7 +120,7 @@ def read_records(path: Path) -> dict[Key, Record]:
 
 
 def append_record(path: Path, record: Record) -> None:
-    """Add a line; a half-written one before it is taken out first. Several processes may do so at a time."""
+    """Append a record, removing a half-written last line first; safe for several processes at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(dataclasses.asdict(record)) + "\n"
     with open(path, "ab+") as file:

@@ -1,4 +1,4 @@
-"""A suite's results as Markdown."""
+"""Write the results of a suite as a Markdown report."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ INCOMPLETE = "incomplete"
 
 @dataclass(frozen=True)
 class Comparison:
-    """A detector beside another.
+    """Comparison of two detectors.
 
     Attributes:
         interval: Of the difference; None where one of the two has no result.

@@ -1,4 +1,4 @@
-"""One training of a suite: its folder, the commands that train and evaluate it, and how far it is."""
+"""One training of a suite: its folder, identity, and the commands that train and evaluate it."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def identity(run: Run) -> dict[str, Any]:
 def _parts(cfg: Config) -> dict[str, str]:
     """Of a training's config; with the teachers' weights where it names them itself."""
     named = teacher_checkpoints(cfg.get("model") or {})
-    # Nothing where needs tell: trainings of before this was looked at stay what they are.
+    # Nothing where needs identify the weights: digests of earlier trainings stay valid.
     return digests(cfg, TRAINING) | ({"teacher checkpoint": digest(named)} if named else {})
 
 

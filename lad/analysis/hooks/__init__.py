@@ -1,4 +1,4 @@
-"""Hooks of MMEngine's runner that draw."""
+"""MMEngine hooks that draw pictures during training."""
 
 from lad.analysis.hooks.assignment_visualization import AssignmentVisualizationHook
 from lad.analysis.hooks.role_switch import RoleSwitchHook

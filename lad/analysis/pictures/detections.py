@@ -1,4 +1,4 @@
-"""One picture that shows several detectors' detections on the same images beside the ground truth."""
+"""Draw the detections of several detectors on the same images beside the ground truth."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Detections:
 
 @dataclass(frozen=True)
 class Tally:
-    """How many detections were correct and false, and how many ground truths were missed."""
+    """Numbers of correct and false detections, and of missed ground truths."""
 
     correct: int = 0
     false: int = 0
@@ -128,7 +128,7 @@ def draw_comparison(
         ground_truth: R sets of boxes (``Detections.of_ground_truth``), one an image.
         columns: title of the column to R sets of detections, one an image.
         class_names: names by label.
-        out_file: PNG to write; its folder is made if need be.
+        out_file: PNG to write; its folder is created if necessary.
         score_thr: detections that score less are neither drawn nor counted.
         iou_thr: least IoU of a correct detection with a ground truth of its class.
         cell_px: width of each image in the picture, px.

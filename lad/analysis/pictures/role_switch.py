@@ -1,4 +1,4 @@
-"""The picture of a co-learning run: who taught when."""
+"""Plot of a co-learning run: the share of objects that each network taught over time."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def draw_shares(shares: Mapping[str, np.ndarray], window: int, path: Path) -> No
     axes.set(
         xlim=(0, max(int(iterations[-1]), int(first))),
         ylim=(0, 1),
-        xlabel=f"iterations in which somebody taught (means of {window})",
+        xlabel=f"iterations with taught objects (means of {window})",
         ylabel="share of objects taught",
         title="Who taught when",
     )

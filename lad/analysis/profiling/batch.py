@@ -1,4 +1,4 @@
-"""Batches of random images and boxes, as a pipeline would pack them."""
+"""Batches of random images and boxes, in the format of the training pipeline."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _box_masks(boxes: torch.Tensor, shape: tuple[int, int]) -> BitmapMasks:
 
 
 def batches(seed: int = 0, **settings: Any) -> Iterator[dict[str, list]]:
-    """Ever new batches: see :func:`random_batch`."""
+    """Generate an endless sequence of :func:`random_batch` with increasing seeds."""
     while True:
         yield random_batch(seed=seed, **settings)
         seed += 1

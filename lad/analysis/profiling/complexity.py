@@ -21,12 +21,12 @@ CPU_ATTENTION = "_scaled_dot_product_flash_attention_for_cpu"
 
 @dataclass(frozen=True)
 class Complexity:
-    """What a network is made of and what one image costs it.
+    """Parameters of a network, and its operations for one image.
 
     Attributes:
         detector: Its type.
-        parameters: How many numbers it has learnt.
-        trainable: How many of them training changes.
+        parameters: Number of parameters.
+        trainable: Number of trainable parameters.
         macs: Multiply-adds of one image, from the images to the outputs of the heads.
         weights: Where its weights come from.
     """

@@ -1,4 +1,4 @@
-"""Time and memory of nested parts, each without what is inside of it."""
+"""Measure time and memory of nested parts, each excluding the parts inside it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import torch
 
 
 class MemoryMeter(ABC):
-    """The most memory in use since the last look."""
+    """Measures the peak of memory in use since the last reset."""
 
-    #: What is measured, for the reader of the figures.
+    #: Description of what is measured.
     kind: str
 
     def settle(self) -> None:
-        """Give back what is not in use."""
+        """Release unused memory."""
         gc.collect()
 
     @abstractmethod
@@ -31,7 +31,7 @@ class MemoryMeter(ABC):
 
     @abstractmethod
     def reset(self) -> None:
-        """Begin anew."""
+        """Reset the peak."""
 
     @abstractmethod
     def peak(self) -> int:
@@ -93,18 +93,18 @@ class ResidentMemory(MemoryMeter):
 
 
 def memory_meter(device: torch.device) -> MemoryMeter | None:
-    """The meter of a device; None where there is none."""
+    """Memory meter of a device; None where memory cannot be measured."""
     if device.type == "cuda":
         return CudaMemory(device)
     return ResidentMemory() if device.type == "cpu" and ResidentMemory.is_available() else None
 
 
 class Stopwatch:
-    """Shares the time of a program out among its parts: each gets what passes while it is the innermost.
+    """Divides the run time of a program among nested parts: time counts for the innermost one.
 
     Args:
         device: Work queued on a CUDA device is waited for at every change of parts.
-        memory: Also keeps each part's peak.
+        memory: Meter of the peak memory of each part; None for time only.
     """
 
     def __init__(self, device: torch.device, memory: MemoryMeter | None = None) -> None:
@@ -117,7 +117,7 @@ class Stopwatch:
         self._since = 0.0
 
     def enter(self, part: str) -> None:
-        """A part begins, inside of the one that runs."""
+        """Begin a part inside the current one."""
         if self.is_paused:
             return
         if not self._inside or self._inside[-1] != part:
@@ -125,7 +125,7 @@ class Stopwatch:
         self._inside.append(part)
 
     def leave(self) -> None:
-        """The innermost part ends."""
+        """End the innermost part."""
         if self.is_paused:
             return
         if len(self._inside) < 2 or self._inside[-2] != self._inside[-1]:
@@ -134,7 +134,7 @@ class Stopwatch:
 
     @contextmanager
     def part(self, name: str, alone: bool = False) -> Iterator[None]:
-        """The block is a part; ``alone``: whatever it calls belongs to it too."""
+        """Context manager of a part; with ``alone``, nested parts are ignored and count for it."""
         self.enter(name)
         before, self.is_paused = self.is_paused, self.is_paused or alone
         try:
@@ -144,7 +144,7 @@ class Stopwatch:
             self.leave()
 
     def _charge(self) -> None:
-        """Put what has passed since the last change to the innermost part's account."""
+        """Add the time since the last change to the innermost part."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         if self._inside:
