@@ -142,7 +142,7 @@ def ground_truth(annotations: COCO, image: int) -> Detections:
 
 
 def predicted(result: dict) -> Detections:
-    """What a detector found in one image."""
+    """Detections of a detector in one image."""
     found = result["pred_instances"]
     return Detections(**{name: found[name].numpy() for name in ("bboxes", "scores", "labels")})
 

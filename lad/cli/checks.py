@@ -27,7 +27,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class CocoData:
-    """Where a COCO data set of a config is.
+    """Files of a COCO data set of a config.
 
     Attributes:
         annotations: The annotation file.
@@ -41,7 +41,7 @@ class CocoData:
 
 
 def coco_data(dataset: dict) -> CocoData | None:
-    """Where an innermost data set config finds its files; None if they are not local files of COCO's format."""
+    """Find the files of an innermost data set config; None if they are not local files of COCO's format."""
     kind: Any = dataset.get("type")
     kind = DATASETS.get(kind) if isinstance(kind, str) else kind
     is_coco = isinstance(kind, type) and issubclass(kind, CocoDataset)

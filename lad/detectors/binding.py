@@ -49,7 +49,7 @@ class BoundMethod:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What the methods of a detector can train and learn from.
+    """Networks that the methods of a detector can train and learn from.
 
     Attributes:
         learners: Trained networks, then exits, by name.
@@ -69,11 +69,11 @@ class Candidates:
         return {name: PeerTeacher(network) for name, network in self.learners.items()}
 
     def learner_label(self, name: str) -> str:
-        """What a learner is called in the log: nothing for the only network, 'early' for an exit of it."""
+        """Name of a learner in the log: empty for the only network, 'early' for an exit of it."""
         return name if len(self.networks) > 1 else name.removeprefix(self.deploy).removeprefix(".")
 
     def teacher_label(self, route: TeacherRoute) -> str:
-        """What teachers are called in the log: nothing for the only frozen one."""
+        """Name of a method's teachers in the log: empty for the only frozen one."""
         return "" if len(self.frozen) == 1 and route.names == tuple(self.frozen) else route.label
 
 

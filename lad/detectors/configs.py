@@ -1,4 +1,4 @@
-"""The networks that a config's ``model`` describes, before anything is built."""
+"""Networks that a config's ``model`` describes, before anything is built."""
 
 from __future__ import annotations
 
@@ -83,5 +83,5 @@ def with_networks(
 
 
 def _role(name: str) -> str:
-    """What a trained network is called in messages."""
+    """The role of a trained network, for messages."""
     return STUDENT if name == STUDENT else f"network {name}"

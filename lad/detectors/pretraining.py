@@ -1,4 +1,4 @@
-"""What the methods of a detector train before its task begins."""
+"""Pretraining by the methods of a detector, before its task begins."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def phase_of(
     methods: Mapping[str, BoundMethod],
     is_pretraining: bool,
 ) -> Phase:
-    """What learns and what rests in the pretraining or in the task, in a detector as it is now."""
+    """The phase of the pretraining or of the task, with the parameters that a detector trains now."""
     found = pretrained(methods).values()
     adapters = [find_module(one.method, name) for one in found for name in _pretraining_of(one).adapters]
     if not is_pretraining:

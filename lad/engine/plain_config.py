@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 
 
 class _Plain(NamedTuple):
-    """What stands for a type of this package: MMEngine's or MMDetection's own, which lacks some settings."""
+    """MMEngine's or MMDetection's own type in the place of one of this package, and the settings that it lacks."""
 
     name: str
     lacks: tuple[str, ...] = ()

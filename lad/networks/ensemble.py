@@ -286,7 +286,7 @@ def _check_weighable(name: str, head: BaseDenseHead) -> None:
 
 
 def _units(model: BaseDetector, modules: Iterable[str]) -> dict[str, str]:
-    """What makes a box of a head's prediction: the settings of anchors and coders by name."""
+    """Settings of anchors and box coders by name, which turn a head's prediction into a box."""
     return {
         f"{root}.{name}.{part}".replace("..", "."): f"{type(made).__name__} {vars(made)}"
         for root in modules

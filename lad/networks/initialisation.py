@@ -40,7 +40,7 @@ class Inheritance:
 
 
 def find_inheritance(student: BaseDetector, teacher: BaseDetector, modules: Sequence[str]) -> Inheritance:
-    """Which weights of some modules agree in name and shape.
+    """Find the weights of some modules that agree in name and shape.
 
     Args:
         student: The student.

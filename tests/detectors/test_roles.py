@@ -3,7 +3,13 @@
 import copy
 
 from lad.base.progress import Progress
-from lad.detectors.inspection import bound_methods, deployed_network, frozen_teachers, trained_networks
+from lad.detectors.inspection import (
+    auxiliary_parameters,
+    bound_methods,
+    deployed_network,
+    frozen_teachers,
+    trained_networks,
+)
 from lad.detectors.state import inside_name, outside_name
 from lad.engine.randomness import seed_step
 from lad.errors import ConfigError, UnsupportedError
@@ -370,6 +376,19 @@ def test_any_detector_tells_its_networks_teachers_and_methods():
     assert deployed_network(model) is trained_networks(model)["b"]
     assert isinstance(frozen_teachers(model)["then"], Snapshot)
     assert [one.learner for one in bound_methods(model).values()] == ["a"]
+
+
+def test_auxiliary_parameters_are_those_of_adapters_and_exits():
+    feature = dict(type="HintDistillation", learner="a", taught_by="b")
+    model = together(feature, exits=dict(b=EARLY["student"]))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    auxiliary = {names[id(parameter)] for parameter in auxiliary_parameters(model)}
+    kinds = {name.split(".")[1] for name in auxiliary}
+    assert kinds == {"HintDistillation", "exits"}
+    assert auxiliary == {
+        name for name in names.values() if name.startswith(("distillation.HintD", "distillation.exits."))
+    }
+    assert auxiliary_parameters(build(retina())) == []
 
 
 def test_progress_outside_of_a_run_is_its_beginning_and_has_no_length():

@@ -1,4 +1,4 @@
-"""What Faster R-CNN distillation costs beside its two networks.
+"""Cost of Faster R-CNN distillation beside its two networks.
 
 python tools/benchmarks/faster_rcnn.py [CONFIG] [--batch-size 8] [--size 240 320] [--objects 14] [--repeats 10]
 

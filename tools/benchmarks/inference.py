@@ -58,7 +58,7 @@ def sample_of(inputs: Tensor) -> SampleList:
 
 
 def count_candidates(model: nn.Module, outputs: tuple) -> int:
-    """How many pairs of a prior and a class score above the threshold."""
+    """Number of pairs of a prior and a class that score above the threshold."""
     cls_scores, _, iou_preds = outputs
     return sum(
         int(((cls.sigmoid() * iou.sigmoid()).sqrt() > model.test_cfg.score_thr).sum())

@@ -1,4 +1,4 @@
-"""What replaying a teacher's label decision costs beside the student's step and the teacher's forward.
+"""Cost of replaying a teacher's label assignment beside the student's step and the teacher's forward.
 
 The whole LAD step is compared with a plain step plus the teacher's forward; a busy machine drowns the difference in
 noise, so the part that differs is measured alone too: the student's loss on given outputs, with and without replay of

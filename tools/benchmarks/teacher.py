@@ -1,4 +1,4 @@
-"""What each way of making a frozen teacher cheaper saves, and how many assigned labels it and padding change.
+"""Savings of each option that makes a frozen teacher cheaper, and how many assigned labels it and padding change.
 
 python tools/benchmarks/teacher.py CONFIG CHECKPOINT [--images 64] [--repeats 5]
 
@@ -64,7 +64,7 @@ def positives(teacher: FrozenTeacher, inputs: Tensor, samples: SampleList) -> se
 
 
 def differing(wanted: list[set], got: list[set]) -> str:
-    """How many positives are in one of two assignments only."""
+    """Number of positives in one of two assignments only."""
     changed = sum(len(a ^ b) for a, b in zip(wanted, got, strict=True))
     return f"{changed} of {sum(map(len, wanted))} positives differ"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times longer one thing takes than another, over repeats made in turn.
+    """Ratio of two durations, over repeats made in turn.
 
     Attributes:
         values: One ratio a repeat.

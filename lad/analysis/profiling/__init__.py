@@ -1,4 +1,4 @@
-"""What a config's networks cost: parameters, multiply-adds, and the time and memory of a training step."""
+"""Costs of a config's networks: parameters, multiply-adds, and the time and memory of a training step."""
 
 from lad.analysis.profiling.batch import input_shape, random_batch
 from lad.analysis.profiling.building import build_offline

@@ -1,4 +1,4 @@
-"""Which part of a training step a call belongs to."""
+"""Parts of a training step, to which calls are charged."""
 
 from __future__ import annotations
 

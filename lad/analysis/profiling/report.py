@@ -10,7 +10,7 @@ from lad.analysis.profiling.building import RANDOM, build_offline
 from lad.analysis.profiling.complexity import Complexity, complexity_of
 from lad.analysis.profiling.step import PartCost, StepCost, device_of, measure_step
 from lad.analysis.tables import text_table
-from lad.detectors.inspection import bound_methods, frozen_teachers, trained_networks
+from lad.detectors.inspection import auxiliary_parameters, frozen_teachers, trained_networks
 from lad.errors import ConfigError
 
 import torch
@@ -31,7 +31,7 @@ class ModelReport:
         shape: Height and width of the images, before padding.
         objects: Ground-truth boxes per image.
         networks: Complexity of each network by its name.
-        adapters: Number of weights of the methods' adapters, which are trained with the student and not deployed.
+        adapters: Number of weights of the methods' adapters and of exits, which are trained with the student and not deployed.
         step: Cost of a training step; None if no steps were timed.
     """
 
@@ -173,6 +173,4 @@ def _networks(
     }
     for name, teacher in teachers.items():
         networks[name] = complexity_of(teacher.model, *arguments, origins.get(name, RANDOM))
-    return networks, sum(
-        p.numel() for one in bound_methods(detector).values() for p in one.method.parameters()
-    )
+    return networks, sum(parameter.numel() for parameter in auxiliary_parameters(detector))

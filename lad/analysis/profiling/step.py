@@ -1,4 +1,4 @@
-"""What a training step costs, part by part."""
+"""Time and memory of a training step, part by part."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def labelled_samples(dataset: Dataset, count: int, seed: int) -> list[dict]:
 def predictions_of(
     teacher: FrozenTeacher, preprocessor: nn.Module, samples: Sequence[dict]
 ) -> list[InstanceData]:
-    """What a teacher detects in images that are normalised for its student, as training shows them.
+    """Detections of a teacher in images that are normalised for its student, as training shows them.
 
     Args:
         teacher: The teacher.

@@ -62,5 +62,5 @@ class CoLearningAssignment(JointMethod):
 
 
 def statistics(roles: RoleSwitch, number: int) -> dict[str, Tensor]:
-    """What is logged of one network's role, by its number."""
+    """Statistics of one network's role for the log, by its number."""
     return {key: getattr(roles, key)[number] for key in LOGGED}

@@ -140,7 +140,7 @@ class InheritedQueries(BaseModule):
 
     @property
     def teacher_modules(self) -> tuple[str, ...]:
-        """What the teacher has to compute before its transformer."""
+        """The teacher's modules before its transformer."""
         return (self._features,)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What feature distillation refuses: modules, losses, and maps without a gradient."""
+"""Checks of feature distillation: modules, losses, and maps without a gradient."""
 
 from __future__ import annotations
 

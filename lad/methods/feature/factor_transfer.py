@@ -68,7 +68,7 @@ class FactorTransferDistillation(FeatureDistillation):
         )
 
     def pretraining_losses(self, step: Step) -> dict[str, Tensor]:
-        """How far the paraphrasers' reconstructions are from the teacher's maps; the sum over the maps."""
+        """Reconstruction loss of the paraphrasers, summed over the teacher's maps."""
         hints = [hint for name in self.teacher for hint in self._maps(step.teacher.target, name)]
         image_size = (step.inputs.shape[-2], step.inputs.shape[-1])
         losses = [

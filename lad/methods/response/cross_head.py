@@ -201,7 +201,7 @@ class CrossHeadDistillation(DenseDistillation):
         return losses
 
     def cross_predictions(self, step: Step) -> Sequence[Any]:
-        """What the teacher's head returns for the student's features."""
+        """Outputs of the teacher's head for the student's features."""
         towers = []
         for number, (own, taught) in enumerate(
             zip(self.student_modules, self.teacher_modules[:2], strict=False)
@@ -280,7 +280,7 @@ class Handed(nn.Module):
 def finish_head(
     model: BaseDetector, cls_features: Sequence[Tensor], reg_features: Sequence[Tensor], depth: int
 ) -> Sequence[Any]:
-    """What a detector's head makes of features of its towers after ``depth`` convolutions, before their activation."""
+    """Finish a detector's head from features of its towers after ``depth`` convolutions, before their activation."""
     head = model.bbox_head
     towers = []
     for tower, features in zip(TOWERS, (cls_features, reg_features), strict=True):

@@ -70,7 +70,7 @@ def is_sigmoid(head: BBoxHead) -> bool:
 
 
 def channels_of(head: BBoxHead) -> int:
-    """How many logits a box head's classifier has."""
+    """Number of logits of a box head's classifier."""
     classes = head.num_classes
     return head.loss_cls.get_cls_channels(classes) if head.custom_cls_channels else classes + 1
 
