@@ -31,7 +31,7 @@ class ModelReport:
         shape: Height and width of the images, before padding.
         objects: Ground-truth boxes per image.
         networks: Complexity of each network by its name.
-        adapters: Number of weights of the methods' adapters and of exits, which are trained with the student and not deployed.
+        adapters: Number of weights of the methods' adapters and of exits, which are trained and not deployed.
         step: Cost of a training step; None if no steps were timed.
     """
 
