@@ -183,7 +183,7 @@ def training_seconds(work_dir: Path) -> float | None:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training is.
+    """Progress of a training.
 
     Attributes:
         text: ``epoch 3 [20/26]`` or ``iteration 200/9000``.
