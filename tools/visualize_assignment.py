@@ -21,7 +21,7 @@ from lad.detectors.configs import is_distillation, with_networks
 from lad.detectors.inspection import deployed_network, trained_networks
 from lad.errors import CheckpointError, ConfigError, nearest
 from lad.networks.building import without_pretraining
-from lad.networks.checkpoint import load_verified
+from lad.networks.verified_checkpoint import load_verified
 
 from mmdet.registry import DATASETS, MODELS
 from mmdet.utils import register_all_modules

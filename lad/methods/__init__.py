@@ -4,8 +4,8 @@ from lad.methods.assignment.co_learning import CoLearningAssignment
 from lad.methods.assignment.label_assignment import LabelAssignmentDistillation
 from lad.methods.base import DistillationMethod, JointMethod, Step
 from lad.methods.feature.activation_boundaries import ActivationBoundaryDistillation
-from lad.methods.feature.base import FeatureDistillation
 from lad.methods.feature.factor_transfer import FactorTransferDistillation
+from lad.methods.feature.feature_distillation import FeatureDistillation
 from lad.methods.feature.hint import HintDistillation
 from lad.methods.feature.overhaul import OverhaulDistillation
 from lad.methods.feature.relational import RelationalDistillation

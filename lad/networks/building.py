@@ -6,10 +6,10 @@ from typing import Any
 
 from lad.base.config import detector_config
 from lad.errors import ConfigError
-from lad.networks.checkpoint import load_verified
 from lad.networks.frozen import FrozenTeacher
 from lad.networks.preprocessing import Renormalisation
 from lad.networks.speed import TeacherSpeed
+from lad.networks.verified_checkpoint import load_verified
 
 import torch
 from mmdet.registry import MODELS

@@ -1,4 +1,4 @@
-"""Images normalised for one network, renormalised as another network's config asks."""
+"""Renormalise images from one network's mean, standard deviation and channel order to another's."""
 
 from __future__ import annotations
 

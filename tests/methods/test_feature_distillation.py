@@ -295,7 +295,8 @@ def test_later_maps_of_a_backbone_that_is_frozen_in_part_are_compared_until_they
 def test_objects_of_a_step_are_gathered_once_for_all_levels(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "lad.methods.feature.base.objects_of", lambda step: seen.append(step) or objects_of(step)
+        "lad.methods.feature.feature_distillation.objects_of",
+        lambda step: seen.append(step) or objects_of(step),
     )
     model = taught(
         tmp_path, [feature("FGDLoss"), feature("CWDLoss", name="cwd")], small(RETINA), small(RETINA)

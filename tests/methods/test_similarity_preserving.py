@@ -117,7 +117,7 @@ def test_tokens_that_are_no_map_are_compared_as_they_are(monkeypatch):
     maps = torch.randn(3, 8, 4, 6, generator=generator)
     detector = torch.nn.ModuleDict(dict(neck=torch.nn.Conv2d(1, 1, 1)))
     outputs = SimpleNamespace(calls=lambda name: [tokens])
-    monkeypatch.setattr("lad.methods.feature.base.dry_run", lambda *args, **kwargs: outputs)
+    monkeypatch.setattr("lad.methods.feature.feature_distillation.dry_run", lambda *args, **kwargs: outputs)
     dry = SimpleNamespace(calls=lambda name: [maps])
     teacher = SimpleNamespace(model=detector, dry_run=lambda names: dry, target=dry.calls)
     method = SimilarityPreservingDistillation(loss_weight=2.0)

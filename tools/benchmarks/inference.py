@@ -22,7 +22,7 @@ from pathlib import Path
 
 from lad.base.config import detector_config
 from lad.networks.building import without_pretraining
-from lad.networks.checkpoint import load_verified
+from lad.networks.verified_checkpoint import load_verified
 
 import mmcv
 import torch

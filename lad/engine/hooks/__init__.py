@@ -5,7 +5,7 @@ from lad.engine.hooks.numerical_faults import NumericalFaultHook
 from lad.engine.hooks.phases import PhaseHook
 from lad.engine.hooks.preemption import PreemptionHook
 from lad.engine.hooks.save_networks import SaveNetworksHook
-from lad.engine.hooks.teacher_check import TeacherCheckHook
+from lad.engine.hooks.teacher_accuracy import TeacherCheckHook
 
 __all__ = [
     "AtomicCheckpointHook",

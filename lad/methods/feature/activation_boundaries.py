@@ -28,7 +28,7 @@ class ActivationBoundaryDistillation(PreActivationDistillation):
         pretrain: How long, ``dict(epochs=1)`` or ``dict(iters=2000)``. None: there is no pretraining, and the loss is
             one of the task's.
         margin: m of the loss.
-        connector: As for :class:`lad.methods.feature.base.FeatureDistillation`; ``'auto'`` is the paper's.
+        connector: As for :class:`FeatureDistillation`; ``'auto'`` is the paper's.
         loss_weight: Factor of the sum over the pairs.
         level_weights: As for :class:`lad.methods.feature.pre_activation.PreActivationDistillation`.
         loss_name: What the loss is called.

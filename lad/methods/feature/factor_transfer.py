@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lad.base.phases import Pretraining
 from lad.methods.base import Step
-from lad.methods.feature.base import FeatureDistillation
+from lad.methods.feature.feature_distillation import FeatureDistillation
 from lad.methods.feature.maps import as_map
 
 from mmdet.registry import MODELS
@@ -24,7 +24,7 @@ class FactorTransferDistillation(FeatureDistillation):
     paraphraser and a translator each here.
 
     Args:
-        student: The student's modules, as for :class:`lad.methods.feature.base.FeatureDistillation`.
+        student: The student's modules, as for :class:`FeatureDistillation`.
         teacher: The teacher's modules, one for each of the student's.
         pretrain: How long the paraphrasers learn, ``dict(epochs=1)`` or ``dict(iters=2000)``.
         rate: k: the part of the teacher's channels that a factor has; 0.5 to 0.75 in the paper.

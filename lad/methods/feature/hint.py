@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lad.errors import ConfigError
 from lad.losses.hint import NORMS
-from lad.methods.feature.base import FeatureDistillation
+from lad.methods.feature.feature_distillation import FeatureDistillation
 
 from mmdet.registry import MODELS
 

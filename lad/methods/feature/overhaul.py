@@ -35,7 +35,7 @@ class OverhaulDistillation(PreActivationDistillation):
         teacher: The teacher's modules, one for each of the student's.
         norms: The teacher's batch norm before each of its modules, by name. By default the last one of a stage of a
             ResNet; what is no such stage needs it.
-        connector: As for :class:`lad.methods.feature.base.FeatureDistillation`; ``'auto'`` is the paper's.
+        connector: As for :class:`FeatureDistillation`; ``'auto'`` is the paper's.
         loss_weight: Factor of the sum over the pairs. The paper's is for the sum over all neurons of small images.
         level_weights: As for :class:`lad.methods.feature.pre_activation.PreActivationDistillation`.
         loss_name: What the loss is called.

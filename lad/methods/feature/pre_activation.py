@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from lad.base.capture import INPUT, find_module, split_level
-from lad.methods.feature.base import FeatureDistillation
 from lad.methods.feature.checks import check_whole_image
+from lad.methods.feature.feature_distillation import FeatureDistillation
 from lad.networks.routes import Teacher
 
 from mmdet.models.backbones.resnet import BasicBlock, Bottleneck
@@ -25,10 +25,10 @@ class PreActivationDistillation(FeatureDistillation):
     for its output: an FPN's levels have no activation behind them. ``'NAME:input'`` is the input of a module.
 
     Args:
-        student, teacher: Modules as for :class:`lad.methods.feature.base.FeatureDistillation`.
+        student, teacher: Modules as for :class:`FeatureDistillation`.
         level_weights: Factor of each pair, in the order of the maps. ``'halving'``: 1 for the last, half of it for the
             one before, and so on, as in the code of Heo et al.; None: 1 for each.
-        settings: As for :class:`lad.methods.feature.base.FeatureDistillation`.
+        settings: As for :class:`FeatureDistillation`.
     """
 
     #: Teachers' stages differ in length, and so do the names of their ends.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lad.methods.feature.base import FeatureDistillation
+from lad.methods.feature.feature_distillation import FeatureDistillation
 
 from mmdet.registry import MODELS
 
@@ -19,7 +19,7 @@ class SimilarityPreservingDistillation(FeatureDistillation):
     Each process compares its own images: with one image a process there is nothing to compare, and the loss is 0.
 
     Args:
-        student: Name of the student's module, or several, as for :class:`lad.methods.feature.base.FeatureDistillation`.
+        student: Name of the student's module, or several, as for :class:`FeatureDistillation`.
         teacher: The teacher's modules, one for each of the student's.
         loss_weight: Factor of the mean over the maps. The paper's gamma of 3000 is for classifiers and batches of 128;
             none is published for detectors.

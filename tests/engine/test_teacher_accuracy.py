@@ -1,4 +1,4 @@
-"""What a teacher knows is said before the first step, and asking changes nothing."""
+"""A teacher's AP50 is logged before the first step, and measuring it changes nothing."""
 
 import logging
 import random
@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from lad.base.config import detector_config, load_config
 from lad.engine.hooks import TeacherCheckHook
-from lad.engine.hooks.teacher_check import ap50, ap50_by_chance, labelled_samples
+from lad.engine.hooks.teacher_accuracy import ap50, ap50_by_chance, labelled_samples
 from lad.errors import ConfigError
 
 import numpy as np
@@ -162,7 +162,7 @@ def thin(config):
     return detector_config(dict(config=config, backbone=backbone, neck=neck, rpn_head=head), "teacher")
 
 
-def test_asking_changes_no_random_state_no_weight_and_no_flag(tmp_path, caplog):
+def test_measuring_changes_no_random_state_no_weight_and_no_flag(tmp_path, caplog):
     runner = make_runner(tmp_path)
     both = nn.ModuleList([runner.model, runner.model.teacher.model])
 
@@ -209,7 +209,7 @@ def test_samples_come_from_all_over_the_data_set_and_have_objects():
     assert max(numbers) - min(numbers) >= 32
 
 
-def test_teacher_that_cannot_be_asked_does_not_end_the_run(tmp_path, caplog):
+def test_teacher_that_cannot_be_measured_does_not_end_the_run(tmp_path, caplog):
     runner = make_runner(tmp_path)
     del runner.train_loop.dataloader.dataset
     ((level, message),) = check(runner, caplog)

@@ -97,7 +97,7 @@ def independent_copy(dataset: Dataset) -> Dataset:
 def labelled_samples(dataset: Dataset, count: int, seed: int) -> list[dict]:
     """Up to ``count`` samples with objects from all over a data set, as its pipeline makes them.
 
-    Nobody's random state changes.
+    No random state changes.
     """
     load = SeededItems(independent_copy(dataset))
     samples = []
@@ -162,7 +162,7 @@ class TeacherCheckHook(Hook):
 
     @master_only
     def before_train(self, runner: Runner) -> None:
-        """Ask the teacher."""
+        """Measure the AP50 of each frozen teacher."""
         model = detector_of(runner)
         if not any(not isinstance(teacher, Snapshot) for teacher in frozen_teachers(model).values()):
             return
