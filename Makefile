@@ -21,7 +21,8 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[lite,dev]'
 # The desktop build of OpenCV needs the system's OpenGL and X11 libraries; the headless one needs nothing.
 	$(BIN)/python -m pip uninstall --quiet --yes opencv-python
-	$(BIN)/python -m pip install --quiet --no-deps 'opencv-python-headless<5'
+# Forced: the two share a folder, which went with the desktop build, and pip takes the headless one for installed.
+	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall 'opencv-python-headless<5'
 	touch $@
 
 demo: install

@@ -203,8 +203,13 @@ def test_tokens_of_a_transformer_are_compared_with_maps_of_a_convolution(tmp_pat
 
 def test_any_registered_loss_of_two_tensors_may_be_named(tmp_path):
     model = taught(tmp_path, feature("SmoothL1Loss"), small(RETINA), small(RETINA, channels=24))
+    (method,), pairs = model.methods, []
+    pair_loss = method.pair_loss
+    method.pair_loss = lambda *args: pairs.append(args[1:3]) or pair_loss(*args)
     losses = seeded_loss(model, *make_batch((1, 1), size=(64, 64)))
-    assert losses["loss_smoothl1"] > 0
+    assert len(pairs) == 5
+    expected = sum(torch.nn.functional.smooth_l1_loss(*pair) for pair in pairs)
+    torch.testing.assert_close(losses["loss_smoothl1"], expected, rtol=1e-6, atol=0)
 
 
 class FrozenProjection(torch.nn.Conv2d):
