@@ -209,13 +209,14 @@ class DistillationDetector(NetworksDetector):
             self.phase = phase_of(self, self.learners, self.bound, is_pretraining)
 
     def _task_losses(self, progress: Progress, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
+        images = self._network_images(inputs, data_samples)
         with ExitStack() as observing:
             outputs = self._capture(observing, self.bound, is_pretraining=False)
-            steps = self._steps(self.bound, progress, inputs, data_samples, outputs, is_pretraining=False)
+            steps = self._steps(self.bound, progress, images, data_samples, outputs, is_pretraining=False)
             for name, one in self.bound.items():
                 for step in steps[name].values():
                     observing.enter_context(one.method.observe(step))
-            losses = self._own_losses(steps, inputs, data_samples, outputs)
+            losses = self._own_losses(steps, images, data_samples, outputs)
         for name, one in self.bound.items():
             if not one.method.is_joint:
                 add_terms(losses, one, one.method.losses(steps[name][one.learner]))
@@ -224,14 +225,14 @@ class DistillationDetector(NetworksDetector):
     def _own_losses(
         self,
         steps: Mapping[str, Mapping[str, Step]],
-        inputs: Tensor,
+        images: Mapping[str, Tensor],
         data_samples: SampleList,
         outputs: Mapping[str, Outputs],
     ) -> dict[str, Any]:
         """The own losses of all networks and their exits; each starts from the step's random state."""
         candidates, named = self._candidates(), {}
         # A single network draws from the generators as it does alone; several must not draw each other's numbers.
-        start = RandomState.capture(inputs.device) if len(self.learners) > 1 else None
+        start = RandomState.capture(images[self.deploy].device) if len(self.learners) > 1 else None
         own = {}
         for name, one in self.bound.items():
             if one.method.is_joint:
@@ -244,7 +245,7 @@ class DistillationDetector(NetworksDetector):
             if exit_name:
                 shared = self.exits[network][exit_name].backbone.sharing(outputs[network]["backbone"])
             with shared:
-                own[learner] = self._own_loss(learner, start, steps, inputs, data_samples)
+                own[learner] = self._own_loss(learner, start, steps, images[network], data_samples)
         for learner in self.learners:
             label = candidates.learner_label(learner)
             named.update({f"{label}.{key}" if label else key: value for key, value in own[learner].items()})
@@ -262,7 +263,6 @@ class DistillationDetector(NetworksDetector):
         if start is not None:
             start.restore()
         network = self.learners[learner]
-        inputs = self.network_inputs(learner.partition(".")[0], inputs, data_samples)
         with ExitStack() as steering:
             for name, one in self.bound.items():
                 if learner in one.learners and not one.method.is_joint:
@@ -275,18 +275,22 @@ class DistillationDetector(NetworksDetector):
     def _pretraining_losses(
         self, progress: Progress, inputs: Tensor, data_samples: SampleList
     ) -> dict[str, Tensor]:
-        methods = pretrained(self.bound)
+        methods, images = pretrained(self.bound), self._network_images(inputs, data_samples)
         with ExitStack() as capturing:
             outputs = self._capture(capturing, methods, is_pretraining=True)
             for learner, found in self._captures[True].items():
                 if found.names:
-                    own = self.network_inputs(learner.partition(".")[0], inputs, data_samples)
+                    own = images[learner.partition(".")[0]]
                     run_dense(self.learners[learner], own, set(map(root_of, found.names)))
-        steps = self._steps(methods, progress, inputs, data_samples, outputs, is_pretraining=True)
+        steps = self._steps(methods, progress, images, data_samples, outputs, is_pretraining=True)
         losses: dict[str, Tensor] = {}
         for name, one in methods.items():
             add_terms(losses, one, one.method.pretraining_losses(steps[name][one.learner]))
         return losses
+
+    def _network_images(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
+        """The images as each trained network's own config normalises them, by network."""
+        return {name: self.network_inputs(name, inputs, data_samples) for name in self.trained_networks}
 
     # -- What methods read ----------------------------------------------------------------------------------------
 
@@ -325,23 +329,19 @@ class DistillationDetector(NetworksDetector):
         self,
         methods: Mapping[str, BoundMethod],
         progress: Progress,
-        inputs: Tensor,
+        images: Mapping[str, Tensor],
         data_samples: SampleList,
         outputs: Mapping[str, Outputs],
         is_pretraining: bool,
     ) -> dict[str, dict[str, Step]]:
         """The step as each method sees it, by the method's name, then the learner's."""
-        views = self._views(methods, inputs, data_samples, outputs, is_pretraining)
+        views = self._views(methods, images[self.deploy], data_samples, outputs, is_pretraining)
         resolved = resolve_views((one.route for one in methods.values() if one.route is not None), views)
         observations: dict[DistillationMethod, Any] = {}
-        own_inputs = {
-            name: self.network_inputs(name, inputs, data_samples)
-            for name in {learner.partition(".")[0] for one in methods.values() for learner in one.learners}
-        }
         return {
             name: {
                 learner: Step(
-                    inputs=own_inputs[learner.partition(".")[0]],
+                    inputs=images[learner.partition(".")[0]],
                     data_samples=data_samples,
                     student=self.learners[learner],
                     # Joint methods have none, and read none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -177,6 +178,7 @@ class JointMethod(DistillationMethod):
     is_joint = True
     compares_classes = False
 
+    @abstractmethod
     def bind_together(self, networks: Mapping[str, BaseDetector]) -> None:
         """Check that the networks can be trained together; called once.
 
@@ -186,8 +188,8 @@ class JointMethod(DistillationMethod):
         Raises:
             UnsupportedError: they cannot; the message names them and what would work.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def own_losses(self, steps: Mapping[str, Step]) -> dict[str, dict[str, Any]]:
         """The own losses of all its networks, and what is logged beside them, by network.
 
@@ -195,7 +197,6 @@ class JointMethod(DistillationMethod):
             steps: The step as each network sees it, by network. Every network's forward pass must start from the same
                 random state (:class:`lad.base.random_state.RandomState`).
         """
-        raise NotImplementedError
 
     def check_without_labels(self, student: BaseDetector) -> None:
         """Refused: the own losses are what it computes."""

@@ -79,7 +79,7 @@ def steps(model, count=20, loss=None):
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
-        yield {name: float(value) for name, value in logged.items() if "loss" in name}
+        yield {name: value.item() for name, value in logged.items() if "loss" in name}
 
 
 @pytest.mark.parametrize("deploy", ["a", "b"])
