@@ -18,7 +18,8 @@ from lad.cli.checks import check_dataset_files, datasets_of
 from lad.cli.messages import one_line_errors
 from lad.compat.safe_loading import load_safely
 from lad.detectors.configs import is_distillation, with_networks
-from lad.detectors.inspection import deployed_network, trained_networks
+from lad.detectors.inspection import deployed_network
+from lad.detectors.state import DISTILLATION
 from lad.errors import CheckpointError, ConfigError, nearest
 from lad.networks.building import without_pretraining
 from lad.networks.verified_checkpoint import load_verified
@@ -95,18 +96,17 @@ def build(cfg: Config, checkpoint: str | None, seed: int) -> nn.Module:
     model.init_weights()
     if checkpoint is not None:
         _load(model, checkpoint)
+    if is_distillation(config):
+        model.take_missing_snapshots()
     return model.eval()
 
 
 def _load(model: nn.Module, checkpoint: str) -> None:
-    """Load a checkpoint into the deployed network, and into each other trained one that the checkpoint holds."""
+    """Load a checkpoint: the deployed network key by key, and the other networks, exits and snapshots that it holds."""
     load_verified(deployed_network(model), checkpoint, owner="--checkpoint")
-    networks = trained_networks(model)
-    if len(networks) > 1:
-        state = load_safely(checkpoint, map_location="cpu").get("state_dict", {})
-        for name, network in networks.items():
-            if network is not deployed_network(model) and (own := model.network_state(state, name)):
-                network.load_state_dict(own)
+    state = load_safely(checkpoint, map_location="cpu").get("state_dict", {})
+    if any(key.startswith(DISTILLATION) for key in state):
+        model.load_state_dict(state, strict=False)
 
 
 def datasets(cfg: Config, split: str) -> list[BaseDataset]:

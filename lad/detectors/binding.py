@@ -20,6 +20,7 @@ from lad.networks.snapshot import Snapshot
 
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
+from mmengine.model import ModuleDict
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,10 @@ def _build(config: dict, candidates: Candidates, others: Mapping[str, BoundMetho
         labels = candidates.learner_label(learners[0]), candidates.teacher_label(route)
         prefix = "".join(f"{label}." for label in labels if label)
     name = name or _free_name(owner, learners, route, others)
+    if not isinstance(name, str) or "." in name or hasattr(ModuleDict, name):
+        raise ConfigError(
+            f"a method cannot be called {name!r}: use a plain word like 'hints', without a dot."
+        )
     if name in others:
         raise ConfigError(f"two methods are called {name!r}: give each a name, dict(type=..., name=...).")
     if name in RESERVED:
@@ -142,7 +147,7 @@ def _free_name(
 
 def _learner(config: dict, candidates: Candidates, owner: str) -> str:
     learner = config.pop("learner", candidates.deploy)
-    if learner not in candidates.learners:
+    if not isinstance(learner, str) or learner not in candidates.learners:
         raise ConfigError(
             f"{owner}: learner names no trained network or exit {learner!r}"
             f"{nearest(str(learner), candidates.learners)}; there are {listed(candidates.learners, 5)}."
@@ -156,7 +161,7 @@ def _among(config: dict, candidates: Candidates, owner: str) -> tuple[str, ...]:
             f"{owner} trains several networks together: it has among=[...] and no {sorted(wrong)[0]}."
         )
     names = config.pop("among", candidates.networks)
-    known = isinstance(names, (list, tuple)) and set(names) <= set(candidates.networks)
+    known = isinstance(names, (list, tuple)) and all(name in candidates.networks for name in names)
     if not known or len(names) < 2 or len(set(names)) < len(names):
         raise ConfigError(
             f"{owner} needs two trained networks: model=dict(networks=dict(a=CONFIG, b=CONFIG), deploy='a', ...), and "
@@ -260,6 +265,19 @@ def steering_order(bound: Iterable[BoundMethod], learners: Sequence[str]) -> tup
             )
         order.append(ready[0])
     return tuple(order)
+
+
+def check_is_list_of_methods(methods: Any) -> None:
+    """Refuse ``methods`` that are no list of dicts, each with a ``type``.
+
+    Raises:
+        ConfigError: shows what it must be like.
+    """
+    is_list = isinstance(methods, (list, tuple))
+    if not is_list or not all(isinstance(method, dict) and method.get("type") for method in methods):
+        raise ConfigError(
+            f"methods must be a list like [dict(type='LabelAssignmentDistillation')], got {methods!r}."
+        )
 
 
 def check_is_method(kind: str | type | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lad.base.config import detector_config, kind_of
-from lad.errors import ConfigError
+from lad.errors import ConfigError, listed
 from lad.networks.roles import STUDENT
 from lad.networks.snapshot import is_snapshot
 
@@ -51,8 +51,16 @@ def trained_configs(model: Mapping[str, Any]) -> dict[str, ConfigDict]:
 
 
 def deployed_name(model: Mapping[str, Any]) -> str:
-    """The name of a distillation config's deployed network."""
-    return model.get("deploy") or next(iter(trained_specs(model)))
+    """The name of a distillation config's deployed network.
+
+    Raises:
+        ConfigError: there is no such network.
+    """
+    names = list(trained_specs(model))
+    deploy = model.get("deploy") or next(iter(names), None)
+    if deploy not in names:
+        raise ConfigError(f"model.deploy={deploy!r} is no network; there are {listed(names, 5) or 'none'}.")
+    return deploy
 
 
 def with_networks(

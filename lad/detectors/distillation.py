@@ -15,6 +15,7 @@ from lad.detectors.binding import (
     Candidates,
     add_terms,
     build_methods,
+    check_is_list_of_methods,
     check_is_method,
     check_trains_without_labels,
     steering_order,
@@ -29,6 +30,7 @@ from lad.networks.initialisation import Inheritance, find_inheritance, inherit, 
 from lad.networks.peer import PeerView
 from lad.networks.roles import teacher_configs, trained_configs
 from lad.networks.routes import Teacher, find_route, modules_read, resolve_views
+from lad.networks.snapshot import Snapshot
 from lad.networks.view import TeacherView
 
 import torch
@@ -93,6 +95,7 @@ class DistillationDetector(NetworksDetector):
         initialise_from_teacher: str | Sequence[str] | dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
+        check_is_list_of_methods(methods)
         for method in methods:
             # Before a teacher is downloaded.
             check_is_method(dict(method).get("type"))
@@ -139,6 +142,11 @@ class DistillationDetector(NetworksDetector):
     def _plan_inheritance(self, setting: str | Sequence[str] | dict) -> None:
         name, modules = wanted_modules(setting)
         source = find_route(self.teachers, {}, name, None, "initialise_from_teacher").teacher
+        if isinstance(source, Snapshot):
+            raise ConfigError(
+                "initialise_from_teacher: a snapshot has the weights of a network of the same run; name a "
+                "frozen teacher."
+            )
         if source.speed.fuse:
             raise ConfigError(
                 "initialise_from_teacher copies the teacher's weights, and speed=dict(fuse=True) has changed them: "

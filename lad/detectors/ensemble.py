@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lad.errors import UnsupportedError
+
 from mmcv.ops import batched_nms
 from mmdet.models.detectors import BaseDetector
 from mmdet.structures import SampleList
@@ -32,11 +34,27 @@ def predict_together(
     for name, network in networks.items():
         samples = network.predict(inputs[name], data_samples, **kwargs)
         results.append([sample.pred_instances for sample in samples])
-    test_cfg = next(iter(networks.values())).test_cfg
+    settings = merge_settings(next(iter(networks.values())))
     for sample, *instances in zip(data_samples, *results, strict=True):
         # YOLOX sets no limit.
-        sample.pred_instances = merge(instances, test_cfg["nms"], test_cfg.get("max_per_img", -1))
+        sample.pred_instances = merge(instances, settings["nms"], settings.get("max_per_img", -1))
     return data_samples
+
+
+def merge_settings(network: BaseDetector) -> dict:
+    """The part of a detector's ``test_cfg`` that has the settings of its last non-maximum suppression.
+
+    Raises:
+        UnsupportedError: it has none.
+    """
+    settings = network.test_cfg or {}
+    settings = settings.get("rcnn") or settings
+    if "nms" not in settings:
+        raise UnsupportedError(
+            f"predict_with='ensemble' merges detections by the non-maximum suppression of the first network, and "
+            f"{type(network).__name__} has none in its test_cfg; put another network first."
+        )
+    return settings
 
 
 def merge(instances: Sequence[InstanceData], nms: dict, max_per_img: int) -> InstanceData:

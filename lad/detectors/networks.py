@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lad.base.progress import Progress
-from lad.detectors.ensemble import ENSEMBLE, predict_together
+from lad.detectors.ensemble import ENSEMBLE, merge_settings, predict_together
 from lad.detectors.state import NETWORKS, SNAPSHOTS, inside_name, network_state, outside_name
 from lad.errors import ConfigError
 from lad.networks.building import build_teacher
 from lad.networks.exits import Exit
 from lad.networks.frozen import FrozenTeacher
-from lad.networks.preprocessing import Renormalisation
+from lad.networks.preprocessing import Renormalisation, check_same_batches
 from lad.networks.roles import TEACHER, TrainedConfigs, check_name
 from lad.networks.snapshot import Snapshot, check_snapshot, is_snapshot
 
@@ -83,10 +83,14 @@ class NetworksDetector(BaseDetector):
                 for name, network in self.peers.items()
             }
         )
+        for name, network in self.peers.items():
+            check_same_batches(name, network.data_preprocessor, self.data_preprocessor)
+        if predict_with is not None:
+            merge_settings(self.trained_networks[self._order[0]])
         self.exits = ModuleDict()
         # Like adapters, exits draw their initial weights without changing those of the networks.
         with torch.random.fork_rng(devices=[]):
-            self._build_exits(exits or {}, trained)
+            self._build_exits({} if exits is None else exits, trained)
         self.teachers: dict[str, FrozenTeacher] = {}
         self._register_state_dict_hook(_rename_outside)
 
@@ -176,6 +180,12 @@ class NetworksDetector(BaseDetector):
         for teacher in self.teachers.values():
             if isinstance(teacher, Snapshot):
                 teacher.update(self.trained_networks[teacher.source], progress)
+
+    def take_missing_snapshots(self) -> None:
+        """Take the snapshots that neither a step nor a checkpoint has made; for tools that do not train."""
+        for teacher in self.teachers.values():
+            if isinstance(teacher, Snapshot) and teacher.taken_in_epoch is None:
+                teacher.update(self.trained_networks[teacher.source], Progress())
 
     # -- Prediction -----------------------------------------------------------------------------------------------
 

@@ -73,7 +73,7 @@ class Exit(SingleStageDetector):
         check_exit(network, config, name)
         maps = levels_of(dry_run(network, ["backbone"]).calls("backbone"))
         levels = config["levels"]
-        if not all(isinstance(level, int) and 0 <= level < len(maps) for level in levels) or not levels:
+        if not all(type(level) is int and 0 <= level < len(maps) for level in levels) or not levels:
             raise ConfigError(
                 f"exit {name}: levels must be numbers of the backbone's {len(maps)} output maps, 0 to {len(maps) - 1}, "
                 f"got {levels!r}."
@@ -91,6 +91,29 @@ class Exit(SingleStageDetector):
         self.neck = MODELS.build(neck | dict(config.get("neck") or {}))
         self.bbox_head = MODELS.build(head_config(model) | dict(config.get("bbox_head") or {}))
         self.train_cfg, self.test_cfg = network.train_cfg, network.test_cfg
+        check_outputs(self, network, name)
+
+
+def check_outputs(exit_: Exit, network: BaseDetector, name: str) -> None:
+    """Refuse an exit whose predictions have other shapes than its network's.
+
+    Raises:
+        ConfigError: names the settings to change.
+    """
+    shapes = []
+    try:
+        for model in (exit_, network):
+            outputs = dry_run(model, ["bbox_head"]).calls("bbox_head")
+            shapes.append([tuple(level.shape) for level in levels_of(outputs)])
+    except (AssertionError, RuntimeError, TypeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise ConfigError(f"exit {name}: its neck and bbox_head do not fit together: {reason}.") from error
+    if shapes[0] != shapes[1]:
+        raise ConfigError(
+            f"exit {name}: it predicts {len(shapes[0])} maps {shapes[0][:1]} for zero images and its network "
+            f"{len(shapes[1])} maps {shapes[1][:1]}: leave out what changes classes, levels or priors in its neck and "
+            "bbox_head."
+        )
 
 
 def check_levels(head: BaseDenseHead, maps: Sequence[Tensor], levels: Sequence[int], name: str) -> None:
@@ -143,10 +166,15 @@ def check_exit(network: BaseDetector, config: Any, name: str) -> None:
             f"exit {name}: an exit is dict(levels=[1]), optionally with neck=dict(...) and bbox_head=dict(...), got "
             f"{config!r}."
         )
+    for part in ("neck", "bbox_head"):
+        if not isinstance(config.get(part, {}), dict):
+            raise ConfigError(f"exit {name}: {part} must be a dict of settings, got {config[part]!r}.")
     if not isinstance(config["levels"], (list, tuple)):
         raise ConfigError(f"exit {name}: levels must be a list such as [1], got {config['levels']!r}.")
     dense = isinstance(network, SingleStageDetector) and not isinstance(network, DetectionTransformer)
-    if not dense or not hasattr(getattr(network, "bbox_head", None), "prior_generator"):
+    head = getattr(network, "bbox_head", None)
+    one_width = isinstance(getattr(head, "in_channels", None), int)  # SSD's has a width a level
+    if not dense or not one_width or not hasattr(head, "prior_generator"):
         raise UnsupportedError(
             f"exit {name}: {type(network).__name__} has no dense head whose priors an exit could share; exits work on "
             "single-stage detectors such as RetinaNet, FCOS, ATSS, GFL, PAA, TOOD and RTMDet."

@@ -88,3 +88,27 @@ def _mean_std(preprocessor: ImgDataPreprocessor) -> tuple[Tensor, Tensor]:
     if preprocessor._enable_normalize:
         return preprocessor.mean.clone(), preprocessor.std.clone()
     return torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+
+
+def check_same_batches(name: str, peer: nn.Module, deployed: nn.Module) -> None:
+    """Refuse a peer whose batches are padded or augmented otherwise than the deployed network's, which it gets.
+
+    Args:
+        name: Name of the peer.
+        peer: Its data preprocessor.
+        deployed: The deployed network's.
+
+    Raises:
+        UnsupportedError: names the setting.
+    """
+    wanted, given = (getattr(each, "pad_size_divisor", 1) for each in (peer, deployed))
+    if given % wanted:
+        raise UnsupportedError(
+            f"network {name} needs images padded to multiples of {wanted} and the deployed one pads to {given}: set "
+            f"data_preprocessor=dict(pad_size_divisor={wanted}, ...) of the deployed network."
+        )
+    if getattr(peer, "batch_augments", None) and not getattr(deployed, "batch_augments", None):
+        raise UnsupportedError(
+            f"network {name} has batch_augments, which would not run: all networks get the deployed one's batches; "
+            "give batch_augments to its data_preprocessor, or leave them out."
+        )

@@ -64,7 +64,7 @@ def trained_configs(
     for name in networks:
         check_name(name, "networks: a network")
     deploy = next(iter(networks)) if deploy is None else deploy
-    if deploy not in networks:
+    if not isinstance(deploy, str) or deploy not in networks:
         raise ConfigError(
             f"deploy={deploy!r} is no network{nearest(str(deploy), networks)}; the networks are {listed(networks, 5)}."
         )

@@ -71,6 +71,10 @@ def find_route(
             f"{owner}: taught_by must be the name of a teacher or a list of names, got {taught_by!r}."
         )
     names = tuple(names)
+    if not teachers:
+        raise ConfigError(
+            f"{owner}: there is no frozen teacher; add teacher=dict(config=PATH, checkpoint=PATH_OR_URL)."
+        )
     if taught_by is None and len(names) != 1:
         raise ConfigError(
             f"{owner}: name its teacher, taught_by={next(iter(names or teachers))!r}; there are "

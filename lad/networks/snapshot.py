@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from typing import Literal, get_args
 
 from lad.base.progress import Progress
@@ -12,6 +13,7 @@ from lad.networks.preprocessing import Renormalisation
 
 import torch
 from mmdet.models.detectors import BaseDetector
+from mmengine.logging import print_log
 from torch import Tensor
 
 #: When a snapshot is taken: before the first step of the run, or before the first step of each epoch.
@@ -40,8 +42,12 @@ class Snapshot(FrozenTeacher):
         self.taken_in_epoch: int | None = None
 
     def update(self, network: BaseDetector, progress: Progress) -> None:
-        """Copy the weights of ``network`` if a snapshot is due at this step."""
-        due = self.taken_in_epoch is None or (self.at == "epoch" and self.taken_in_epoch != progress.epoch)
+        """Copy the weights of ``network`` if a snapshot is due at this step.
+
+        One is due at the first step of a run in any case: what was loaded then is another run's.
+        """
+        first = self.taken_in_epoch is None or progress.iteration == 0
+        due = first or (self.at == "epoch" and self.taken_in_epoch != progress.epoch)
         if due and not self._is_copy:
             self._copy_state(network.state_dict())
             self.taken_in_epoch = progress.epoch
@@ -61,6 +67,15 @@ class Snapshot(FrozenTeacher):
         """Restore what :meth:`state_dict` returned; does nothing in a copy (EMA), which shares the network."""
         if self._is_copy or TAKEN not in state:
             return
+        own = self.model.state_dict()
+        if any(name not in state or state[name].shape != value.shape for name, value in own.items()):
+            print_log(
+                f"The checkpoint's snapshot is of another network than {self.source!r} is now; it is left out, and a "
+                "new one is taken at the next step.",
+                logger="current",
+                level=logging.WARNING,
+            )
+            return
         self._copy_state(state)
         self.taken_in_epoch = int(state[TAKEN])
 
@@ -76,7 +91,7 @@ def check_snapshot(name: str, spec: dict, networks: dict[str, BaseDetector]) -> 
     Raises:
         ConfigError: unknown network, time or key.
     """
-    if spec["snapshot_of"] not in networks:
+    if not isinstance(spec["snapshot_of"], str) or spec["snapshot_of"] not in networks:
         raise ConfigError(
             f"teachers.{name}: snapshot_of names no trained network {spec['snapshot_of']!r}"
             f"{nearest(str(spec['snapshot_of']), networks)}; there are {listed(networks, 5)}."

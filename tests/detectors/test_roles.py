@@ -19,6 +19,7 @@ from lad.networks.snapshot import Snapshot
 import pytest
 import torch
 from dense_detectors import dense
+from detr_detectors import small_detr
 from helpers import at, build, make_batch, save_checkpoint, small_paa
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +50,18 @@ def wide():
     config.neck.in_channels = [16, 32, 64, 128]
     config.data_preprocessor.update(mean=[0.0] * 3, std=[255.0] * 3, bgr_to_rgb=False)
     return config
+
+
+def padded(divisor):
+    """A RetinaNet whose images are padded to multiples of a number."""
+    config = retina()
+    config.data_preprocessor.pad_size_divisor = divisor
+    return config
+
+
+def exit_with(**settings):
+    """A RetinaNet with an exit of these settings."""
+    return dict(student=retina(), exits=dict(student=dict(early=dict(levels=[1], **settings))))
 
 
 def together(*methods, **settings):
@@ -305,6 +318,39 @@ def test_snapshot_is_taken_when_it_says(when, places, taken):
         assert model.teachers["before"].model.bbox_head.retina_cls.bias[0] == expected
 
 
+def test_snapshot_of_an_earlier_run_is_taken_anew_at_the_first_step():
+    """``load_from`` brings another run's snapshot along; a resumed run keeps its own."""
+    teachers = dict(before=dict(snapshot_of="student", at="start"))
+    first, second = (distil(seed, student=retina(), teachers=teachers, methods=[LOGITS]) for seed in (0, 1))
+    at(first, 0)
+    first.loss(*make_batch((1, 1)))
+    for place, is_kept in ((5, True), (0, False)):
+        second.load_state_dict(copy.deepcopy(first.state_dict()))
+        second.student.bbox_head.retina_cls.bias.data.fill_(7.0)
+        at(second, place)
+        second.loss(*make_batch((1, 1)))
+        assert (second.teachers["before"].model.bbox_head.retina_cls.bias[0] != 7.0) == is_kept
+
+
+def test_snapshot_of_another_number_of_classes_is_left_out():
+    teachers = dict(before=dict(snapshot_of="student", at="start"))
+    settings = dict(teachers=teachers, methods=[dict(type="FeatureDistillation")])
+    first = distil(student=retina(), **settings)
+    at(first, 0)
+    first.loss(*make_batch((1, 1)))
+    state = {key: value for key, value in first.state_dict().items() if "snapshots" in key}
+    other = distil(student=retina(num_classes=5), **settings)
+    other.load_state_dict(state, strict=False)
+    assert other.teachers["before"].taken_in_epoch is None
+
+
+def test_ensemble_with_a_two_stage_detector_first_merges_by_its_last_suppression():
+    model = distil(networks=dict(a=two_stage("faster"), b=retina()), predict_with="ensemble").eval()
+    found = model.predict(*make_batch((1, 1)))
+    most = model.student.test_cfg.rcnn.max_per_img
+    assert all(len(sample.pred_instances) <= most for sample in found)
+
+
 def test_snapshot_taken_in_this_step_teaches_nothing_new():
     model = distil(student=retina(), teachers=dict(now=dict(snapshot_of="student")), methods=[LOGITS]).eval()
     assert model.loss(*make_batch((2, 3)))["loss_kd"].item() == pytest.approx(0, abs=1e-6)
@@ -468,6 +514,56 @@ def test_progress_outside_of_a_run_is_its_beginning_and_has_no_length():
                 networks=dict(a=retina(), b=retina()), methods=[dict(LOGITS, taught_by="b", name="networks")]
             ),
             "a method cannot be called 'networks'",
+        ),
+        (dict(networks=dict(a=retina(), b=retina()), deploy=["a"]), r"deploy=\['a'\] is no network"),
+        (dict(student=retina(), exits=[]), r"exits must be like .* got \[\]"),
+        (
+            dict(student=retina(), exits=dict(student=dict(early=dict(levels=[True])))),
+            r"levels must be numbers",
+        ),
+        (
+            exit_with(neck=dict(num_outs=2)),
+            "exit student.early: it predicts 4 maps .* and its network 10 maps",
+        ),
+        (
+            exit_with(neck=dict(out_channels=16)),
+            "exit student.early: its neck and bbox_head do not fit together",
+        ),
+        (exit_with(bbox_head=dict(num_classes=7)), "exit student.early: it predicts .* and its network"),
+        (exit_with(neck=3), "exit student.early: neck must be a dict of settings, got 3"),
+        (dict(student=retina(), exits=EARLY, methods=None), "methods must be a list like .*, got None"),
+        (dict(student=retina(), exits=EARLY, methods=LOGITS), "methods must be a list like"),
+        (dict(student=retina(), exits=EARLY, methods=[{}]), r"methods must be a list like .*, got \[\{\}\]"),
+        (
+            dict(networks=dict(a=retina(), b=retina()), methods=[dict(LOGITS, taught_by="b", name="x.y")]),
+            "a method cannot be called 'x.y'",
+        ),
+        (
+            dict(networks=dict(a=retina(), b=retina()), methods=[dict(LOGITS, taught_by="b", learner=["a"])]),
+            r"learner names no trained network or exit \['a'\]",
+        ),
+        (
+            dict(student=retina(), exits=EARLY, initialise_from_teacher=["neck"]),
+            "initialise_from_teacher: there is no frozen teacher",
+        ),
+        (
+            dict(
+                student=retina(),
+                teachers=dict(t=dict(snapshot_of="student")),
+                methods=[LOGITS],
+                initialise_from_teacher=["neck"],
+            ),
+            "initialise_from_teacher: a snapshot has the weights of a network of the same run",
+        ),
+        (
+            dict(networks=dict(a=retina(), b=padded(64))),
+            "network b needs images padded to multiples of 64 and the deployed one pads to 32",
+        ),
+        (
+            dict(
+                networks=dict(a=small_detr("one_stage"), b=small_detr("one_stage")), predict_with="ensemble"
+            ),
+            "DeformableDETR has none in its test_cfg; put another network first",
         ),
     ],
 )

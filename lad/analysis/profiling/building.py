@@ -51,8 +51,9 @@ def build_offline(model: dict, random_teacher: bool = False) -> tuple[nn.Module,
                 return spec
 
             model = ConfigDict(with_networks(model, trained=_offline, frozen=frozen))
-            for method in model.get("methods", ()):
-                method.pop("cache", None)
+            for method in model.get("methods") or ():
+                if isinstance(method, dict):  # what is none is the detector's to refuse
+                    method.pop("cache", None)
         detector = MODELS.build(without_pretraining(model))
     detector.init_weights()
     return detector, origins

@@ -6,9 +6,11 @@ from typing import Any
 
 from lad.base.phases import Pretraining
 from lad.detectors.distillation import DistillationDetector
+from lad.detectors.inspection import frozen_teachers
 from lad.detectors.pretraining import pretrained
 from lad.engine.model import detector_of
 from lad.errors import ConfigError
+from lad.networks.snapshot import Snapshot
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -41,6 +43,13 @@ class PhaseHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Refuse a pretraining that never ends; take the place before the optimizer's step."""
         model = detector_of(runner)
+        for name, teacher in frozen_teachers(model).items():
+            each_epoch = isinstance(teacher, Snapshot) and teacher.at == "epoch"
+            if each_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
+                raise ConfigError(
+                    f"teachers.{name}: at='epoch' takes a snapshot before each epoch, and this run counts iterations; "
+                    "use at='start', or an epoch-based train_cfg."
+                )
         pretraining = getattr(model, "pretraining", None)
         if pretraining is None:
             return
