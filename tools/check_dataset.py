@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def data_of_config(path: str, options: dict | None) -> list[CocoData]:
-    """The data sets of a config, each once; says on the error output which cannot be checked."""
+    """The data sets of a config, each once; those that cannot be checked are named on the error output."""
     cfg = load_config(path)
     cfg.merge_from_dict(options or {})
     init_default_scope(cfg.get("default_scope", "mmdet"))

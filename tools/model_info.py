@@ -3,7 +3,7 @@
 python tools/model_info.py CONFIG [--shape HEIGHT WIDTH] [--batch N] [--device cuda] [--out info.json]
 
 Needs neither data nor a download: images and boxes are random, pretrained backbones are not loaded, and a teacher whose
-checkpoint is no local file has random weights (the table says so).
+checkpoint is no local file has random weights (marked in the table).
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def main() -> None:
             raise CheckpointError(f"there is no checkpoint {args.checkpoint!r}.")
         cfg = student_only(read_config(args))
         cfg.load_from = args.checkpoint
-        # A config from the work_dir of a resumed run says to resume.
+        # A config from the work_dir of a resumed run has resume=True.
         cfg.resume = False
         if args.show or args.show_dir:
             trigger_visualization_hook(cfg, args)

@@ -131,7 +131,7 @@ def chosen(data: list[BaseDataset], images: list[str]) -> Iterator[dict[str, Any
     """The images that ``--images`` names, each through its data set's pipeline."""
     if len(images) == 1 and images[0].isdecimal():
         if int(images[0]) == 0:
-            raise ConfigError("--images 0 draws nothing; for the image with this id say id=0.")
+            raise ConfigError("--images 0 draws nothing; for the image with this id use id=0.")
         every = ((dataset, index) for dataset in data for index in range(len(dataset)))
         for _, (dataset, index) in zip(range(int(images[0])), every, strict=False):
             yield dataset[index]
@@ -147,9 +147,9 @@ def chosen(data: list[BaseDataset], images: list[str]) -> Iterator[dict[str, Any
                 places.setdefault(key, (dataset, index))
     for image in images:
         if image not in places:
-            # A number alone says how many; among others it could be meant for an id.
+            # A number alone is how many; among others it could be meant for an id.
             meant = (
-                f"; for the image with this id say id={image}" if image.isdecimal() else nearest(image, names)
+                f"; for the image with this id use id={image}" if image.isdecimal() else nearest(image, names)
             )
             raise ConfigError(
                 f"--images: {image!r} is neither id nor file name of the data set's {len(names)} images with objects"
@@ -178,7 +178,7 @@ def main() -> None:
         check_dataset_files(cfg)
         model = build(cfg, args.checkpoint, args.seed)
         check_drawable(model)
-        # TOOD asks which epoch it is.
+        # TOOD reads the epoch.
         MessageHub.get_current_instance().update_info("epoch", 0)
         data = datasets(cfg, args.split)
         classes = data[0].metainfo.get("classes")

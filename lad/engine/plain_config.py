@@ -30,7 +30,7 @@ PLAIN = {
     "LoadCheckedImageFromFile": _Plain("LoadImageFromFile", ("on_error", "max_skips")),
     # `tools/train.py --amp` on a CPU.
     "BFloat16OptimWrapper": _Plain("OptimWrapper"),
-    # Only the training asks for it; weights and detections are PAAHead's.
+    # Only the training uses it; weights and detections are PAAHead's.
     "BatchedPAAHead": _Plain("PAAHead", ("box_loss_weight",)),
     # Under MMDetection's own name; the backends' results are equal.
     "CocoMetric": _Plain("CocoMetric", ("backend",)),
@@ -41,7 +41,7 @@ _BUILT = (*inspect.signature(Runner.__init__).parameters, "tta_model", "tta_pipe
 
 
 def standalone(cfg: Config) -> Config:
-    """A copy of a plain detector's config that says nothing of this package, unless it needs it.
+    """A copy of a plain detector's config without types of this package, unless it needs them.
 
     What this package put into the place of MMEngine's and MMDetection's own types is given back, and its hooks are left
     out; weights, evaluation and detections stay what they are. ``custom_imports`` names this package only where

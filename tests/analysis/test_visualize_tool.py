@@ -96,7 +96,7 @@ def test_role_switch_shows_who_taught(workplace, tmp_path, monkeypatch, capsys):
         (["--role-switch"], "--role-switch needs a CoLearningAssignment"),
         (["--images", "id=77"], "'id=77' is neither id nor file name"),
         (["--images", "0"], "--images 0 draws nothing"),
-        (["--images", "1", "2"], "objects; for the image with this id say id=1."),
+        (["--images", "1", "2"], "objects; for the image with this id use id=1."),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, workplace, tmp_path, monkeypatch, capsys):

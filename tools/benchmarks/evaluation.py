@@ -4,7 +4,7 @@ python tools/benchmarks/evaluation.py [--images 5000] [--detections 100] [--clas
 
 A made-up validation set with as many objects as COCO has (about 7 an image) and a detector that finds most of them,
 some twice, and fills up with false alarms. Timed are the evaluation alone (matching, accumulation, summary) and
-MMDetection's whole metric, which writes the detections to a JSON file and reads it back, whoever evaluates. Both must
+MMDetection's whole metric, which writes the detections to a JSON file and reads it back, whatever evaluates. Both must
 answer alike, or the program stops. The backends take turns, and take turns in going first; ratios are medians over
 repeats, with their range. On a busy machine CPU time tells more than the clock.
 """
@@ -98,7 +98,7 @@ def make_detections(truth: dict, count: int, classes: int, rng: np.random.Genera
 
 
 def evaluation_of(evaluator: type, truth: COCO, detections: COCO) -> Callable[[], np.ndarray]:
-    """Matching, accumulation and summary as MMDetection asks for them."""
+    """Matching, accumulation and summary as MMDetection runs them."""
 
     def run() -> np.ndarray:
         evaluation = evaluator(truth, detections, "bbox")

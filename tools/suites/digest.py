@@ -47,7 +47,7 @@ IDLE_HOOKS = ("logger", "checkpoint", "timer", "visualization")
 USUAL_HOOKS = dict(
     runtime_info="RuntimeInfoHook", sampler_seed="DistSamplerSeedHook", param_scheduler="ParamSchedulerHook"
 )
-# What tools/train.py adds, and takes out where a config says None. The watching ones compute nothing.
+# What tools/train.py adds, and takes out where a config has None. The watching ones compute nothing.
 WATCHING_HOOKS = dict(
     preemption="PreemptionHook", numerical_faults="NumericalFaultHook", teacher_check="TeacherCheckHook"
 )
@@ -73,7 +73,7 @@ def digest(parts: Mapping[str, str], needs: Mapping[str, str] | None = None) -> 
 def teacher_checkpoints(model: dict) -> dict[str, str]:
     """File names of the teachers' weights that a model config names itself, without their folders.
 
-    Placeholders are left out: what these weights are is told by the training that is needed.
+    Placeholders are left out: the training that is needed determines these weights.
     """
     teachers = model.get("teachers")
     specs = {"teacher": model.get("teacher"), **(teachers if isinstance(teachers, dict) else {})}

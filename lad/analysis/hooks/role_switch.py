@@ -25,7 +25,7 @@ class RoleSwitchHook(Hook):
     Every ``interval`` iterations the average share since the last time goes to the visualizer (TensorBoard, where its
     backend is configured) as ``role_switch/NETWORK``. At the end of training ``role_switch.png`` in the work_dir
     shows the whole run, resumed parts included. Of several processes the first one's batches are counted, and
-    iterations in which nobody taught (no objects; TOOD's initial epochs) are not.
+    iterations without a teaching network (no objects; TOOD's initial epochs) are not.
 
     Args:
         interval: Iterations that a point averages over.

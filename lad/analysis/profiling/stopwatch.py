@@ -72,7 +72,7 @@ class ResidentMemory(MemoryMeter):
 
     def settle(self) -> None:  # noqa: D102
         super().settle()
-        # The C library keeps what was freed; glibc can be asked to return it, others cannot.
+        # The C library keeps what was freed; glibc can return it, others cannot.
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)

@@ -138,7 +138,7 @@ def predictions_of(
 
 @HOOKS.register_module()
 class TeacherCheckHook(Hook):
-    """Reports the teacher's AP50 on some training images before the first step, and warns of one that knows nothing.
+    """Reports the teacher's AP50 on some training images before the first step, and warns where it is that of chance.
 
     A :class:`DistillationDetector`'s teacher detects the objects of ``images`` training images, cropped, flipped and
     normalised as training will show them. An AP50 no better than what the same detections reach on the objects of other
