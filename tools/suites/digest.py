@@ -113,7 +113,7 @@ def _part(cfg: Config, part: str) -> Any:
 
 
 def _without_files(model: dict) -> dict:
-    """A resolved model without what does not decide: the places of its teachers' weights."""
+    """A resolved model without the paths of its teachers' weights, which do not decide a result."""
     model = {
         key: value for key, value in model.items() if key != "teacher_ckpt"
     }  # of MMDetection's detectors
@@ -123,7 +123,7 @@ def _without_files(model: dict) -> dict:
 
 
 def _deciding_hooks(hooks: dict) -> dict:
-    """The default hooks that are not what every training has."""
+    """The default hooks that differ from those of every training."""
     kept = {}
     for name, hook in hooks.items():
         if isinstance(hook, dict):
@@ -145,7 +145,7 @@ def _teacher(spec: dict) -> dict:
 
 
 def _detector(spec: str | dict) -> ConfigDict:
-    """A suite's entries have few detectors between them: each is read once."""
+    """Read the config of a detector, once for all entries that have it."""
     spec = _here(spec)
     key = repr(spec)
     if key not in _detectors:

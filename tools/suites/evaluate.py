@@ -14,7 +14,7 @@ from suites.suite import Network
 
 
 def make_records(run: Run, digests: Mapping[str, str], error: str | None = None) -> list[Record]:
-    """A record of each network of a finished run, or of what went wrong.
+    """Make the records of a finished run's networks, or of its failure.
 
     Args:
         run: The run.

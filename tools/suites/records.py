@@ -75,7 +75,7 @@ class Record:
         return Key(self.row, self.seed)
 
     def changed_files(self, root: Path) -> list[str]:
-        """Those of the record's files, ``'detections'`` and ``'annotations'``, have other contents now.
+        """Names of the record's files, ``'detections'`` or ``'annotations'``, whose content has changed.
 
         Args:
             root: Folder of the records.

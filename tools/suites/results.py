@@ -87,7 +87,7 @@ class Row:
 
     @property
     def difference(self) -> Interval | None:
-        """To the baseline; None without one, or where one of the two has no result."""
+        """Difference to the baseline; None without one, or where one of the two has no result."""
         return self.comparison and self.comparison.interval
 
     def mean(self, metric: str) -> float | None:
@@ -141,7 +141,7 @@ class Summary:
 
 
 def summarise(suite: Suite, records: Mapping[Key, Record], root: Path, replicates: int = 1000) -> Summary:
-    """Compare what is recorded.
+    """Summarise the records of a suite.
 
     Draws are the same in every call, so a report is reproducible.
 
@@ -260,7 +260,7 @@ def _compare(suite: Suite, better: str, than: str, resampled: Mapping[str, Repli
 
 
 def _generator() -> np.random.Generator:
-    """Of what other seeds would do: the same for every comparison."""
+    """Random generator of the bootstrap, the same for every comparison."""
     return np.random.default_rng(1)
 
 

@@ -61,7 +61,7 @@ class Run:
 
     @cached_property
     def needs(self) -> dict[str, Run]:
-        """The trainings whose checkpoints it wants, by name."""
+        """The trainings whose checkpoints it needs, by name."""
         return {
             key: Run(self.suite, self.suite.entries[need.entry], need.seed, self.root)
             for key, need in self.entry.needs.items()
@@ -115,19 +115,19 @@ class Run:
 
 @cache
 def _read_config(path: str) -> Config:
-    """Seeds share their entry's file."""
+    """Read a config once for all seeds of its entry."""
     return load_config(path)
 
 
 def identity(run: Run) -> dict[str, Any]:
-    """Hashes of what decides a training's result: ``parts`` of its config, ``needs``, and one of both, ``digest``."""
+    """Hashes of all that decides a training's result: ``parts`` of its config, ``needs``, and one of both, ``digest``."""
     parts = _parts(run.config)
     needs = {key: identity(need)["digest"] for key, need in run.needs.items()}
     return dict(parts=parts, needs=needs, digest=digest(parts, needs))
 
 
 def _parts(cfg: Config) -> dict[str, str]:
-    """Of a training's config; with the teachers' weights where it names them itself."""
+    """Hashes of the parts of a training's config, with the teachers' weights where it names them itself."""
     named = teacher_checkpoints(cfg.get("model") or {})
     # Nothing where needs identify the weights: digests of earlier trainings stay valid.
     return digests(cfg, TRAINING) | ({"teacher checkpoint": digest(named)} if named else {})
@@ -159,7 +159,7 @@ def differences(run: Run, own: dict[str, Any]) -> list[str]:
 
 
 def _read_files(run: Run) -> dict[str, dict[str, str | None]]:
-    """SHA-256 of what a training reads: ``checkpoints`` of its needs, and ``annotations`` by their places."""
+    """SHA-256 of the files that a training reads: ``checkpoints`` of its needs, and ``annotations`` by their places."""
     return dict(
         checkpoints={key: files.sha256(need.checkpoint()) for key, need in run.needs.items()},
         annotations={str(file): files.sha256(file) for file in _training_annotations(run.config)},
@@ -182,7 +182,7 @@ def _state(run: Run) -> dict[str, Any] | None:
 
 
 def _dumped_parts(run: Run, own: Mapping[str, str]) -> dict[str, str]:
-    """Hashes of the config that a training wrote down itself, as far as it tells."""
+    """Hashes of the config that a training dumped itself, as far as it has them."""
     cfg = load_config(str(run.dumped_config()))
     # Where the teacher's weights lay is another place now.
     options = run.suite.options_of(run.entry)
@@ -193,7 +193,7 @@ def _dumped_parts(run: Run, own: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_claimed(run: Run) -> bool:
-    """Whether it is written in the run's folder what is trained there, and from which files."""
+    """Whether the run's folder records what is trained there, and from which files."""
     return "annotations" in (_state(run) or {})  # which an older claim does not have
 
 
@@ -203,7 +203,7 @@ def trained_with(run: Run) -> tuple[str, ...]:
 
 
 def claim_folder(run: Run, own: dict[str, Any], training: bool = True) -> None:
-    """Write down what is trained in the run's folder, from which files and with what, and the config to train.
+    """Record in the run's folder what is trained, from which files and by which versions, and write its config.
 
     Args:
         run: The run; its needs are trained.
@@ -221,7 +221,7 @@ def claim_folder(run: Run, own: dict[str, Any], training: bool = True) -> None:
 
 
 def set_aside(run: Run) -> Path:
-    """Move what is in a run's folder out of the way; the folder, and who has its lock, stay."""
+    """Move the content of a run's folder aside; the folder and its lock stay."""
     number = 1
     while (target := run.folder.with_name(f"{run.folder.name}_before_{number}")).exists():
         number += 1
@@ -252,13 +252,13 @@ def _write_config(cfg: Config, file: Path) -> None:
 
 
 def train_command(run: Run) -> list[str]:
-    """Train it, or go on training it."""
+    """Command that trains a run, or resumes it."""
     command = [sys.executable, str(ROOT / "tools/train.py"), str(run.given_config())]
     return [*command, "--work-dir", str(run.folder), "--resume"]
 
 
 def test_command(run: Run, network: Network) -> list[str]:
-    """Evaluate a final checkpoint with its plain detector and write its detections."""
+    """Command that evaluates a final checkpoint with its plain detector and writes its detections."""
     folder = run.folder / ("test" if not network.name else f"test_{network.name}")
     command = [sys.executable, str(ROOT / "tools/test.py"), str(run.evaluated_config(network))]
     return [*command, str(run.checkpoint(network.name)), "--work-dir", str(folder)]
@@ -282,7 +282,7 @@ def plain_config(run: Run, network: Network) -> Config:
 
 
 def count_parameters(cfg: Config) -> int:
-    """Numbers that a detector learns, frozen ones included."""
+    """Number of parameters of a detector, frozen ones included."""
     init_default_scope("mmdet")
     return sum(parameter.numel() for parameter in MODELS.build(cfg.model).parameters())
 
@@ -313,7 +313,7 @@ def _merge(cfg: Config, options: Mapping[str, Any], run: Run) -> None:
 
 
 def _filled(value: Any, places: Mapping[str, str]) -> Any:
-    """A value with the places of checkpoints for their placeholders, however deep."""
+    """Replace placeholders by the paths of checkpoints, at any depth."""
     if isinstance(value, str):
         for key, path in places.items():
             value = value.replace(f"{{{key}}}", path)
