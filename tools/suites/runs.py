@@ -120,7 +120,7 @@ def _read_config(path: str) -> Config:
 
 
 def identity(run: Run) -> dict[str, Any]:
-    """Hashes of all that decides a training's result: ``parts`` of its config, ``needs``, and one of both, ``digest``."""
+    """Hashes of all that decides a training's result: ``parts`` of its config, ``needs``, and ``digest`` of both."""
     parts = _parts(run.config)
     needs = {key: identity(need)["digest"] for key, need in run.needs.items()}
     return dict(parts=parts, needs=needs, digest=digest(parts, needs))
