@@ -229,8 +229,8 @@ def test_matches_are_composed_by_hand():
 
 
 def test_heads_of_two_kinds_and_decisions_by_batch_are_refused():
-    with pytest.raises(UnsupportedError, match="RTMDetSepBNHead and YOLOXHead decide labels differently"):
-        co_learn(dict(a=small("rtmdet"), b=small("yolox")))
+    with pytest.raises(UnsupportedError, match="YOLOXHead and RTMDetSepBNHead decide labels differently"):
+        co_learn(dict(a=small("yolox"), b=small("rtmdet")))
     with pytest.raises(UnsupportedError, match="per='batch' cannot be decided; use per='image'"):
         co_learn(dict(a=small("tood"), b=small("tood")), per="batch")
     other = small("tood")
