@@ -14,7 +14,7 @@ from lad.networks.building import build_teacher
 from lad.networks.exits import Exit
 from lad.networks.frozen import FrozenTeacher
 from lad.networks.preprocessing import Renormalisation, check_same_batches
-from lad.networks.roles import TEACHER, TrainedConfigs, check_name
+from lad.networks.roles import TrainedConfigs, check_name
 from lad.networks.snapshot import Snapshot, check_snapshot, is_snapshot
 
 import torch
@@ -123,9 +123,7 @@ class NetworksDetector(BaseDetector):
                     f"teachers: {name!r} is a trained network already; call the teacher something else."
                 )
             if not is_snapshot(spec):
-                self.teachers[name] = build_teacher(
-                    spec, self.data_preprocessor, name if name != TEACHER else "teacher"
-                )
+                self.teachers[name] = build_teacher(spec, self.data_preprocessor, name)
                 continue
             check_snapshot(name, spec, self.trained_networks)
             source = spec["snapshot_of"]

@@ -121,7 +121,7 @@ def test_with_all_weights_zero_every_network_trains_as_it_does_alone(deploy):
                     )
 
 
-def test_a_student_beside_an_exit_of_weight_nothing_draws_the_same_numbers():
+def test_a_network_beside_another_draws_the_same_numbers_as_alone():
     student = two_stage("faster")
     inputs, samples = make_batch((2, 3), (64, 96))
     plain = MODELS.build(copy.deepcopy(student)).train()
