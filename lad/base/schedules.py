@@ -1,0 +1,152 @@
+"""Schedules: weights and temperatures that are functions of a step's place in the run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from lad.base.progress import Progress
+from lad.errors import ConfigError, nearest
+
+#: How far a schedule has come from its start (0) to its end (1), by the completed part of its length in [0, 1].
+RAMPS: dict[str, Callable[[float], float]] = {
+    "constant": lambda part: 1.0,
+    "linear": lambda part: part,
+    "cosine": lambda part: (1 - math.cos(math.pi * part)) / 2,
+    # Not 0 at the beginning but e^-5, as in Laine & Aila, "Temporal Ensembling for Semi-Supervised Learning", ICLR
+    # 2017, arXiv 1610.02242, Sec. 3.
+    "exponential": lambda part: math.exp(-5 * (1 - part) ** 2),
+}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A number that is a function of a step's place in the run, and of nothing else.
+
+    It is ``start + (end - start) ramp(part)``, where ``part`` in [0, 1] is the completed part of its length:
+
+    =============  ======================  ======================================
+    ``type``       ramp                    known from
+    =============  ======================  ======================================
+    constant       1                       (a plain number in a config)
+    linear         part
+    cosine         (1 - cos(pi part)) / 2  learning rates
+    exponential    e^(-5 (1 - part)^2)     warm-up of weights (FFSD, mean teacher)
+    =============  ======================  ======================================
+
+    A run that is resumed continues with the same values.
+
+    Attributes:
+        end: The value that it reaches and then keeps.
+        start: The value that it comes from.
+        type: A key of :data:`RAMPS`.
+        iters: Its length in iterations, or
+        epochs: in epochs, counted in whole ones: the value changes when an epoch begins. Neither: the whole run. Where
+            the length of the run is unknown, the value stays that of the first step.
+
+    Example:
+        >>> from lad.base.progress import Progress
+        >>> from lad.base.schedules import Schedule
+        >>> weight = Schedule(1.0, start=0.0, type="linear", epochs=4)
+        >>> [weight.at(Progress(epoch=epoch)) for epoch in range(6)]
+        [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    """
+
+    end: float
+    start: float = 0.0
+    type: str = "constant"
+    iters: int | None = None
+    epochs: int | None = None
+
+    def at(self, progress: Progress) -> float:
+        """The value at a place in a run."""
+        return self.start + (self.end - self.start) * RAMPS[self.type](self._part(progress))
+
+    def _part(self, progress: Progress) -> float:
+        if self.iters is not None:
+            return min(progress.iteration / self.iters, 1.0)
+        if self.epochs is not None:
+            return min(progress.epoch / self.epochs, 1.0)
+        return min(progress.fraction, 1.0)
+
+
+def build_schedule(
+    config: float | dict | Schedule,
+    owner: str,
+    above: float | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> Schedule:
+    """Build a schedule from a setting: a number, or ``dict(type='cosine', start=1.0, end=0.0)``.
+
+    Args:
+        config: The setting; see :class:`Schedule` for the keys. ``end`` is required, ``start`` is 0 by default, and one
+            of ``iters`` and ``epochs`` may be given.
+        owner: What it sets, for messages: ``'SelfDistillation: alpha'``.
+        above: Bound below which, and at which, no value may be.
+        minimum, maximum: Bounds that are allowed themselves.
+
+    Raises:
+        ConfigError: it is no such setting, or a value is out of bounds.
+
+    Example:
+        >>> from lad.base.progress import Progress
+        >>> from lad.base.schedules import build_schedule
+        >>> build_schedule(dict(type="exponential", end=1.0, epochs=5), "loss_weight").at(Progress(epoch=5))
+        1.0
+    """
+    if isinstance(config, dict):
+        schedule = _from_dict(config, owner)
+    elif isinstance(config, Schedule):
+        schedule = config
+    else:
+        schedule = Schedule(config)
+    # The start of a constant is never reached.
+    values = (
+        {"end": schedule.end} if schedule.type == "constant" else dict(start=schedule.start, end=schedule.end)
+    )
+    for key, value in values.items():
+        place = f"{owner} ({key})" if isinstance(config, dict) else owner
+        _check_value(value, place, above, minimum, maximum)
+    return schedule
+
+
+def _from_dict(config: dict[str, Any], owner: str) -> Schedule:
+    config = dict(config)
+    kind = config.setdefault("type", "constant")
+    if not isinstance(kind, str) or kind not in RAMPS:
+        raise ConfigError(
+            f"{owner}: there is no schedule {kind!r}{nearest(str(kind), RAMPS)}; there are {', '.join(RAMPS)}."
+        )
+    wrong = sorted(set(config) - {field.name for field in fields(Schedule)})
+    if wrong or "end" not in config:
+        reason = f"{wrong[0]!r} is no key of a schedule" if wrong else "a schedule needs end"
+        raise ConfigError(
+            f"{owner}: {reason}; it is a number, or like dict(type='cosine', start=1.0, end=0.0, epochs=5)."
+        )
+    lengths = {unit: config[unit] for unit in ("iters", "epochs") if config.get(unit) is not None}
+    if len(lengths) > 1:
+        raise ConfigError(f"{owner}: a schedule has a length in iters or in epochs, not in both.")
+    for unit, length in lengths.items():
+        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+            raise ConfigError(
+                f"{owner}: {unit} of a schedule must be a positive whole number, got {length!r}."
+            )
+    return Schedule(**config)
+
+
+def _check_value(
+    value: Any, place: str, above: float | None, minimum: float | None, maximum: float | None
+) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise ConfigError(
+            f"{place} must be a number, or like dict(type='cosine', start=1.0, end=0.0, epochs=5), got {value!r}."
+        )
+    if above is not None and not value > above:
+        raise ConfigError(f"{place} must be above {above:g}, got {value!r}.")
+    if minimum is not None and value < minimum:
+        raise ConfigError(f"{place} must be at least {minimum:g}, got {value!r}.")
+    if maximum is not None and value > maximum:
+        raise ConfigError(f"{place} must be at most {maximum:g}, got {value!r}.")

@@ -1,0 +1,1 @@
+"""Methods in which networks of one run, or the exits of one network, learn from each other."""
