@@ -93,6 +93,56 @@ def test_without_alignment_they_are_the_rest_of_the_teachers_head_on_the_student
                 torch.testing.assert_close(found[level].detach(), value)
 
 
+def aligned_by_hand(own, taught):
+    """Feature maps of one level with the teacher's mean and deviation in each channel."""
+    columns = [value.transpose(0, 1).flatten(1) for value in (own, taught)]
+    (std, mean), (taught_std, taught_mean) = (torch.std_mean(c, 1, correction=0) for c in columns)
+    shape = (1, -1, 1, 1)
+    scaled = (own - mean.view(shape)) / std.view(shape).clamp(min=1e-6)
+    return scaled * taught_std.view(shape) + taught_mean.view(shape)
+
+
+@pytest.mark.parametrize("feature", ["activated", "raw"])
+def test_features_are_aligned_after_or_before_their_activation_and_rectified(feature, tmp_path):
+    settings = (
+        {} if feature == "activated" else dict(feature=feature)
+    )  # what the authors' code does by default
+    model = distil(tmp_path, [dict(CROSS, **settings)], towers("retinanet", convs=2))
+    seen = watched(model)
+    inputs, samples = batch()
+    model.loss(inputs, samples)
+    heads = [model.student.bbox_head, model.teacher.model.bbox_head]
+    last = dict(cls_convs=heads[1].retina_cls, reg_convs=heads[1].retina_reg)
+    with torch.no_grad():
+        maps = [net.extract_feat(inputs) for net in (model.student, model.teacher.model)]
+        for found, (tower, end) in zip(seen.cross, last.items(), strict=True):
+            for level, pair in enumerate(zip(*maps, strict=True)):
+                convs = [getattr(head, tower) for head in heads]
+                pair = [
+                    conv[0](value, activate=feature == "activated")
+                    for conv, value in zip(convs, pair, strict=True)
+                ]
+                expected = end(convs[1][1](aligned_by_hand(*pair).relu()))
+                torch.testing.assert_close(found[level].detach(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_aligned_activated_features_are_not_the_raw_ones(tmp_path):
+    losses = [
+        distil(tmp_path, [dict(CROSS, feature=feature)], towers("gfl")).loss(*batch())
+        for feature in ("activated", "raw")
+    ]
+    for name in ("loss_cross_cls", "loss_cross_bbox"):
+        assert not torch.allclose(losses[0][name], losses[1][name], rtol=1e-3)
+
+
+def test_activated_features_need_a_relu(tmp_path):
+    model = distil(tmp_path, [CROSS], towers("atss"))
+    model.student.bbox_head.reg_convs[0].activate = torch.nn.SiLU()
+    with pytest.raises(UnsupportedError, match="ATSSHead's towers have SiLU; set feature='raw', or use ReLU"):
+        CrossHeadDistillation().bind(model.student, model.teacher)
+    CrossHeadDistillation(feature="raw").bind(model.student, model.teacher)
+
+
 def test_losses_of_gfl_are_the_formulas(tmp_path):
     model = distil(tmp_path, [CROSS], towers("gfl"))
     seen = watched(model)
@@ -202,6 +252,7 @@ def test_another_family_and_other_classes_may_teach(tmp_path):
     [
         ("tood", "tood", {}, r"does not fit student TOOD \(TOODHead\); it works with the heads of RetinaNet"),
         ("atss", "atss", dict(depth=3), "depth must be between 1 and 2"),
+        ("atss", "atss", dict(feature="relu"), "feature must be one of activated, raw, got 'relu'"),
         (
             "atss",
             "atss",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 from lad.base.replace import replaced
 from lad.errors import ConfigError, UnsupportedError
@@ -37,6 +37,8 @@ from torch import Size, Tensor, nn
 OWNER = "CrossHeadDistillation"
 WORKS_WITH = "the heads of RetinaNet, FCOS, ATSS, PAA and GFL with towers of convolutions"
 TOWERS = ("cls_convs", "reg_convs")
+#: Which features of the towers are handed over: after the activation, or before it.
+Feature = Literal["activated", "raw"]
 #: Variances far below this count as none: a channel that is all but constant is not blown up, nor its gradient, which
 #: half precision could not hold.
 EPS = 1e-8
@@ -56,11 +58,13 @@ class CrossHeadDistillation(DenseDistillation):
     L_box = sum of s times the box loss / number of positives (GFL: KL of the edge distributions, over the sum of s).
 
     As in the authors' code the features are brought to the mean and the standard deviation of the teacher's, channel by
-    channel over each process's images (as batch norm does), before the activation; priors that the student's own loss
-    passes over are passed over, and heads of
-    ATSS' family learn the teacher's centreness at the positives (as a KL divergence, which has the gradient of their
-    cross-entropy and is 0 at its least). For FCOS their code divides both losses by the sum of the positives' targets
-    of centreness, which is smaller than their number. Normalisers are averaged over processes.
+    channel over each process's images (as batch norm does), and then rectified; priors that the student's own loss
+    passes over are passed over, and heads of ATSS' family learn the teacher's centreness at the positives (as a KL
+    divergence, which has the gradient of their cross-entropy and is 0 at its least). For FCOS their code divides both
+    losses by the sum of the positives' targets of centreness, which is smaller than their number.
+
+    Which features are aligned is ``feature``. The authors' code stores a convolution's output before its activation,
+    which then overwrites it in place: what is aligned, and what their results were made with, are activated features.
 
     Args:
         depth: How many convolutions of the student's towers come before; at least 1, and as many as the towers have at
@@ -70,6 +74,8 @@ class CrossHeadDistillation(DenseDistillation):
             weight of 4 for GFL and ``GIoULoss`` for others.
         centerness_weight: Weight of the centreness term of ATSS' family.
         align: Whether to bring the features to the teacher's statistics.
+        feature: Which features of both towers are aligned: ``'activated'``, after the ReLU of convolution ``depth``, or
+            ``'raw'``, before it. A ReLU follows in either case.
         connector: Config of a layer from the student's channels to the teacher's, where they differ.
         init_cfg: As in MMEngine.
     """
@@ -85,10 +91,15 @@ class CrossHeadDistillation(DenseDistillation):
         loss_bbox: dict | None = None,
         centerness_weight: float = 1.0,
         align: bool = True,
+        feature: Feature = "activated",
         connector: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
+        if feature not in get_args(Feature):
+            raise ConfigError(
+                f"{OWNER}: feature must be one of {', '.join(get_args(Feature))}, got {feature!r}."
+            )
         self.depth = depth
         self.loss_cls = build_logit_loss(loss_cls or dict(type="QualityKDLoss", beta=1.0), use_sigmoid=True)
         if getattr(self.loss_cls, "needs_labels", False):
@@ -99,6 +110,7 @@ class CrossHeadDistillation(DenseDistillation):
         self.loss_bbox_config = loss_bbox
         self.centerness_weight = centerness_weight
         self.align = align
+        self.feature = feature
         self.connector = connector
 
     def bind(self, student: BaseDetector, teacher: Teacher) -> None:
@@ -113,6 +125,8 @@ class CrossHeadDistillation(DenseDistillation):
             )
         check_corresponding_priors(OWNER, heads)
         self.depth = self._checked_depth(heads)
+        if self.feature == "activated":
+            self._check_rectified(heads, self.depth)
         self._build_connectors(heads, self.depth)
         self.student_modules = (*before_activation(heads[0], self.depth), "bbox_head")
         self.teacher_modules = (*before_activation(heads[1], self.depth), "bbox_head")
@@ -128,6 +142,17 @@ class CrossHeadDistillation(DenseDistillation):
                 f"{convs[0]}, teacher {convs[1]}), got {depth}."
             )
         return depth
+
+    def _check_rectified(self, heads: Sequence[BaseDenseHead], depth: int) -> None:
+        """Refuse activations that change what they have activated: aligned features are activated once more."""
+        for head in heads:
+            for tower in TOWERS:
+                activate = getattr(head, tower)[depth - 1].activate
+                if not isinstance(activate, nn.ReLU):
+                    raise UnsupportedError(
+                        f"{OWNER}: activated features are rectified after the alignment, and {type(head).__name__}'s "
+                        f"towers have {type(activate).__name__}; set feature='raw', or use ReLU."
+                    )
 
     def _build_connectors(self, heads: Sequence[BaseDenseHead], depth: int) -> None:
         """Build a connector for each tower, where the config has one."""
@@ -207,10 +232,15 @@ class CrossHeadDistillation(DenseDistillation):
             zip(self.student_modules, self.teacher_modules[:2], strict=False)
         ):
             features = step.outputs.calls(own)
+            if self.feature == "activated":
+                features = [level.relu() for level in features]
             if self.connector is not None:
                 features = [self.connectors[number](level) for level in features]
             if self.align:
-                pairs = zip(features, step.teacher.target(taught), strict=True)
+                targets = step.teacher.target(taught)
+                if self.feature == "activated":
+                    targets = [level.relu() for level in targets]
+                pairs = zip(features, targets, strict=True)
                 features = [align_statistics(*pair) for pair in pairs]
             towers.append(features)
         return step.teacher.forward_through(finish_head, *towers, self.depth)
