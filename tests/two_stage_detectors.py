@@ -20,6 +20,7 @@ CONFIGS = dict(
     giou="mmdet::faster_rcnn/faster-rcnn_r50_fpn_giou_1x_coco.py",
     mask="mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
     cascade="mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py",
+    cascade_mask="mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py",
     double="mmdet::double_heads/dh-faster-rcnn_r50_fpn_1x_coco.py",
 )
 HINT, RPN, RCNN = (dict(type=f"{name}Distillation") for name in ("Hint", "RPN", "RCNN"))

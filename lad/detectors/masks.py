@@ -1,0 +1,113 @@
+"""Which heads of a detector predict instance masks, and whether a pipeline loads what they learn from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lad.errors import ConfigError
+
+from mmcv.transforms import LoadAnnotations
+from mmdet.models.data_preprocessors import BoxInstDataPreprocessor
+from mmdet.models.detectors import BaseDetector
+from mmdet.registry import TRANSFORMS
+from torch import nn
+
+#: What MMDetection calls the modules that predict instance masks, in a detector or in one of its heads.
+MASK_HEADS = ("mask_head", "mask_iou_head", "point_head", "panoptic_head")
+
+
+def mask_heads(model: BaseDetector) -> dict[str, nn.Module]:
+    """The heads of a detector that predict instance masks, by their names in it; of all that it trains.
+
+    A cascade has one for each stage, ``roi_head.mask_head.0`` and so on. Frozen teachers are no modules of a
+    distillation detector: ask for theirs with ``mask_heads(teacher.model)``.
+
+    Args:
+        model: A plain detector, or a distillation detector, whose names begin with ``student.`` or ``peers.NAME.``.
+    """
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if _is_mask_head(name) and not isinstance(module, nn.ModuleList)
+    }
+
+
+def _is_mask_head(name: str) -> bool:
+    *_, owner, own = ["", *name.split(".")]
+    return own in MASK_HEADS or (own.isdecimal() and owner in MASK_HEADS)
+
+
+def predicts_masks(model: BaseDetector) -> bool:
+    """Whether a detector, or one of the networks that it trains, predicts instance masks."""
+    return bool(mask_heads(model))
+
+
+def learns_from_masks(model: BaseDetector) -> bool:
+    """Whether the own loss of a detector needs ``gt_instances.masks`` of the data; BoxInst makes masks from boxes."""
+    return predicts_masks(model) and not isinstance(model.data_preprocessor, BoxInstDataPreprocessor)
+
+
+def num_mask_classes(head: nn.Module) -> int | None:
+    """Number of classes that a mask head tells apart: labels must be below; None if masks do not depend on the class.
+
+    Args:
+        head: One of :func:`mask_heads`.
+    """
+    if getattr(head, "class_agnostic", False):
+        return None
+    # MaskFormer counts regions that are no objects as well.
+    count = getattr(head, "num_things_classes", getattr(head, "num_classes", None))
+    return count if isinstance(count, int) else None
+
+
+def check_loads_masks(model: BaseDetector, pipeline: Sequence[Any], where: str = "train_dataloader") -> None:
+    """Refuse a training pipeline that leaves out the masks that a detector learns from.
+
+    Annotations that no transform of a known kind loads are passed over.
+
+    Args:
+        model: The detector that is trained.
+        pipeline: The pipeline's transforms, as dicts; also those inside of others.
+        where: What to call the pipeline in the message.
+
+    Raises:
+        ConfigError: names the mask head and the transform.
+    """
+    if not learns_from_masks(model):
+        return
+    loads = [loaded for transform in _transforms(pipeline) if (loaded := _loads_masks(transform)) is not None]
+    if loads and not any(loads):
+        name, head = next(iter(mask_heads(model).items()))
+        raise ConfigError(
+            f"{name.removeprefix('student.')} ({type(head).__name__}) learns masks, and the pipeline of {where} loads "
+            "none: set with_mask=True of its LoadAnnotations."
+        )
+
+
+def _transforms(pipeline: Any) -> Iterator[Mapping]:
+    """Every transform of a pipeline, also those that others apply."""
+    if isinstance(pipeline, Mapping):
+        if "type" in pipeline:
+            yield pipeline
+        pipeline = pipeline.values()
+    elif not isinstance(pipeline, (list, tuple)):
+        return
+    for value in pipeline:
+        yield from _transforms(value)
+
+
+def _loads_masks(transform: Mapping) -> bool | None:
+    """Whether a transform that loads annotations loads masks; None for any other transform."""
+    kind = transform["type"]
+    kind = TRANSFORMS.get(kind) if isinstance(kind, str) else kind
+    if not isinstance(kind, type) or not issubclass(kind, LoadAnnotations):
+        return None
+    if "with_mask" in transform:
+        return bool(transform["with_mask"])
+    for base in kind.__mro__:
+        default = inspect.signature(base.__init__).parameters.get("with_mask")
+        if default is not None:
+            return default.default is True
+    return False
