@@ -147,13 +147,16 @@ def restricted_pickle() -> ModuleType:
 def load_safely(file: Any, map_location: Any = None, **kwargs: Any) -> Any:
     """Load a file as ``torch.load`` does, accepting tensors, plain data and MMEngine's own records only.
 
+    The checksums of local files are compared first, which torch does not do.
+
     Args:
         file: A path or a binary file object.
         map_location: As for ``torch.load``.
         kwargs: Further arguments of ``torch.load``; ``weights_only`` and ``pickle_module`` are set here.
 
     Raises:
-        CheckpointError: the file would run code, or is not a checkpoint.
+        CheckpointError: the file would run code, is damaged, or is not a checkpoint.
+        FileNotFoundError: it does not exist.
     """
     kwargs.pop("weights_only", None)
     kwargs.pop("pickle_module", None)
@@ -164,16 +167,53 @@ def load_safely(file: Any, map_location: Any = None, **kwargs: Any) -> Any:
     else:
         kwargs.update(weights_only=False, pickle_module=restricted_pickle())
     try:
+        if isinstance(file, (str, Path)):
+            _check_checksums(Path(file))
         return torch.load(file, map_location=map_location, **kwargs)
+    except (CheckpointError, FileNotFoundError):
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(_explain(name, str(error))) from error
-    except (EOFError, zipfile.BadZipFile) as error:
+    except (IsADirectoryError, PermissionError) as error:
+        raise CheckpointError(f"{name} cannot be read: {error.strerror}.") from error
+    except (RuntimeError, AssertionError) as error:
+        if not TORCH_BROKEN_FILE.search(str(error)) and _is_readable(file, kwargs):
+            raise  # the device's error, not the file's
         raise CheckpointError(_unreadable(name, error)) from error
-    except RuntimeError as error:
-        # Errors of devices are RuntimeErrors too.
-        if not TORCH_BROKEN_FILE.search(str(error)):
-            raise
+    # The bytes of a damaged file decide which line of torch or pickle fails, and with what.
+    except Exception as error:
         raise CheckpointError(_unreadable(name, error)) from error
+
+
+def _check_checksums(path: Path) -> None:
+    """Compare the checksums in an archive of ``torch.save``; other files have none.
+
+    Raises:
+        CheckpointError: one is wrong, or the archive cannot be read.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    # zipfile trusts the file, too: it may ask for a compression or a version that there is not.
+    except Exception as error:
+        raise CheckpointError(_unreadable(path, error)) from error
+    if damaged is not None:
+        raise CheckpointError(
+            f"{path} is damaged: the checksum of {damaged} is wrong; write or download it again."
+        )
+
+
+def _is_readable(file: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a file that could not be loaded to a device can be loaded to none."""
+    try:
+        if hasattr(file, "seek"):
+            file.seek(0)
+        torch.load(file, map_location="meta", **kwargs)
+    except Exception:
+        return False
+    return True
 
 
 def _torch_version() -> tuple[int, int]:
@@ -183,8 +223,9 @@ def _torch_version() -> tuple[int, int]:
 
 def _unreadable(name: object, error: Exception) -> str:
     first = str(error).strip().splitlines()
+    reason = type(error).__name__ + (f": {first[0][:160]}" if first else "")
     return (
-        f"{name} cannot be read as a checkpoint ({first[0][:160] if first else type(error).__name__}): "
+        f"{name} cannot be read as a checkpoint ({reason}): "
         "it is truncated, corrupt or of another kind; write or download it again."
     )
 
