@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
 from pathlib import Path
+
+from lad.base.replace import replaced
 
 import torch
 from helpers import build, save_checkpoint, small_detector, small_paa
@@ -75,3 +78,28 @@ def flat(levels: list[torch.Tensor], channels: int) -> torch.Tensor:
             for image in range(len(levels[0]))
         ]
     )
+
+
+def class_loss_divisor(detector: torch.nn.Module, inputs: torch.Tensor, samples: list) -> float:
+    """What a head divides its own class loss by: the loss's sum over priors, over what the head returns.
+
+    YOLOX has no class loss without objects; its loss of objectness is divided by the same.
+    """
+    head, sums = detector.bbox_head, []
+    name = "loss_obj" if type(detector).__name__ == "YOLOX" else "loss_cls"
+    loss = getattr(head, name)
+
+    def add(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+        if kwargs.get("reduction_override") is None:  # PAA scores its candidates with it too
+            rest = {key: value for key, value in kwargs.items() if key != "avg_factor"}
+            sums.append(module.forward(*args, **rest, reduction_override="sum"))
+
+    with ExitStack() as stack:
+        if hasattr(head, "calc_reweight_factor"):  # DDOD weighs its levels
+            stack.enter_context(
+                replaced(head, "calc_reweight_factor", lambda levels: torch.ones(len(levels)))
+            )
+        stack.callback(loss.register_forward_pre_hook(add, with_kwargs=True).remove)
+        returned = detector.loss(inputs, copy.deepcopy(samples))[name]
+    returned = sum(returned) if isinstance(returned, list) else returned
+    return (sum(sums) / returned).item()

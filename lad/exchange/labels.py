@@ -1,4 +1,4 @@
-"""Labels on which a dense head trains in a step, recorded while it computes its own loss."""
+"""Labels on which a dense head trains in a step, and what it divides its class loss by, recorded during that loss."""
 
 from __future__ import annotations
 
@@ -32,20 +32,38 @@ from torch import Tensor, nn
 #: Order in which a head passes labels to its class loss: level by level; all at once by level, then image; or by image,
 #: then level; or those of the positives alone.
 Order = Literal["by level", "levels first", "images first", "positives"]
+#: What a head divides the sum of its class loss by: the ``avg_factor`` that it passes to the loss (its positives,
+#: counted as it counts them); the sum of its assignment's metrics, by which it divides afterwards; or, likewise
+#: afterwards, its positives. The latter two are averaged over processes, and at least 1.
+Divisor = Literal["avg_factor", "metrics", "positives"]
+
+
+@dataclass(frozen=True)
+class LossConvention:
+    """How a family of heads computes its class loss.
+
+    Attributes:
+        order: Order of the labels.
+        divisor: What the sum over priors is divided by.
+    """
+
+    order: Order
+    divisor: Divisor = "avg_factor"
+
 
 #: By the function that computes a family's losses: a head that overrides it may order its labels otherwise.
-ORDERS: dict[Callable, Order] = {
-    RetinaHead.loss_by_feat: "by level",
-    ATSSHead.loss_by_feat: "by level",
-    GFLHead.loss_by_feat: "by level",
-    TOODHead.loss_by_feat: "by level",
-    DDODHead.loss_by_feat: "by level",
-    RTMDetHead.loss_by_feat: "by level",
-    FCOSHead.loss_by_feat: "levels first",
-    VFNetHead.loss_by_feat: "levels first",
-    PAAHead.loss_by_feat: "images first",
-    BatchedPAAHead.loss_by_feat: "images first",
-    YOLOXHead.loss_by_feat: "positives",
+CONVENTIONS: dict[Callable, LossConvention] = {
+    RetinaHead.loss_by_feat: LossConvention("by level"),
+    ATSSHead.loss_by_feat: LossConvention("by level"),
+    GFLHead.loss_by_feat: LossConvention("by level"),
+    TOODHead.loss_by_feat: LossConvention("by level", "metrics"),
+    DDODHead.loss_by_feat: LossConvention("by level"),
+    RTMDetHead.loss_by_feat: LossConvention("by level", "metrics"),
+    FCOSHead.loss_by_feat: LossConvention("levels first"),
+    VFNetHead.loss_by_feat: LossConvention("levels first"),
+    PAAHead.loss_by_feat: LossConvention("images first"),
+    BatchedPAAHead.loss_by_feat: LossConvention("images first"),
+    YOLOXHead.loss_by_feat: LossConvention("positives", "positives"),
 }
 #: For messages.
 WORKS_WITH = "RetinaNet, FCOS, ATSS, PAA, GFL, VFNet, TOOD, DDOD, RTMDet and YOLOX heads"
@@ -60,20 +78,20 @@ class DenseLabels:
             its own box: one whose box does not overlap its object at all trains as background, and is background here.
         counts: (N, P) bool, False where a prior is ignored by the loss (near misses, padding).
         positive: (N, P) bool, True where the target is an object.
+        avg_factor: What the head divides the sum of its class loss by: for most the number of positives, of which some
+            heads count at least one an image and others at least one a batch; for TOOD and RTMDet the sum of their
+            assignment's metrics. Averaged over processes where the head averages it.
     """
 
     labels: Tensor
     counts: Tensor
     positive: Tensor
-
-    def num_pos(self) -> Tensor:
-        """Number of positives, averaged over processes, at least 1."""
-        return reduce_mean(self.positive.sum().float()).clamp(min=1)
+    avg_factor: float | Tensor
 
 
 def can_read_labels(head: BaseDenseHead) -> bool:
     """Whether the labels on which a head trains can be recorded."""
-    return getattr(type(head), "loss_by_feat", None) in ORDERS
+    return getattr(type(head), "loss_by_feat", None) in CONVENTIONS
 
 
 class LabelReader:
@@ -81,9 +99,11 @@ class LabelReader:
 
     def __init__(self, head: BaseDenseHead) -> None:
         self._head = head
-        self._order = ORDERS[type(head).loss_by_feat]
+        self.convention = CONVENTIONS[type(head).loss_by_feat]
         self._labels: list[Tensor] = []
         self._counts: list[Tensor] = []
+        self._avg_factor: float | Tensor | None = None
+        self._metrics: list[Tensor] = []
 
     def hook(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Forward pre-hook of the class loss."""
@@ -95,10 +115,21 @@ class LabelReader:
             quality, best = labels.max(dim=1)
             labels = torch.where(quality > 0, best, self._head.num_classes)
         weight = args[2] if len(args) > 2 else kwargs.get("weight")
+        self._avg_factor = args[3] if len(args) > 3 else kwargs.get("avg_factor")
         self._labels.append(labels.reshape(-1))
         self._counts.append(
             torch.ones_like(labels, dtype=torch.bool) if weight is None else weight.reshape(-1) > 0
         )
+
+    def metrics_of(self, function: Callable[..., tuple]) -> Callable[..., tuple]:
+        """Wrap the losses of one level of TOOD or RTMDet so that the level's sum of metrics is recorded."""
+
+        def run(*args: Any, **kwargs: Any) -> tuple:
+            result = function(*args, **kwargs)
+            self._metrics.append(result[2])
+            return result
+
+        return run
 
     def targets_of(self, function: Callable[..., tuple]) -> Callable[..., tuple]:
         """Wrap YOLOX's targets of one image so that their labels are recorded."""
@@ -131,7 +162,8 @@ class LabelReader:
             sizes: Number of priors of each level.
 
         Raises:
-            UnsupportedError: the head computed its class loss for another number of priors.
+            UnsupportedError: the head computed its class loss for another number of priors, or what it divides it by
+                cannot be read.
         """
         parts = dict(labels=self._labels, counts=self._counts)
         found = sum(map(len, self._labels))
@@ -140,7 +172,7 @@ class LabelReader:
                 f"{type(self._head).__name__} computed the class loss of {found} priors where the batch has "
                 f"{num_images * sum(sizes)}: which labels it trains on is not known; it works with {WORKS_WITH}."
             )
-        if self._order in ("by level", "levels first"):
+        if self.convention.order in ("by level", "levels first"):
             split = {
                 name: torch.cat(part).split([num_images * size for size in sizes])
                 for name, part in parts.items()
@@ -153,7 +185,19 @@ class LabelReader:
             whole = {name: torch.cat(part).view(num_images, -1) for name, part in parts.items()}
         labels, counts = whole["labels"], whole["counts"]
         positive = (labels >= 0) & (labels < self._head.num_classes) & counts
-        return DenseLabels(labels, counts, positive)
+        return DenseLabels(labels, counts, positive, self._read_avg_factor(positive))
+
+    def _read_avg_factor(self, positive: Tensor) -> float | Tensor:
+        if self.convention.divisor == "positives":
+            return reduce_mean(positive.sum().float()).clamp(min=1)
+        if self.convention.divisor == "metrics":
+            return reduce_mean(torch.stack(self._metrics).sum().float()).clamp(min=1)
+        if self._avg_factor is None:
+            raise UnsupportedError(
+                f"{type(self._head).__name__} calls its loss_cls without avg_factor: what its class loss is divided "
+                f"by is not known; it works with {WORKS_WITH}."
+            )
+        return self._avg_factor
 
 
 @contextmanager
@@ -167,7 +211,7 @@ def reading_labels(head: BaseDenseHead) -> Iterator[LabelReader]:
     """
     reader = LabelReader(head)
     with ExitStack() as stack:
-        if reader._order == "positives":
+        if reader.convention.order == "positives":
             targets = reader.targets_of(head._get_targets_single)
             stack.enter_context(replaced(head, "_get_targets_single", targets))
         else:
@@ -176,4 +220,7 @@ def reading_labels(head: BaseDenseHead) -> Iterator[LabelReader]:
                 if isinstance(getattr(head, name, None), nn.Module):
                     loss = getattr(head, name)
                     stack.callback(loss.register_forward_pre_hook(reader.hook, with_kwargs=True).remove)
+        if reader.convention.divisor == "metrics":
+            single = reader.metrics_of(head.loss_by_feat_single)
+            stack.enter_context(replaced(head, "loss_by_feat_single", single))
         yield reader

@@ -1,13 +1,15 @@
 """The labels that a dense head trains on, read while it computes its loss."""
 
 import copy
+from types import SimpleNamespace
 
 from lad.base.replace import replaced
+from lad.errors import UnsupportedError
 from lad.exchange.labels import can_read_labels, reading_labels
 
 import pytest
 import torch
-from dense_detectors import dense
+from dense_detectors import class_loss_divisor, dense
 from helpers import build, make_batch
 from mmdet.models.utils import unpack_gt_instances
 from seam_detectors import FAMILIES, decisions, set_epoch
@@ -72,7 +74,6 @@ def test_labels_are_those_that_the_assigner_decides_in_the_order_of_the_priors(f
     assert torch.equal(labels.counts, ~ignored)
     assert labels.positive[[0, 2]].any(dim=1).all()
     assert not labels.positive[1].any()
-    assert labels.num_pos() == (expected < 3).sum()
     assert bool(ignored.any()) == (family == "retinanet")
 
 
@@ -154,3 +155,52 @@ def test_heads_with_other_losses_are_not_known():
     config.bbox_head.type = "FreeAnchorRetinaHead"
     assert not can_read_labels(build(config).bbox_head)
     assert not can_read_labels(None)
+
+
+#: What a family divides its class loss by in a batch of three images without objects: alone, and beside a process
+#: that has 100 positives, where it averages over processes.
+WITHOUT_OBJECTS = dict(
+    retinanet=(3, 3),
+    mmdet_paa=(3, 3),
+    atss=(3, 51.5),
+    gfl=(3, 51.5),
+    ddod=(3, 51.5),
+    paa=(3, 50),
+    fcos=(1, 50),
+    vfnet=(1, 50),
+    tood=(1, 50),
+    rtmdet=(1, 50),
+    yolox=(1, 50),
+)
+
+
+@pytest.mark.parametrize("family", WITHOUT_OBJECTS)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_a_head_divides_its_class_loss_by(family, processes, monkeypatch):
+    set_epoch(100)
+    config = dense("paa", type="PAAHead") if family == "mmdet_paa" else dense(family)
+    model = build(config).eval()
+    model.training = model.bbox_head.training = True
+    if processes == 2:
+        beside = SimpleNamespace(
+            is_available=lambda: True,
+            is_initialized=lambda: True,
+            get_world_size=lambda: 2,
+            all_reduce=lambda tensor, op: tensor.add_(100 / 2),
+            ReduceOp=torch.distributed.ReduceOp,
+        )
+        monkeypatch.setattr("mmdet.utils.dist_utils.dist", beside)
+    for objects in ((0, 0, 0), (0, 0, 1), (3, 0, 4)):
+        batch = make_batch(objects, size=BATCH[1])
+        expected = class_loss_divisor(model, *batch)
+        assert float(read(model, batch).avg_factor) == pytest.approx(expected, rel=1e-4)
+        if not any(objects):
+            assert expected == pytest.approx(WITHOUT_OBJECTS[family][processes - 1], rel=1e-4)
+
+
+def test_a_class_loss_without_a_divisor_is_refused():
+    head = build(dense("atss")).bbox_head
+    with reading_labels(head) as reader:
+        reader.hook(head.loss_cls, (None, torch.zeros(6), torch.ones(6)), {})
+    with pytest.raises(UnsupportedError, match="ATSSHead calls its loss_cls without avg_factor"):
+        reader.labels(2, [3])

@@ -10,7 +10,7 @@ from lad.methods import DenseLogitDistillation, Step
 
 import pytest
 import torch
-from dense_detectors import dense, distil, flat, outputs_of
+from dense_detectors import class_loss_divisor, dense, distil, flat, outputs_of
 from helpers import build, fake_cuda, make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -59,7 +59,7 @@ def labels_of(model, inputs, samples):
 
 
 def by_hand(model, where="all", alpha=1.0, beta=1.0):
-    """The sum over images, priors and classes, over the number of positives."""
+    """The sum over images, priors and classes, over what the head divides its own class loss by."""
     inputs, samples = batch()
     own = class_probabilities(model.student, inputs)
     taught = class_probabilities(model.teacher.model, model.teacher.renormalisation(inputs, samples))
@@ -75,7 +75,7 @@ def by_hand(model, where="all", alpha=1.0, beta=1.0):
                 where
             ]
             total += weight * (factor * divergence[image, prior]).sum()
-    return (total / max(1, int((labels.positive).sum()))).float()
+    return (total / class_loss_divisor(model.student, inputs, samples)).float()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -91,6 +91,23 @@ def test_decoupled_loss_weighs_the_assigned_class_and_the_others_apart(where, tm
     model = distil(tmp_path, [dict(DKD, where=where)], dense("atss"))
     value = model.loss(*batch())["loss_kd"]
     torch.testing.assert_close(value, by_hand(model, where, alpha=2.0, beta=0.5), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("objects", [(0, 0, 0), (0, 2, 0)])
+@pytest.mark.parametrize(("family", "count"), [("gfl", 3), ("fcos", 1)])
+def test_methods_divide_by_what_the_head_divides_its_class_loss_by(family, count, objects, tmp_path):
+    cross = dict(type="CrossHeadDistillation")
+    model = distil(tmp_path, [KD, cross], dense(family, stacked_convs=2))
+    divisors = []
+    for loss in (model.methods[0].loss, model.methods[1].loss_cls):
+        loss.register_forward_pre_hook(
+            lambda module, args, kwargs: divisors.append(float(kwargs["avg_factor"])), with_kwargs=True
+        )
+    inputs, samples = make_batch(objects, size=(64, 96))
+    model.loss(inputs, samples)
+    assert divisors == pytest.approx([class_loss_divisor(model.student, inputs, samples)] * 2, rel=1e-4)
+    if not any(objects):
+        assert divisors == [count, count]
 
 
 def test_near_misses_of_retinanet_are_passed_over(tmp_path):
@@ -130,7 +147,7 @@ def test_softmax_heads_are_compared_by_softmax_with_their_background(tmp_path):
     elements = torch.nn.functional.kl_div(
         own.log_softmax(2), taught.log_softmax(2), reduction="none", log_target=True
     ).sum(2)
-    expected = (elements * labels.counts).sum() / labels.positive.sum().clamp(min=1)
+    expected = (elements * labels.counts).sum() / class_loss_divisor(model.student, inputs, samples)
     torch.testing.assert_close(model.loss(inputs, samples)["loss_kd"], expected, rtol=1e-4, atol=1e-6)
 
 
@@ -246,5 +263,6 @@ def test_losses_on_cuda_inputs_do_not_wait(loss):
             for height, width in sizes:
                 labels = torch.zeros(2 * height * width, dtype=torch.long, device="cuda")
                 reader.hook(head.loss_cls, (None, (labels, labels.float()), labels.float() + 1), {})
+                reader._metrics.append(labels.float().sum())
         step.observations[method] = reader
         assert method.losses(step)["loss_kd"].device.type == "cuda"

@@ -194,6 +194,8 @@ def test_losses_on_cuda_inputs_do_not_wait():
         with reading_labels(head) as reader:
             for height, width in sizes:
                 labels = torch.zeros(2 * height * width, dtype=torch.long, device="cuda")
-                reader.hook(head.loss_cls, (None, (labels, labels.float()), labels.float() + 1), {})
+                reader.hook(
+                    head.loss_cls, (None, (labels, labels.float()), labels.float() + 1), dict(avg_factor=1.0)
+                )
         step.observations[method] = reader
         assert all(value.device.type == "cuda" for value in method.losses(step).values())

@@ -54,8 +54,11 @@ class CrossHeadDistillation(DenseDistillation):
     that the student's own last layers are trained by labels alone. With the teacher's largest class probability s of
     a prior:
 
-    L_cls = sum of the quality focal loss of the class logits / number of positives,
-    L_box = sum of s times the box loss / number of positives (GFL: KL of the edge distributions, over the sum of s).
+    L_cls = sum of the quality focal loss of the class logits / n,
+    L_box = sum of s times the box loss / n (GFL: KL of the edge distributions, over the sum of s, at least 1),
+
+    where n is what the student's head divides its own class loss by, its number of positives
+    (:attr:`lad.exchange.labels.DenseLabels.avg_factor`).
 
     As in the authors' code the features are brought to the mean and the standard deviation of the teacher's, channel by
     channel over each process's images (as batch norm does), and then rectified; priors that the student's own loss
@@ -205,11 +208,11 @@ class CrossHeadDistillation(DenseDistillation):
         [taught] = step.teacher.target("bbox_head")
         logits, target = (class_logits(head, outputs).flatten(0, 1) for outputs in (cross, taught))
         labels = self.labels(step)
-        counted, num_pos = labels.counts.flatten().float(), labels.num_pos()
-        loss_cls = self.loss_cls(logits, target, weight=counted, avg_factor=num_pos)
+        counted = labels.counts.flatten().float()
+        loss_cls = self.loss_cls(logits, target, weight=counted, avg_factor=labels.avg_factor)
         confidence = best_probability(target, use_sigmoid=True) * counted
         is_gfl = isinstance(head, GFLHead)
-        avg_factor = reduce_mean(confidence.sum()).clamp(min=1) if is_gfl else num_pos
+        avg_factor = reduce_mean(confidence.sum()).clamp(min=1) if is_gfl else labels.avg_factor
         pair = [self._boxes(head, outputs[1]) for outputs in (cross, taught)]
         # Weighted out here: MMDetection's losses test whether any weight is positive, which waits for the device.
         elements = self.loss_bbox(*pair, reduction_override="none")
@@ -221,7 +224,7 @@ class CrossHeadDistillation(DenseDistillation):
             pair = [flatten_levels(outputs[2], 1).flatten() for outputs in (cross, taught)]
             elements = self.centerness_weight * binary_kl_divergence(pair[0], pair[1])
             losses["loss_cross_centerness"] = weight_reduce_loss(
-                elements, labels.positive.flatten().float(), avg_factor=num_pos
+                elements, labels.positive.flatten().float(), avg_factor=labels.avg_factor
             )
         return losses
 

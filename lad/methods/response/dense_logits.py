@@ -34,9 +34,9 @@ class DenseLogitDistillation(DenseDistillation):
     With ``KDLoss`` it is plain distillation (Hinton et al., 2015), with ``DKDLoss`` decoupled distillation (Zhao et
     al., CVPR 2022), both in the form of the head's classifier: binary for sigmoid heads, where the target class is the
     one that the student's own label assignment gives a prior (none for background). Detectors' papers do not agree how
-    to average; here the sum over priors is divided by the number of positives of the student's own loss (averaged over
-    processes, at least 1), as MMDetection does with the classification loss beside it. Priors that this loss
-    passes over (near misses of RetinaNet) are passed over here too.
+    to average; here the sum over priors is divided by what the student's head divides its class loss by
+    (:attr:`lad.exchange.labels.DenseLabels.avg_factor`), so that the two keep their ratio in every batch. Priors that
+    this loss passes over (near misses of RetinaNet) are passed over here too.
 
     Args:
         loss: Config of a loss of (n, C) logits: ``KDLoss``, ``DKDLoss``, ``SoftCrossEntropyLoss``, for sigmoid
@@ -104,6 +104,6 @@ class DenseLogitDistillation(DenseDistillation):
         elif self.where == "confidence":
             weight = weight * best_probability(teacher, head.use_sigmoid_cls)
         value = logit_loss(
-            self.loss, student, teacher, labels.labels.flatten(), weight, avg_factor=labels.num_pos()
+            self.loss, student, teacher, labels.labels.flatten(), weight, avg_factor=labels.avg_factor
         )
         return {self.loss_name: value}

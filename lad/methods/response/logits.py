@@ -40,7 +40,12 @@ def build_logit_loss(config: dict, use_sigmoid: bool) -> nn.Module:
 
 
 def logit_loss(
-    loss: nn.Module, student: Tensor, teacher: Tensor, labels: Tensor, weight: Tensor, avg_factor: Tensor
+    loss: nn.Module,
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    weight: Tensor,
+    avg_factor: float | Tensor,
 ) -> Tensor:
     """The value of a loss, which is handed the labels where it wants them (``needs_labels``).
 
