@@ -8,7 +8,7 @@ decide the labels of all networks.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lad.errors import ConfigError
@@ -20,7 +20,7 @@ from torch import Tensor
 PER = ("batch", "image", "gt", "gt_level")
 # Lower bound of the mean in the denominator: losses of zero have a sigma / mu of 0, not NaN.
 _LEAST_MEAN = 1e-12
-# Added to variances as in the mixture (scikit-learn's ``reg_covar``): a side of a single candidate has none.
+# Added to sample variances as in the mixture (scikit-learn's ``reg_covar``): a side of a single candidate has none.
 _REG_COVAR = 1e-6
 
 
@@ -54,16 +54,24 @@ class Membership:
 
 
 @dataclass(frozen=True)
-class Sides:
-    """Split of the candidates by one network's own mixture, for the Fisher score.
+class Separation:
+    """The two Gaussians by which one network separates the losses of each of G ground truths' candidates.
 
     Attributes:
-        positive: (K,) bool, the candidates of the component with low losses.
-        member: (K,) bool, whether the candidate entered the mixture (top-k).
+        mean: (G, 2) float64, means of the component of low losses and of that of high ones.
+        variance: (G, 2) float64, their variances; positive.
+        defined: (G,) bool, whether there are two components.
     """
 
-    positive: Tensor
-    member: Tensor
+    mean: Tensor
+    variance: Tensor
+    defined: Tensor
+
+    @property
+    def score(self) -> Tensor:
+        """Fisher score (G,): (mu+ - mu-)^2 / (sigma+^2 + sigma-^2); 0 where there are no two components."""
+        score = (self.mean[:, 0] - self.mean[:, 1]).square() / self.variance.sum(1)
+        return score.where(self.defined, 0.0)
 
 
 @dataclass(frozen=True)
@@ -143,39 +151,62 @@ def std_mean(losses: Tensor, group: Tensor, num_groups: int) -> GroupStatistics:
     return GroupStatistics(count[0], mean, std, std / mean.clamp(min=_LEAST_MEAN))
 
 
-def fisher(
-    losses: Tensor, positive: Tensor, member: Tensor, group: Tensor, num_groups: int
-) -> GroupStatistics:
-    """Compute the Fisher score (mu+ - mu-)^2 / (sigma+^2 + sigma-^2) of each network's losses in each group.
+def separation_of_sides(losses: Tensor, low: Tensor, gt: Tensor, num_gts: int) -> Separation:
+    """Mean and variance of the losses on two given sides of each ground truth, for heads that fit no mixture.
 
-    Variances are those of the population plus 1e-6, as in the mixture. The score is 0 where a side is empty.
+    Variances are those of the population plus 1e-6, as in PAA's mixture.
+
+    Args:
+        losses: (K,), one network's.
+        low: (K,) bool, whether the candidate is on the side of low losses.
+        gt: (K,) int64 in [0, num_gts).
+        num_gts: G.
+    """
+    # As two "networks" with the same losses, each with its own side.
+    sides = torch.stack([low, ~low])
+    count, mean, deviations = moments(losses.expand(2, -1), gt, num_gts, sides)
+    variance = deviations / count.clamp(min=1) + _REG_COVAR
+    return Separation(mean.T, variance.T, (count > 0).all(0))
+
+
+def fisher(
+    losses: Tensor, membership: Membership, separations: Sequence[Separation], per: str
+) -> GroupStatistics:
+    """Compute the Fisher score of each network's losses in each group: the mean over the group's objects.
+
+    The score of an object is that of the two Gaussians that the network separates its candidates with
+    (:attr:`Separation.score`), over all levels.
 
     Args:
         losses: (n, K).
-        positive: (n, K) bool, the side of each candidate in the network's own mixture.
-        member: (n, K) bool, whether it entered the mixture.
-        group: (K,) int64 in [0, num_groups).
-        num_groups: How many groups there are.
+        membership: What the candidates belong to.
+        separations: Each network's.
+        per: ``'batch'``, ``'image'`` or ``'gt'``.
     """
+    group, num_groups = membership.groups(per)
     count, mean, deviations = moments(losses, group, num_groups)
     std = (deviations / (count - 1).clamp(min=1)).sqrt()
-    low_count, low, low_deviations = moments(losses, group, num_groups, positive & member)
-    high_count, high, high_deviations = moments(losses, group, num_groups, ~positive & member)
-    low_variance = low_deviations / low_count.clamp(min=1) + _REG_COVAR
-    high_variance = high_deviations / high_count.clamp(min=1) + _REG_COVAR
-    score = (low - high).square() / (low_variance + high_variance)
-    return GroupStatistics(count[0], mean, std, score * (low_count > 0) * (high_count > 0))
+    scores = torch.stack([separation.score for separation in separations])
+    # An object's group is that of any of its candidates; one without candidates is in none.
+    group_of = group.new_zeros(membership.num_gts).scatter(0, membership.gt, group)
+    present = scores.new_zeros(membership.num_gts).index_fill(0, membership.gt, 1.0)
+    objects = scores.new_zeros(num_groups).scatter_add(0, group_of, present)
+    total = scores.new_zeros(len(scores), num_groups).scatter_add(
+        1, group_of.expand_as(scores), scores.where(present > 0, 0.0)
+    )
+    return GroupStatistics(count[0], mean, std, total / objects.clamp(min=1))
 
 
 #: What shared decisions call: a :class:`Switch`, or a function in its place.
-SwitchFunction = Callable[[Tensor, "Membership", Callable[[int], "Sides"]], "RoleSwitch"]
+SwitchFunction = Callable[[Tensor, "Membership", Callable[[int], "Separation"]], "RoleSwitch"]
 
 
 class Switch(ABC):
     """Chooses the teacher of each group of candidates.
 
     It is the network of largest criterion; of equal ones the first. In groups of one candidate, which have no spread,
-    it is the network of smallest loss. Groups without candidates have no teacher.
+    it is the network of smallest loss. Groups without candidates have no teacher. A network whose losses in a group are
+    NaN or infinite is not chosen while another's are finite.
 
     Args:
         per: Group of candidates that share a teacher: all candidates of the ``'batch'`` (of one process), of an
@@ -189,29 +220,32 @@ class Switch(ABC):
 
     @abstractmethod
     def statistics(
-        self, losses: Tensor, group: Tensor, num_groups: int, sides: Callable[[int], Sides]
+        self, losses: Tensor, membership: Membership, separations: Callable[[int], Separation]
     ) -> GroupStatistics:
-        """Compute the criterion of each network in each group.
+        """Compute the criterion of each network in each group ``per`` which it is decided.
 
         Args:
             losses: (n, K), each network's loss of each candidate.
-            group: (K,) int64 in [0, num_groups).
-            num_groups: How many groups there are.
-            sides: Returns the split by the own mixture of the network of a given index.
+            membership: What the candidates belong to.
+            separations: Returns how the network of a given index separates each ground truth's candidates.
         """
 
     @torch.no_grad()
-    def __call__(self, losses: Tensor, membership: Membership, sides: Callable[[int], Sides]) -> RoleSwitch:
+    def __call__(
+        self, losses: Tensor, membership: Membership, separations: Callable[[int], Separation]
+    ) -> RoleSwitch:
         """Choose the teachers of one batch.
 
         Args:
             losses: (n, K), n networks' losses of the same K candidates.
             membership: What the candidates belong to.
-            sides: Returns the split by the own mixture of the network of a given index.
+            separations: Returns how the network of a given index separates each ground truth's candidates.
         """
-        group, num_groups = membership.groups(self.per)
-        statistics = self.statistics(losses, group, num_groups, sides)
-        teacher = statistics.score.argmax(0)[group]
+        group, _ = membership.groups(self.per)
+        statistics = self.statistics(losses, membership, separations)
+        # To argmax a NaN is larger than every number.
+        score = statistics.score.masked_fill(~statistics.score.isfinite(), -torch.inf)
+        teacher = score.argmax(0)[group]
         some, several = statistics.count > 0, statistics.count > 1
         return RoleSwitch(
             teacher=teacher,
@@ -227,22 +261,35 @@ class StdMeanSwitch(Switch):
     """Switch to the network with the largest sigma / mu of its candidates' losses: see :func:`std_mean`."""
 
     def statistics(  # noqa: D102
-        self, losses: Tensor, group: Tensor, num_groups: int, sides: Callable[[int], Sides]
+        self, losses: Tensor, membership: Membership, separations: Callable[[int], Separation]
     ) -> GroupStatistics:
-        return std_mean(losses, group, num_groups)
+        return std_mean(losses, *membership.groups(self.per))
 
 
 @TASK_UTILS.register_module()
 class FisherSwitch(Switch):
-    """Switch to the network whose own mixture separates its losses best: see :func:`fisher`."""
+    """Switch to the network whose own mixture of two Gaussians separates its losses best: see :func:`fisher`.
+
+    Args:
+        per: Group of candidates that share a teacher: all of the ``'batch'`` (of one process), of an ``'image'``, or of
+            a ground truth (``'gt'``).
+
+    Raises:
+        ConfigError: ``per='gt_level'``: the mixture of an object is one for all levels, and a level has none.
+    """
+
+    def __init__(self, per: str = "gt") -> None:
+        if per == "gt_level":
+            raise ConfigError(
+                "FisherSwitch: per='gt_level' has no Fisher score: an object's mixture is fitted to its candidates on "
+                "all levels; use per='gt', 'image' or 'batch', or StdMeanSwitch."
+            )
+        super().__init__(per)
 
     def statistics(  # noqa: D102
-        self, losses: Tensor, group: Tensor, num_groups: int, sides: Callable[[int], Sides]
+        self, losses: Tensor, membership: Membership, separations: Callable[[int], Separation]
     ) -> GroupStatistics:
-        split = [sides(number) for number in range(len(losses))]
-        positive = torch.stack([side.positive for side in split])
-        member = torch.stack([side.member for side in split])
-        return fisher(losses, positive, member, group, num_groups)
+        return fisher(losses, membership, [separations(number) for number in range(len(losses))], self.per)
 
 
 def teaching_share(teacher: Tensor, membership: Membership, num_networks: int) -> Tensor:

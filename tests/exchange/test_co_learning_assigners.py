@@ -47,8 +47,8 @@ def record_roles(monkeypatch):
     recorded = []
     call = StdMeanSwitch.__call__
 
-    def record(self, losses, membership, sides):
-        recorded.append((membership, call(self, losses, membership, sides)))
+    def record(self, losses, membership, separations):
+        recorded.append((membership, call(self, losses, membership, separations)))
         return recorded[-1][1]
 
     monkeypatch.setattr(StdMeanSwitch, "__call__", record)
@@ -62,8 +62,8 @@ class Always(StdMeanSwitch):
         super().__init__("image")
         self.number = number
 
-    def statistics(self, losses, group, num_groups, sides):
-        statistics = super().statistics(losses, group, num_groups, sides)
+    def statistics(self, losses, membership, separations):
+        statistics = super().statistics(losses, membership, separations)
         statistics.criterion.zero_()
         statistics.criterion[self.number] = 1
         statistics.count.fill_(2)

@@ -5,7 +5,7 @@ import copy
 from lad.assignment.paa import reassign
 from lad.detectors.ensemble import merge
 from lad.errors import ConfigError, UnsupportedError
-from lad.exchange.co_learning.paa import PAACoLearning, _sides
+from lad.exchange.co_learning.paa import PAACoLearning, separation
 from lad.exchange.switching import StdMeanSwitch
 from lad.heads.batched_paa_head import BatchedPAAHead
 
@@ -38,8 +38,11 @@ def of(losses, name):
     }
 
 
-@pytest.mark.parametrize("switch", ["StdMeanSwitch", "FisherSwitch"])
-@pytest.mark.parametrize("per", ["batch", "image", "gt", "gt_level"])
+@pytest.mark.parametrize(
+    ("switch", "per"),
+    [("StdMeanSwitch", per) for per in ("batch", "image", "gt", "gt_level")]
+    + [("FisherSwitch", per) for per in ("batch", "image", "gt")],
+)
 def test_two_copies_of_one_network_learn_what_it_learns_alone(switch, per):
     inputs, samples = make_batch((3, 0, 7))
     model = co_learn(dict(a=SMALL, b=SMALL), dict(type=switch, per=per), seeds=(0, 0))
@@ -58,8 +61,8 @@ class Always(StdMeanSwitch):
         super().__init__("batch")
         self.number = number
 
-    def statistics(self, losses, group, num_groups, sides):
-        statistics = super().statistics(losses, group, num_groups, sides)
+    def statistics(self, losses, membership, separations):
+        statistics = super().statistics(losses, membership, separations)
         statistics.criterion.zero_()
         statistics.criterion[self.number] = 1
         return statistics
@@ -104,8 +107,8 @@ def test_labels_come_from_the_losses_of_whoever_teaches_each_group(monkeypatch):
 
     call = StdMeanSwitch.__call__
 
-    def remember(self, losses, membership, sides):
-        roles.append((losses, call(self, losses, membership, sides)))
+    def remember(self, losses, membership, separations):
+        roles.append((losses, call(self, losses, membership, separations)))
         return roles[-1][1]
 
     monkeypatch.setattr(BatchedPAAHead, "reassign", watch)
@@ -135,7 +138,7 @@ def test_gradients_of_a_network_come_from_its_own_losses_only(name):
 @pytest.mark.parametrize("switch", ["StdMeanSwitch", "FisherSwitch"])
 @pytest.mark.parametrize("objects", [(0, 0), (0, 1), (1, 1), (40, 0)])
 def test_images_without_objects_and_objects_with_few_candidates_train(switch, objects):
-    model = co_learn(switch=dict(type=switch, per="gt_level"))
+    model = co_learn(switch=dict(type=switch))
     losses = model.loss(*make_batch(objects))
     total = sum(value for key, value in losses.items() if "loss" in key)
     total.backward()
@@ -261,7 +264,7 @@ def test_loss_runs_on_cuda_tensors_without_data(monkeypatch, switch):
     from lad.assignment import candidates
 
     inputs, samples = make_batch((2, 1))
-    model = co_learn(switch=dict(type=switch, per="gt_level"))
+    model = co_learn(switch=dict(type=switch))
     answers = []
     fetch = candidates.fetch
     monkeypatch.setattr(candidates, "fetch", lambda values: answers.append(fetch(values)) or answers[-1])
@@ -395,10 +398,14 @@ def test_networks_that_cannot_share_labels_are_refused_by_name(other, message):
         co_learn(dict(a=SMALL, b=other))
 
 
-def test_sides_of_the_fisher_score_are_the_networks_own_mixture():
-    losses = torch.tensor([0.1, 5.0, 0.2, 5.2, 9.0, 0.15, 5.1])
-    zeros = torch.zeros(7, dtype=torch.long)
-    assignment = reassign(losses, zeros, zeros, num_gts=1, num_levels=1, topk=6)
-    sides = _sides(assignment, 7)
-    assert sides.member.tolist() == [True, True, True, True, False, True, True]  # topk leaves out 9.0
-    assert sides.positive.tolist() == [True, False, True, False, False, True, False]
+def test_fisher_score_is_of_the_networks_own_mixtures():
+    losses = torch.tensor([0.1, 5.0, 0.2, 5.2, 9.0, 0.15, 5.1, 3.0])
+    gt, level = torch.tensor([0, 0, 0, 0, 0, 0, 0, 1]), torch.zeros(8, dtype=torch.long)
+    assignment = reassign(losses, gt, level, num_gts=3, num_levels=1, topk=6)
+    found = separation(assignment)
+    # topk leaves out 9.0; the second object has one candidate and the third none.
+    assert found.mean[0].tolist() == pytest.approx([0.15, 5.1], abs=1e-3)
+    assert found.variance[0].tolist() == pytest.approx([0.05**2 * 2 / 3, 0.1**2 * 2 / 3], rel=1e-2)
+    assert found.defined.tolist() == [True, False, False]
+    assert torch.equal(found.mean, assignment.mixture.means)
+    assert torch.equal(found.variance, assignment.mixture.variances)

@@ -22,7 +22,7 @@ from lad.exchange.co_learning.assigner import Matching, SharedDecisions, match_b
 from lad.exchange.replay import AssignerCall, replace_assigners
 from lad.exchange.seams import SEAMS, AssignerSeam, PAASeam, Seam
 from lad.exchange.seams.assigner import TeacherPredictions
-from lad.exchange.switching import Membership, RoleSwitch, Sides, Switch
+from lad.exchange.switching import Membership, RoleSwitch, Separation, Switch
 from lad.heads.batched_paa_head import BatchedPAAHead, PAAPredictions, PAAScorer
 
 import numpy as np
@@ -255,9 +255,11 @@ def _decide_paa_jointly(
 
 def _recording(
     switch: Switch, roles: list[tuple[RoleSwitch, Membership]]
-) -> Callable[[Tensor, Membership, Callable[[int], Sides]], RoleSwitch]:
-    def switched(losses: Tensor, membership: Membership, sides: Callable[[int], Sides]) -> RoleSwitch:
-        roles.append((switch(losses, membership, sides), membership))
+) -> Callable[[Tensor, Membership, Callable[[int], Separation]], RoleSwitch]:
+    def switched(
+        losses: Tensor, membership: Membership, separations: Callable[[int], Separation]
+    ) -> RoleSwitch:
+        roles.append((switch(losses, membership, separations), membership))
         return roles[-1][0]
 
     return switched

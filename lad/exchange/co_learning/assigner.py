@@ -14,7 +14,14 @@ from lad.exchange.co_learning.base import CoLearning
 from lad.exchange.replay import AssignerCall, replace_assigners
 from lad.exchange.seams import SEAMS, AssignerSeam, check_same_classes, check_same_priors
 from lad.exchange.seams.assigner import TeacherPredictions
-from lad.exchange.switching import Membership, RoleSwitch, Sides, Switch, SwitchFunction
+from lad.exchange.switching import (
+    Membership,
+    RoleSwitch,
+    Separation,
+    Switch,
+    SwitchFunction,
+    separation_of_sides,
+)
 
 import torch
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
@@ -198,11 +205,13 @@ class SharedDecisions:
             num_levels=self._batches[0].num_levels,
         )
 
-        def sides(number: int) -> Sides:
-            matched = matchings[number].result.gt_inds[prior] == gt + 1
-            return Sides(positive=matched, member=torch.ones_like(matched))
+        compared = costs[:, prior, gt]
 
-        roles = self._switch(costs[:, prior, gt], membership, sides)
+        def separation(number: int) -> Separation:
+            matched = matchings[number].result.gt_inds[prior] == gt + 1
+            return separation_of_sides(compared[number], matched, gt, costs.shape[2])
+
+        roles = self._switch(compared, membership, separation)
         if len(prior):
             self._roles.append((roles, costs.shape[2]))
         cell, num_cells = membership.groups("gt_level")

@@ -11,7 +11,7 @@ from lad.assignment.priors import prior_grid
 from lad.errors import UnsupportedError
 from lad.exchange.co_learning.base import CoLearning
 from lad.exchange.seams import check_same_priors
-from lad.exchange.switching import Membership, RoleSwitch, Sides, Switch, SwitchFunction
+from lad.exchange.switching import Membership, RoleSwitch, Separation, Switch, SwitchFunction
 from lad.heads.batched_paa_head import BatchedPAAHead, PAAPredictions, PAAScorer
 
 import torch
@@ -65,7 +65,7 @@ class PAACoLearning(CoLearning):
             roles = switch(
                 scored,
                 membership(candidates),
-                lambda number: _sides(first.reassign(scored[number], candidates), len(candidates)),
+                lambda number: separation(first.reassign(scored[number], candidates)),
             )
             scored = scored.gather(0, roles.teacher[None])
         assignment = first.reassign(scored[0], candidates)
@@ -88,13 +88,8 @@ def membership(candidates: PAACandidates) -> Membership:
     )
 
 
-def _sides(assignment: PAAReassignment, count: int) -> Sides:
-    """Split of ``count`` candidates by the components of the mixtures of their ground truths."""
-    # An extra candidate receives what is written for empty slots.
-    slots = torch.where(assignment.valid, assignment.candidate, count).flatten()
-    none = torch.zeros(count + 1, dtype=torch.bool, device=slots.device)
-    low = (assignment.mixture.assignment == 0).flatten()
-    return Sides(
-        positive=none.scatter(0, slots, low)[:count],
-        member=none.scatter(0, slots, torch.ones_like(low))[:count],
-    )
+def separation(assignment: PAAReassignment) -> Separation:
+    """The mixtures that a network fits to the losses of its ground truths' candidates."""
+    mixture = assignment.mixture
+    # A single candidate has two equal components, as far as it has any.
+    return Separation(mixture.means, mixture.variances, assignment.valid.sum(1) > 1)
