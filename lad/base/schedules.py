@@ -60,6 +60,11 @@ class Schedule:
     iters: int | None = None
     epochs: int | None = None
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether it is 0 throughout, so that what it weights need not be computed."""
+        return self.end == 0 and (self.start == 0 or self.type == "constant")
+
     def at(self, progress: Progress) -> float:
         """The value at a place in a run."""
         return self.start + (self.end - self.start) * RAMPS[self.type](self._part(progress))

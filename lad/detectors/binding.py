@@ -90,12 +90,33 @@ def build_methods(configs: Sequence[dict], candidates: Candidates) -> dict[str, 
         ConfigError, UnsupportedError: a method does not exist, does not fit, or is in another's way.
     """
     bound: dict[str, BoundMethod] = {}
-    for config in configs:
-        one = _build(dict(config), candidates, bound)
+    for own in [own for config in configs for own in _of_each_exit(dict(config), candidates)]:
+        one = _build(own, candidates, bound)
         _check_conflicts(one, bound.values())
         _bind(one, candidates)
         bound[one.name] = one
     return bound
+
+
+def _of_each_exit(config: dict, candidates: Candidates) -> list[dict]:
+    """The configs of a method that trains exits, one for each exit of its network; other methods' as they are."""
+    if not trains_exits(config["type"]):
+        return [config]
+    network = config.get("learner", candidates.deploy)
+    owner = config["type"] if isinstance(config["type"], str) else config["type"].__name__
+    if network not in candidates.networks:
+        # An exit; what is none is refused with the other names that do not exist.
+        return [dict(config, taught_by=config.get("taught_by", str(network).partition(".")[0]))]
+    exits = [name for name in candidates.learners if name.startswith(f"{network}.")]
+    if not exits:
+        raise ConfigError(
+            f"{owner} trains exits, and {network!r} has none: add exits=dict({network}=dict(early=dict(levels=[1])))."
+        )
+    resolved = [dict(config, learner=name, taught_by=config.get("taught_by", network)) for name in exits]
+    if len(exits) == 1:
+        return resolved
+    base = config.get("name") or owner
+    return [dict(each, name=f"{base}_{each['learner'].replace('.', '_')}") for each in resolved]
 
 
 def _build(config: dict, candidates: Candidates, others: Mapping[str, BoundMethod]) -> BoundMethod:
@@ -185,11 +206,27 @@ def _check_conflicts(one: BoundMethod, others: Iterable[BoundMethod]) -> None:
         name = one.method.loss_name
         if name is not None and name == other.method.loss_name and one.prefix == other.prefix:
             raise ConfigError(f"two methods call their loss {name!r}: give one another loss_name.")
+        if shared and weights_own_loss(one.method) and weights_own_loss(other.method):
+            raise ConfigError(
+                f"{one.name} and {other.name} both weight the own loss of {sorted(shared)[0]!r}: take one of them out "
+                "of methods."
+            )
 
 
 def _bind(one: BoundMethod, candidates: Candidates) -> None:
     """Bind a method, and refuse what it cannot read."""
     method = one.method
+def trains_exits(kind: str | type) -> bool:
+    """Whether a method of this type trains exits; False for what is no method."""
+    known = MODELS.get(kind) if isinstance(kind, str) else kind
+    return isinstance(known, type) and issubclass(known, DistillationMethod) and known.trains_exits
+
+
+def weights_own_loss(method: DistillationMethod) -> bool:
+    """Whether a method multiplies its learner's own loss by a factor."""
+    return type(method).own_loss_weight is not DistillationMethod.own_loss_weight
+
+
     if isinstance(method, JointMethod):
         method.bind_together({name: candidates.learners[name] for name in one.learners})
         return
@@ -331,6 +368,25 @@ def check_trains_without_labels(methods: Sequence[DistillationMethod], student: 
 
 def add_terms(losses: dict[str, Any], one: BoundMethod, terms: dict[str, Any]) -> None:
     """Add a method's loss terms under their names in the log.
+
+def weighted_losses(losses: dict[str, Any], weight: float) -> dict[str, Any]:
+    """The losses of a detector times a factor; what is only logged beside them stays as it is.
+
+    Args:
+        losses: Tensors, or lists of tensors, by name; those whose name contains ``'loss'`` are losses.
+        weight: The factor; losses are returned as they are for 1.
+    """
+    if weight == 1:
+        return losses
+    return {
+        name: value
+        if "loss" not in name
+        else [each * weight for each in value]
+        if isinstance(value, (list, tuple))
+        else value * weight
+        for name, value in losses.items()
+    }
+
 
     Raises:
         ConfigError: another loss has a name already.

@@ -19,6 +19,8 @@ from lad.detectors.binding import (
     check_is_method,
     check_trains_without_labels,
     steering_order,
+    trains_exits,
+    weighted_losses,
 )
 from lad.detectors.networks import NetworksDetector
 from lad.detectors.pretraining import find_pretraining, phase_of, pretrained
@@ -58,7 +60,8 @@ class DistillationDetector(NetworksDetector):
         teacher: The only frozen teacher: likewise, with the required key ``checkpoint`` (path or URL).
         methods: Configs of distillation methods. A method's ``name`` (default: its type) is its key under
             ``distillation.``. ``learner`` names the network or exit that it trains (default: the deployed network),
-            ``taught_by`` its teacher (default: the only frozen one); ``taught_by=['a', 'b']`` with
+            ``taught_by`` its teacher (default: the only frozen one; methods of exits: every exit of the deployed
+            network, taught by that network); ``taught_by=['a', 'b']`` with
             ``ensemble='average'`` or ``'attention'`` (:func:`lad.networks.ensemble.combine`) combines several. Where
             there are several, the names of its losses begin with the learner's and the teacher's, ``a.loss_hint``.
         student_loss: Whether the student learns its own loss too. False: from the teacher alone, by the methods'
@@ -101,7 +104,9 @@ class DistillationDetector(NetworksDetector):
             check_is_method(dict(method).get("type"))
         trained = trained_configs(student, networks, deploy)
         super().__init__(trained, data_preprocessor, exits, predict_with, init_cfg)
-        self._build_teachers(teacher_configs(teacher, teachers, required=len(self.learners) == 1))
+        # A method of exits without exits is refused by itself.
+        alone = len(self.learners) == 1 and not any(trains_exits(method["type"]) for method in methods)
+        self._build_teachers(teacher_configs(teacher, teachers, required=alone))
         self.student_loss = student_loss
         if not student_loss:
             self._check_can_learn_without_labels()
@@ -270,13 +275,15 @@ class DistillationDetector(NetworksDetector):
         """The own loss of one network or exit, in the contexts of the methods that steer it."""
         if start is not None:
             start.restore()
-        network = self.learners[learner]
+        network, weight = self.learners[learner], 1.0
         with ExitStack() as steering:
             for name, one in self.bound.items():
                 if learner in one.learners and not one.method.is_joint:
-                    steering.enter_context(one.method.steer(steps[name][learner]))
+                    step = steps[name][learner]
+                    steering.enter_context(one.method.steer(step))
+                    weight *= one.method.own_loss_weight(step.progress)
             if self.student_loss:
-                return network.loss(inputs, data_samples)
+                return weighted_losses(network.loss(inputs, data_samples), weight)
             run_dense(network, inputs)
             return {}
 

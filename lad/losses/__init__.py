@@ -10,6 +10,7 @@ from lad.losses.channel_wise import CWDLoss, channel_wise_divergence
 from lad.losses.decoupled import DKDLoss, binary_decoupled_kd_loss, decoupled_kd_loss
 from lad.losses.factor_transfer import FTLoss, factor_transfer_loss
 from lad.losses.feature import FeatureLoss, Objects
+from lad.losses.feature_distance import FeatureDistanceLoss, feature_distance_loss
 from lad.losses.focal_global import FGDLoss, focal_terms, object_masks
 from lad.losses.focal_kl import FocalKLLoss, focal_kl_loss
 from lad.losses.hint import HintLoss, hint_loss
@@ -32,6 +33,7 @@ __all__ = [
     "DKDLoss",
     "FGDLoss",
     "FTLoss",
+    "FeatureDistanceLoss",
     "FeatureLoss",
     "FocalKLLoss",
     "HintLoss",
@@ -55,6 +57,7 @@ __all__ = [
     "channel_wise_divergence",
     "decoupled_kd_loss",
     "factor_transfer_loss",
+    "feature_distance_loss",
     "focal_kl_loss",
     "focal_terms",
     "generation_loss",

@@ -17,6 +17,7 @@ from lad.methods.response.soft_label import SoftLabelDistillation
 from lad.methods.roi.logits import RoILogitDistillation
 from lad.methods.roi.rcnn import RCNNDistillation
 from lad.methods.roi.rpn import RPNDistillation
+from lad.methods.together.self_distillation import SelfDistillation
 
 __all__ = [
     "ActivationBoundaryDistillation",
@@ -37,5 +38,6 @@ __all__ = [
     "RoILogitDistillation",
     "SimilarityPreservingDistillation",
     "SoftLabelDistillation",
+    "SelfDistillation",
     "Step",
 ]

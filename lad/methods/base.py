@@ -105,6 +105,8 @@ class DistillationMethod(BaseModule):
     is_joint: bool = False
 
     def bind(self, student: BaseDetector, teacher: Teacher) -> None:
+    #: Whether its learners are exits: by default every exit of the deployed network, each taught by its network.
+    trains_exits: bool = False
         """Check that the method fits both detectors and build what depends on them; called once.
 
         Args:
@@ -150,6 +152,10 @@ class DistillationMethod(BaseModule):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Loss terms to add to the student's own, by name (``loss_...``)."""
+    def own_loss_weight(self, progress: Progress) -> float:
+        """Factor of the learner's own loss at a place in the run; one method a learner may have another than 1."""
+        return 1.0
+
         return {}
 
     def pretraining_losses(self, step: Step) -> dict[str, Tensor]:

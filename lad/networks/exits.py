@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from lad.base.capture import levels_of
+from lad.base.modes import evaluating
 from lad.base.replace import replaced
 from lad.errors import ConfigError, UnsupportedError
 from lad.networks.dry_run import DRY_RUN_SIZE, dry_run
@@ -44,9 +45,15 @@ class TruncatedBackbone(nn.Module):
         return replaced(self, "maps", maps)
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """The chosen maps of images (N, 3, H, W)."""
-        maps = self._backbone[0](inputs) if self.maps is None else self.maps
+        """The chosen maps of images (N, C, H, W)."""
+        maps = self._run(inputs) if self.maps is None else self.maps
         return tuple(maps[level] for level in self.levels)
+
+    def _run(self, inputs: Tensor) -> Sequence[Tensor]:
+        """All maps of the backbone, which ``eval()`` of the exit does not reach: its batch norms must not learn then."""
+        backbone = self._backbone[0]
+        with nullcontext() if self.training else evaluating(backbone):
+            return backbone(inputs)
 
 
 class Exit(SingleStageDetector):

@@ -109,10 +109,25 @@ def test_wrong_schedule_is_answered_in_one_line(config, bounds, message):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("config", "is_zero"),
+    [
+        (0, True),
+        (0.1, False),
+        (dict(type="linear", end=0.0), True),
+        (dict(type="linear", start=1.0, end=0.0), False),
+        (dict(start=1.0, end=0.0), True),
+    ],
+)
+def test_schedule_knows_whether_it_is_zero_throughout(config, is_zero):
+    assert build_schedule(config, "weight").is_zero == is_zero
+
+
 def test_start_of_a_constant_is_not_checked():
     assert build_schedule(3.0, "tau", above=0).at(Progress()) == 3.0
 
 
 def test_examples_are_true():
     failed, attempted = doctest.testmod(schedules)
-    assert attempted and not failed
+    assert attempted
+    assert not failed

@@ -397,6 +397,24 @@ def test_exit_shares_the_backbones_pass_and_learns_the_labels_of_the_batch():
             torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_building_and_evaluating_an_exit_leaves_the_statistics_of_its_networks_batch_norms():
+    """An exit's eval() does not reach the backbone, which it does not own."""
+    plain = MODELS.build(retina())
+    model = distil(
+        student=retina(), exits=EARLY, methods=[dict(LOGITS, learner="student.early", taught_by="student")]
+    )
+    statistics = [name for name, _ in plain.named_buffers() if "running" in name]
+    assert statistics
+    model.train()
+    flags = [module.training for module in model.modules()]
+    exit_ = model.learners["student.early"].eval()
+    exit_.predict(*make_batch((2, 3)), rescale=False)
+    for name in statistics:
+        assert torch.equal(model.student.get_buffer(name), plain.get_buffer(name)), name
+    exit_.train()
+    assert [module.training for module in model.modules()] == flags
+
+
 def test_exits_parameters_are_not_the_backbones_and_are_dropped_at_deployment():
     model = distil(student=retina(), exits=EARLY)
     names = {name for name, _ in model.named_parameters()}

@@ -152,6 +152,9 @@ CASES = dict(
         ),
         *MAPS,
     ),
+    feature_distance=LossCase(
+        losses.feature_distance_loss, lambda s, t: (s - t).square().sum(1).sqrt().mean((1, 2)), *MAPS
+    ),
     focal_global=LossCase(
         focal_global,
         focal_global_reference,

@@ -62,6 +62,14 @@ def table():
 TABLE = table()
 
 
+def exits_of(detector, methods):
+    """Exits where a method trains them; the backbones of RTMDet and YOLOX begin with a map of stride 8."""
+    if not any(config["type"] == "SelfDistillation" for config in methods):
+        return {}
+    levels = [0] if detector in ("RTMDet", "YOLOX") else [1]
+    return dict(exits=dict(student=dict(early=dict(levels=levels))))
+
+
 def distil(detector, methods, folder):
     student, teacher = MODELS_OF[detector](), MODELS_OF[detector]()
     path = folder / "teacher.pth"
@@ -72,6 +80,7 @@ def distil(detector, methods, folder):
         student=student,
         teacher=dict(teacher, checkpoint=str(path)),
         methods=copy.deepcopy(methods),
+        **exits_of(detector, methods),
     )
     model = MODELS.build(config)
     model.init_weights()  # before, some of a DETR's weights have no values

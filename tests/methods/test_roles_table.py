@@ -31,6 +31,7 @@ DETECTOR_OF = {
     "FactorTransferDistillation": RETINA,
     "OverhaulDistillation": RETINA,
     "RelationalDistillation": RETINA,
+    "SelfDistillation": RETINA,
     "SimilarityPreservingDistillation": RETINA,
     "RPNDistillation": FASTER,
     "RCNNDistillation": FASTER,
@@ -84,6 +85,11 @@ REFUSED = {
         **dict.fromkeys(EXITS, NO_EXITS),
     },
     "RoILogitDistillation": dict.fromkeys(EXITS, NO_EXITS),
+    "SelfDistillation": {
+        **dict.fromkeys(ROLES, "SelfDistillation trains exits, and '(student|a)' has none"),
+        "exit learns": None,
+        "exit teaches": "'student.early' cannot learn from its own outputs of the same step",
+    },
 }
 
 
@@ -167,7 +173,7 @@ WITHIN_A_RUN = [
     (method, role)
     for method in DETECTOR_OF
     for role in ("peer", "exit learns", "exit teaches")
-    if method != "LabelAssignmentDistillation" and role not in REFUSED.get(method, {})
+    if method != "LabelAssignmentDistillation" and not REFUSED.get(method, {}).get(role)
 ]
 
 
