@@ -12,19 +12,24 @@ import argparse
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from lad.base.config import load_config
-from lad.cli.checks import CocoData, coco_data, datasets_of
+from lad.cli.data_checks import DataReport, inspect_data, loaders_of
 from lad.cli.messages import one_line_errors
-from lad.datasets.checking import Problem, check_coco, image_problems, read_coco, summary
+from lad.datasets.coco_checks import check_coco
+from lad.datasets.coco_file import AnnotationTable, read_coco
+from lad.datasets.configured import CocoData
+from lad.datasets.coverage import expected_coverage
+from lad.datasets.images import check_image, image_problems
+from lad.datasets.problems import Problem, summary
 from lad.errors import ConfigError
 
 from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
 from mmengine.utils import ProgressBar
-
-LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,34 +47,36 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def data_of_config(path: str, options: dict | None) -> list[CocoData]:
-    """The data sets of a config, each once; those that cannot be checked are named on the error output."""
+def report_of_config(path: str, options: dict | None) -> DataReport:
+    """Check the annotation files of a config; data sets that cannot be checked are named on the error output."""
     cfg = load_config(path)
     cfg.merge_from_dict(options or {})
     init_default_scope(cfg.get("default_scope", "mmdet"))
-    found: dict[tuple[Path, Path], CocoData] = {}
-    for loader in LOADERS:
-        for dataset in datasets_of((cfg.get(loader) or {}).get("dataset")):
-            data = coco_data(dataset)
-            if data is None:
-                print(
-                    f"{loader}: {dataset.get('type')} is no local COCO data set: not checked", file=sys.stderr
-                )
-            else:
-                found.setdefault((data.annotations, data.images), data)
-    if not found:
+    report = inspect_data(loaders_of(cfg))
+    for dataset in report.unchecked:
+        print(f"{dataset}: not checked", file=sys.stderr)
+    if not report.data:
         raise ConfigError(f"{path} has no local COCO data set: name files with --json and --images.")
-    return list(found.values())
+    return report
 
 
-def problems_of(data: CocoData, images: bool, workers: int) -> Iterator[Problem]:
-    """Everything that is wrong with one data set; images with a progress bar on the error output."""
-    content, problems = read_coco(data.annotations)
-    yield from problems
-    if content is None:
-        return
-    yield from check_coco(content, str(data.annotations), data.classes)
-    if not images or not content["images"]:
+def report_of_file(path: Path, images: Path) -> DataReport:
+    """Check an annotation file that is trained on with all its categories."""
+    content, problems = read_coco(path)
+    coverage = {}
+    if content is not None:
+        table = AnnotationTable.of(content)
+        problems = check_coco(content, str(path), table=table)
+        if table is not None:
+            names = [category.get("name") for category in content["categories"]]
+            coverage[path] = expected_coverage(table, names, None)
+    return DataReport(problems, coverage, [CocoData(path, images, None)], [])
+
+
+def problems_of_images(data: CocoData, workers: int) -> Iterator[Problem]:
+    """Everything that is wrong with the images of a data set, with a progress bar on the error output."""
+    content, _ = read_coco(data.annotations, annotated=False)
+    if content is None or not content["images"]:
         return
     if not data.images.is_dir():
         yield Problem("missing_folder", str(data.images), "", "there is no such image folder", fatal=True)
@@ -77,9 +84,10 @@ def problems_of(data: CocoData, images: bool, workers: int) -> Iterator[Problem]
     print(f"{len(content['images'])} images of {data.annotations}", file=sys.stderr)
     bar = ProgressBar(len(content["images"]), file=sys.stderr)
     step = max(1, len(content["images"]) // 200)
+    check = partial(check_image, flag=data.color_type, backend=data.imdecode_backend)
     # Threads: decoders let go of the interpreter's lock.
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        checked = pool.map(lambda image: list(image_problems(image, data.images)), content["images"])
+        checked = pool.map(lambda image: list(image_problems(image, data.images, check)), content["images"])
         for number, found in enumerate(checked, 1):
             if number % step == 0:
                 bar.update(step)
@@ -93,16 +101,18 @@ def main() -> None:
         if (args.config is None) == (args.json is None):
             raise ConfigError("name either a config or an annotation file (--json FILE --images FOLDER).")
         if args.config is not None:
-            checked = data_of_config(args.config, args.cfg_options)
+            report = report_of_config(args.config, args.cfg_options)
         else:
-            checked = [CocoData(Path(args.json), Path(args.images or "."), None)]
-        images = not args.no_images and (args.json is None or args.images is not None)
+            report = report_of_file(Path(args.json), Path(args.images or "."))
+        for path, coverage in report.coverage.items():
+            print(f"{path}: {coverage}", file=sys.stderr)
         found = []
-        for data in checked:
-            for problem in problems_of(data, images, args.workers):
-                print(problem)
-                found.append(problem)
-    files = f"{len(checked)} annotation file{'s' if len(checked) > 1 else ''}"
+        images = not args.no_images and (args.json is None or args.images is not None)
+        of_images = (problems_of_images(data, args.workers) for data in report.data if images)
+        for problem in chain(report.problems, *of_images):
+            print(problem)
+            found.append(problem)
+    files = f"{len(report.data)} annotation file{'s' if len(report.data) > 1 else ''}"
     print(
         f"{len(found)} problems in {files}: {summary(found)}" if found else f"no problems in {files}",
         file=sys.stderr,

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lad.cli.data_checks import DataReport, inspect_data, loaders_of
 from lad.compat.messages import NUMPY_NOTHING_TO_CONCATENATE
-from lad.datasets.checking import Problem, check_coco, read_coco, summary
+from lad.datasets.configured import annotation_file, coco_data, datasets_of
+from lad.datasets.coverage import content_of, innermost
+from lad.datasets.problems import Problem, summary
 from lad.detectors.inspection import bound_methods, teacher_label
+from lad.detectors.masks import check_loads_masks, mask_heads, num_mask_classes, predicts_masks
 from lad.engine.model import detector_of
 from lad.errors import ConfigError, DataError, nearest
+from lad.evaluation.configured import evaluated_files, metrics_of
 from lad.networks.shapes import check_shapes
 
-from mmdet.datasets import CocoDataset
-from mmdet.registry import DATASETS
+from mmdet.models.detectors import RPN
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
@@ -25,94 +28,55 @@ from mmengine.runner import Runner
 from torch import nn
 
 
-@dataclass(frozen=True)
-class CocoData:
-    """Files of a COCO data set of a config.
+def check_annotations(cfg: Config) -> DataReport | None:
+    """Check the annotation files of a training: of training, validation and evaluator, and of the test if present.
 
-    Attributes:
-        annotations: The annotation file.
-        images: The folder that its file names are in.
-        classes: The class names that the config trains on; None for those of the file.
-    """
+    What no training can be right with is refused: files that are not COCO's, ids that occur twice, infinite boxes, data
+    sets and evaluators that disagree about classes or images. The rest is counted in a warning, or refused too with
+    ``bad_data=dict(annotations='stop')`` in the config. Rank 0 reads each file once more for it.
 
-    annotations: Path
-    images: Path
-    classes: tuple[str, ...] | None
-
-
-def coco_data(dataset: dict) -> CocoData | None:
-    """Find the files of an innermost data set config; None if they are not local files of COCO's format."""
-    kind: Any = dataset.get("type")
-    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-    is_coco = isinstance(kind, type) and issubclass(kind, CocoDataset)
-    if not is_coco:
-        return None
-    if (kind.load_data_list, kind.parse_data_info) != (
-        CocoDataset.load_data_list,
-        CocoDataset.parse_data_info,
-    ):
-        # LVIS and others read their files in their own way.
-        return None
-    name, root = dataset.get("ann_file"), dataset.get("data_root") or ""
-    if not name or not _is_local(dataset):
-        return None
-    prefix = (dataset.get("data_prefix") or {}).get("img") or ""
-    metainfo = dataset.get("metainfo") or {}
-    classes = metainfo.get("classes") if isinstance(metainfo, dict) else None
-    classes = classes or kind.METAINFO.get("classes")
-    return CocoData(Path(root) / name, Path(root) / prefix, None if classes is None else tuple(classes))
-
-
-def _is_local(dataset: dict) -> bool:
-    backend = (dataset.get("backend_args") or {}).get("backend", "local")
-    paths = f"{dataset.get('ann_file')} {dataset.get('data_root')}"
-    return "://" not in paths and backend in ("local", "disk")
-
-
-def check_annotations(cfg: Config) -> None:
-    """Hold the training annotations against COCO's format; rank 0 reads them once more for it.
-
-    What no training can be right with (not COCO's format, ids that occur twice, infinite boxes, classes that the file
-    does not know) is refused. The rest is counted in a warning, or refused too with
-    ``bad_data=dict(annotations='stop')`` in the config.
+    Returns:
+        The report; None on other ranks.
 
     Raises:
-        ConfigError: ``bad_data`` is not understood.
+        ConfigError: ``bad_data`` or a data set's classes are not understood.
         DataError: the first problem and how many there are.
     """
     policy = bad_data_policy(cfg)["annotations"]
+    loaders = loaders_of(cfg)
     if not is_main_process():
-        return
-    for dataset in datasets_of((cfg.get("train_dataloader") or {}).get("dataset")):
-        data = coco_data(dataset)
-        if data is None:
-            continue
-        content, problems = read_coco(data.annotations)
-        if content is not None:
-            problems = check_coco(content, str(data.annotations), data.classes)
-        fatal = [problem for problem in problems if problem.fatal]
-        if fatal or (problems and policy == "stop"):
-            raise DataError(_first_of(fatal or problems))
-        if problems:
-            print_log(
-                f"{data.annotations}: {summary(problems)}. MMDetection leaves out boxes without area, outside "
-                "their image or of unknown categories. tools/check_dataset.py lists them; "
-                "bad_data=dict(annotations='stop') refuses them.",
-                logger="current",
-                level=logging.WARNING,
-            )
+        return None
+    report = inspect_data(loaders, present_only=("test_dataloader",))
+    fatal = [problem for problem in report.problems if problem.fatal]
+    if fatal or (report.problems and policy == "stop"):
+        raise DataError(_first_of(fatal or report.problems))
+    for file in sorted({problem.file for problem in report.problems}):
+        found = [problem for problem in report.problems if problem.file == file]
+        _warn(
+            f"{file}: {summary(found)}. tools/check_dataset.py lists them; bad_data=dict(annotations='stop') refuses "
+            "them."
+        )
+    for path, coverage in report.coverage.items():
+        level = logging.INFO if coverage.complete else logging.WARNING
+        print_log(f"{path}: {coverage}.", logger="current", level=level)
+    return report
+
+
+def _warn(message: str) -> None:
+    print_log(message, logger="current", level=logging.WARNING)
 
 
 def _first_of(problems: list[Problem]) -> str:
-    more = f"; {len(problems) - 1} more problems ({summary(problems)})" if len(problems) > 1 else ""
+    others = problems[1:]
+    more = f"; {len(others)} more ({summary(others)})" if others else ""
     return f"{problems[0]}{more}; tools/check_dataset.py lists all."
 
 
 def bad_data_policy(cfg: Config) -> dict[str, str]:
-    """The policy of a config's ``bad_data`` for ``annotations`` (default 'skip') and ``images`` (default 'stop').
+    """The policy of a config's ``bad_data``, with its defaults.
 
-    The defaults are what MMDetection does: it leaves out annotations that it cannot use, and stops at an image that it
-    cannot read.
+    ``annotations``: ``'skip'`` (default: count what MMDetection leaves out) or ``'stop'``; ``images`` that cannot be
+    loaded, or have another size than their annotations: ``'stop'`` (default) or ``'skip'``.
 
     Raises:
         ConfigError: other keys or values.
@@ -122,6 +86,7 @@ def bad_data_policy(cfg: Config) -> dict[str, str]:
     if (
         not isinstance(wanted, dict)
         or not set(wanted) <= set(policy)
+        or not all(isinstance(value, str) for value in wanted.values())
         or not set(wanted.values()) <= {"skip", "stop"}
     ):
         raise ConfigError(
@@ -138,39 +103,26 @@ def check_dataset_files(cfg: Config) -> None:
     """
     for loader in ("train_dataloader", "val_dataloader"):
         for dataset in datasets_of((cfg.get(loader) or {}).get("dataset")):
-            name, root = dataset.get("ann_file"), dataset.get("data_root") or ""
-            if not name or not _is_local(dataset):
+            path = annotation_file(dataset)
+            if path is None:
                 continue
-            path = Path(root) / name
             if not path.is_file():
                 raise ConfigError(
                     f"{loader}: there is no annotation file {path}; set {loader}.dataset.data_root and ann_file."
                 )
-            data = coco_data(dataset)
+            data = coco_data(dataset, loader)
             if data is not None and not data.images.is_dir():
                 raise ConfigError(
                     f"{loader}: there is no image folder {data.images}; set {loader}.dataset.data_root and "
                     "data_prefix=dict(img=...)."
                 )
-    evaluators = cfg.get("val_evaluator") or []
-    for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
-        name = evaluator.get("ann_file")
-        remote = "://" in str(name) or evaluator.get("backend_args")
+    for metric in metrics_of(cfg.get("val_evaluator")):
+        name = metric.get("ann_file")
+        remote = "://" in str(name) or metric.get("backend_args")
         if name and not remote and not Path(name).is_file():
             raise ConfigError(
                 f"val_evaluator: there is no annotation file {name}; set val_evaluator.ann_file."
             )
-
-
-def datasets_of(config: Any) -> Iterator[dict]:
-    """The innermost dataset configs of wrappers (``dataset``) and concatenations (``datasets``)."""
-    if not isinstance(config, dict):
-        return
-    inner = config.get("datasets") or ([config["dataset"]] if config.get("dataset") is not None else [])
-    if not inner:
-        yield config
-    for dataset in inner:
-        yield from datasets_of(dataset)
 
 
 def check_completeness(cfg: Config) -> None:
@@ -218,15 +170,17 @@ def _nms_of(config: Any, path: str) -> Iterator[tuple[str, dict]]:
 
 
 def check_training(runner: Runner) -> None:
-    """Build the training data and hold it against the model.
+    """Build the training and validation data and hold them against each other and the model.
 
     Raises:
-        ConfigError: no image to train on; head, data set and teacher disagree about the classes.
-        DataError: annotations that cannot be trained on; see :func:`check_annotations`.
+        ConfigError: no image or object to train on; head, data set and teacher disagree about the classes.
+        DataError: data that cannot be trained on or evaluated with; see :func:`check_annotations`.
     """
     check_annotations(runner.cfg)
     model = detector_of(runner)
     check_shapes(model)
+    check_loads_masks(model, runner.cfg.train_dataloader)
+    _check_mask_metric(runner.cfg, model)
     try:
         dataset = runner.train_loop.dataloader.dataset
         count = len(dataset)
@@ -239,21 +193,81 @@ def check_training(runner: Runner) -> None:
             "train_dataloader: no image is left to train on: check that the data set's classes (metainfo) are those "
             "of the annotation file, and filter_cfg."
         )
+    highest = _highest_label(dataset)
     metainfo = getattr(dataset, "metainfo", None) or {}
-    classes = metainfo.get("thing_classes") or metainfo.get("classes")
-    if not classes:
-        return
-    for name, head in model.named_modules():
-        known = getattr(head, "num_classes", None)
-        # One class is an RPN's or a class-agnostic head's; heads on language models count tokens.
-        is_head = "bbox_head" in name.split(".")[-2:]  # a cascade's are bbox_head.0 and so on
-        counts = is_head and isinstance(known, int) and not hasattr(model, "language_model")
-        if counts and known not in (1, len(classes)):
+    classes = tuple(metainfo.get("thing_classes") or metainfo.get("classes") or ())
+    _check_heads(model, classes, highest)
+    if classes:
+        _check_teacher_classes(model, classes)
+    _check_validation_images(runner)
+
+
+def _highest_label(dataset: Any) -> int:
+    """The highest label of a built training data set; -1 where it does not list its objects."""
+    contents = [content for one in innermost(dataset) if (content := content_of(one)) is not None]
+    if contents and not any(content.objects for content in contents):
+        raise ConfigError(
+            "train_dataloader: no object is left to train on in "
+            f"{sum(content.images for content in contents)} images: tools/check_dataset.py says why."
+        )
+    return max([content.highest_label for content in contents], default=-1)
+
+
+def _check_heads(model: nn.Module, classes: tuple[str, ...], highest: int) -> None:
+    """Compare the number of classes of each box and mask head with the training data's."""
+    if hasattr(model, "language_model"):
+        return  # its heads count tokens
+    for name, known in _class_counts(model):
+        place = name.removeprefix("student.")
+        if classes and known != len(classes):
             raise ConfigError(
-                f"{name.removeprefix('student.')} has num_classes={known} but the training data has {len(classes)} "
-                f"classes ({', '.join(classes[:3])}, ...): set num_classes or the data set's metainfo."
+                f"{place} has num_classes={known} but the training data has {len(classes)} classes "
+                f"({', '.join(classes[:3])}, ...): set num_classes or the data set's metainfo."
             )
-    _check_teacher_classes(model, tuple(classes))
+        if highest >= known:
+            raise ConfigError(
+                f"{place} has num_classes={known} but the training data has label {highest}: set num_classes, or the "
+                "data set's classes."
+            )
+
+
+def _class_counts(model: nn.Module) -> Iterator[tuple[str, int]]:
+    """The box and mask heads that tell classes apart, and how many classes."""
+    # An RPN makes all labels 0.
+    agnostic = [name for name, module in model.named_modules() if isinstance(module, RPN)]
+    for name, head in model.named_modules():
+        # A cascade's are bbox_head.0 and so on.
+        counts = "bbox_head" in name.split(".")[-2:] and isinstance(getattr(head, "num_classes", None), int)
+        if counts and not any(name.startswith(f"{owner}." if owner else "") for owner in agnostic):
+            yield name, head.num_classes
+    for name, head in mask_heads(model).items():
+        known = num_mask_classes(head)
+        if known is not None:
+            yield name, known
+
+
+def _check_mask_metric(cfg: Config, model: nn.Module) -> None:
+    """Refuse to evaluate masks that the detector does not predict."""
+    for file in evaluated_files(cfg.get("val_evaluator")):
+        if file.masks and not predicts_masks(model):
+            raise ConfigError(
+                "val_evaluator: metric 'segm' evaluates masks, and the detector predicts none: set metric='bbox'."
+            )
+
+
+def _check_validation_images(runner: Runner) -> None:
+    """Refuse a validation data set that drops images which its evaluator counts."""
+    loop = runner.val_loop
+    if loop is None:
+        return
+    for dataset in innermost(loop.dataloader.dataset):
+        where = f"val_dataloader: {getattr(dataset, 'ann_file', type(dataset).__name__)}"
+        if getattr(dataset, "_indices", None) is not None:
+            _warn(f"{where}: with indices, the images that are not read count as images without detections.")
+        elif not getattr(dataset, "test_mode", True) and getattr(dataset, "filter_cfg", None):
+            raise ConfigError(
+                f"{where}: filter_cfg drops images that the evaluator counts: set test_mode=True in its dataset."
+            )
 
 
 def _check_teacher_classes(model: nn.Module, classes: tuple[str, ...]) -> None:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from lad.datasets.images import size_problem
 from lad.errors import ConfigError, DataError
 
 from mmcv.transforms import LoadImageFromFile
 from mmdet.registry import TRANSFORMS
+from mmengine.fileio import get
 from mmengine.logging import print_log
 
 
 @TRANSFORMS.register_module()
 class LoadCheckedImageFromFile(LoadImageFromFile):
     """``LoadImageFromFile`` that names an image it cannot load, or skips it so that another one is loaded.
+
+    An image whose size is not that of its annotations is none that can be loaded: its boxes would lie elsewhere.
+    Decoding turns photographs by their EXIF orientation, which many tools for annotations do not.
 
     MMCV's option ``ignore_empty`` skips files that cannot be opened, without a warning, but not those that cannot be
     decoded.
@@ -42,7 +47,10 @@ class LoadCheckedImageFromFile(LoadImageFromFile):
     def transform(self, results: dict) -> dict | None:
         """Load an image; returns None if it is skipped."""
         try:
-            return super().transform(results)
+            loaded = super().transform(results)
+            if loaded is not None:
+                self._check_size(loaded)
+            return loaded
         except Exception as error:  # storage backends and decoders may raise anything
             reason = " ".join(str(error).split())[:200]
             message = f"image {results.get('img_id')} ({results['img_path']}) cannot be loaded: {reason}"
@@ -62,6 +70,13 @@ class LoadCheckedImageFromFile(LoadImageFromFile):
                 level=logging.WARNING,
             )
             return None
+
+    def _check_size(self, results: dict) -> None:
+        shape, height, width = results["img_shape"], results.get("height"), results.get("width")
+        if not width or not height or shape == (height, width):
+            return
+        content = get(results["img_path"], backend_args=self.backend_args)
+        raise DataError(size_problem(content, shape, width, height))
 
 
 def check_image_loading(config: Any, on_error: str) -> None:

@@ -7,10 +7,13 @@ import re
 import runpy
 import sys
 
-from lad.cli.checks import bad_data_policy, check_annotations, coco_data
+from lad.cli.checks import bad_data_policy, check_annotations
 from lad.datasets import LoadCheckedImageFromFile
 from lad.datasets.bad_images import check_image_loading
-from lad.datasets.checking import check_coco, check_image, image_problems, leaves_folder, read_coco
+from lad.datasets.coco_checks import FileUse, check_coco
+from lad.datasets.coco_file import read_coco
+from lad.datasets.configured import coco_data
+from lad.datasets.images import check_image, image_problems, leaves_folder
 from lad.errors import ConfigError, DataError
 
 import cv2
@@ -19,6 +22,7 @@ import pytest
 from helpers import ROOT
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
+from PIL import ExifTags, Image
 
 CLASSES = ("cat", "dog")
 
@@ -74,6 +78,8 @@ MISTAKES = [
     ("box_outside", "annotation 11 of image 1", put("annotations", bbox=[31.5, 2, 10, 20])),
     ("box_outside", "annotation 11 of image 1", put("annotations", bbox=[-2, 2, 10, 20])),
     ("zero_area", "annotation 11 of image 1", put("annotations", area=0)),
+    ("tiny_box", "annotation 11 of image 1", put("annotations", bbox=[1, 2, 0.5, 20])),
+    ("tiny_box", "annotation 11 of image 1", put("annotations", bbox=[1, 2, 10, 0.99])),
     ("unknown_category", "annotation 11 of image 1", put("annotations", category_id=7)),
     ("unknown_image", "annotation 11 of image 9", put("annotations", image_id=9)),
     ("absent_class", "", put("categories", number=1, name="cow")),
@@ -104,8 +110,8 @@ def test_good_annotations_have_no_problems():
 
 def test_classes_in_another_order_than_the_file_are_found(tmp_path):
     (problem,) = check_coco(coco(), "train.json", ("dog", "cat"))
-    assert problem.kind == "class_order"
-    assert "(dog, cat) are in another order than the file's categories (cat, dog)" in problem.message
+    assert (problem.kind, problem.fatal) == ("class_order", True)
+    assert "label 0 is 'cat' by the file's categories (cat, dog) and 'dog' by the config's" in problem.message
     # So it is: the boxes are cats', and label 0 is called dog.
     (tmp_path / "a.json").write_text(json.dumps(coco()))
     dataset = CocoDataset(
@@ -118,7 +124,13 @@ def test_absent_class_is_fatal_where_it_moves_the_numbers_of_others():
     content = coco()
     content["categories"].pop()
     assert [p.fatal for p in check_coco(content, "", ("cat", "dog"))] == [False]
-    assert [p.fatal for p in check_coco(content, "", ("dog", "cat"))] == [True]
+    assert [(p.kind, p.fatal) for p in check_coco(content, "", ("dog", "cat"))] == [
+        ("class_order", True),
+        ("absent_class", False),
+    ]
+    # Detections of the last class have no category in an evaluator's file.
+    evaluated = check_coco(content, "", ("cat", "dog"), FileUse(evaluated=True))
+    assert [(p.kind, p.fatal) for p in evaluated] == [("absent_class", True)]
 
 
 def test_data_sets_that_read_their_files_in_their_own_way_are_passed_over():
@@ -290,7 +302,8 @@ def test_training_counts_bad_annotations_or_stops_as_configured(bad_data, caplog
     )
     with caplog.at_level(logging.WARNING):
         check_annotations(training(bad_data))
-    assert "train.json: 1 zero_size_box. MMDetection leaves out" in caplog.text
+    assert "train.json: 1 zero_size_box. tools/check_dataset.py lists them" in caplog.text
+    assert "3 images and 2 of 3 objects; left out by MMDetection: objects: 1 without area." in caplog.text
     with pytest.raises(DataError, match="annotation 11 of image 1: its box has no area"):
         check_annotations(training(bad_data, bad_data=dict(annotations="stop")))
 
@@ -364,3 +377,44 @@ def test_loading_is_exchanged_however_deep_and_nothing_else_is():
             dict(type="LoadCheckedImageFromFile", on_error="skip", to_float32=True),
             dict(type="LoadAnnotations"),
         ]
+
+
+def photograph(path, orientation, width=40, height=30):
+    """A JPEG of width x height pixels that a viewer turns by its EXIF orientation."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_photographs_that_their_orientation_turns_are_told_by_the_tool_and_by_training(bad_data, orientation):
+    path = photograph(bad_data / "images/1.jpg", orientation)
+    says = (
+        rf"is turned by its EXIF orientation \({orientation}\) to 30x40 pixels, but 40x30 in the annotation"
+    )
+    assert re.match(says, check_image(path, 40, 30))
+    with pytest.raises(DataError, match=says):
+        dataset_of(bad_data, on_error="stop")[0]
+    # As the message says, and as the annotations mean it.
+    assert check_image(path, 40, 30, flag="color_ignore_orientation") == ""
+    loading = LoadCheckedImageFromFile(color_type="color_ignore_orientation")
+    assert loading(dict(img_path=str(path), img_id=1, width=40, height=30))["img_shape"] == (30, 40)
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4])
+def test_photographs_that_keep_their_size_are_loaded(bad_data, orientation):
+    photograph(bad_data / "images/1.jpg", orientation)
+    assert dataset_of(bad_data, on_error="stop")[0]["data_samples"].img_id == 1
+
+
+def test_image_of_another_size_than_its_annotations_is_not_trained_on(bad_data):
+    for size in ((80, 60), (30, 40), (41, 30)):
+        path = write_image(bad_data / "images/1.jpg", *size)
+        says = f"is {size[0]}x{size[1]} pixels, but 40x30 in the annotation file"
+        assert check_image(path, 40, 30) == says
+        with pytest.raises(DataError, match=f"image 1 .* cannot be loaded: {says}"):
+            dataset_of(bad_data, on_error="stop")[0]
+    # Data sets that give no size.
+    assert LoadCheckedImageFromFile()(dict(img_path=str(path), img_id=1))["img_shape"] == (30, 41)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lad.base.config import load_config, merge_options
-from lad.cli.checks import datasets_of
+from lad.datasets.configured import datasets_of
 from lad.engine.checkpoints import write_whole
 from lad.engine.plain_config import plain_configs, student_only
 from lad.errors import ConfigError

@@ -1,0 +1,171 @@
+"""Data sets as configs describe them: innermost data sets, class names, files, what their pipelines load."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lad.errors import ConfigError, listed
+
+from mmcv.transforms import LoadImageFromFile
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS, TRANSFORMS
+from mmengine.dataset import BaseDataset
+from mmengine.fileio import list_from_file
+
+
+@dataclass(frozen=True)
+class CocoData:
+    """Files of a COCO data set of a config.
+
+    Attributes:
+        annotations: The annotation file.
+        images: The folder that its file names are in.
+        classes: The class names that the config trains on; None for those of the file.
+        color_type, imdecode_backend: How its pipeline decodes images.
+        masks: Whether its pipeline loads masks.
+    """
+
+    annotations: Path
+    images: Path
+    classes: tuple[str, ...] | None
+    color_type: str = "color"
+    imdecode_backend: str | None = None
+    masks: bool = False
+
+
+def datasets_of(config: Any) -> Iterator[dict]:
+    """The innermost dataset configs of wrappers (``dataset``) and concatenations (``datasets``)."""
+    if not isinstance(config, dict):
+        return
+    inner = config.get("datasets") or ([config["dataset"]] if config.get("dataset") is not None else [])
+    if not inner:
+        yield config
+    for dataset in inner:
+        yield from datasets_of(dataset)
+
+
+def dataset_type(dataset: dict) -> Any:
+    """Class of an innermost data set config; None if it is not registered."""
+    kind: Any = dataset.get("type")
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    return kind if isinstance(kind, type) else None
+
+
+def classes_of(dataset: dict, where: str) -> tuple[str, ...] | None:
+    """Class names of an innermost data set config, read as MMEngine reads them; None if the data set has none.
+
+    ``metainfo['classes']`` is a sequence of names or the path of a file with one name a line; without it they are those
+    of the data set's type (COCO's 80 for ``CocoDataset``).
+
+    Args:
+        dataset: The config.
+        where: The setting that holds it (``'train_dataloader'``), for errors.
+
+    Raises:
+        ConfigError: it is a text that is no path of a file, no sequence of texts, or names a class twice.
+    """
+    kind, metainfo = dataset_type(dataset), dataset.get("metainfo")
+    if kind is None or not issubclass(kind, BaseDataset):
+        return None
+    if metainfo is not None and not isinstance(metainfo, dict):
+        raise ConfigError(
+            f"{where}: metainfo must be a dict, got {type(metainfo).__name__}: metainfo=dict(classes=(...))."
+        )
+    classes = (metainfo or {}).get("classes", kind.METAINFO.get("classes"))
+    if isinstance(classes, str):
+        # Where it is no file's path it is refused below.
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            classes = list_from_file(classes)
+    if classes is None:
+        return None
+    if isinstance(classes, str):
+        raise ConfigError(
+            f"{where}: metainfo.classes is the text {classes!r}: write ({classes!r},) for one class, or the path of an "
+            "existing file with a name a line."
+        )
+    if not isinstance(classes, Sequence) or not all(isinstance(name, str) for name in classes):
+        raise ConfigError(f"{where}: metainfo.classes must be a tuple of names, got {classes!r:.80}.")
+    if not classes:
+        raise ConfigError(f"{where}: metainfo.classes is empty: name the classes.")
+    twice = sorted({name for name in classes if list(classes).count(name) > 1})
+    if twice:
+        raise ConfigError(f"{where}: metainfo.classes names {listed(map(repr, twice))} twice.")
+    return tuple(classes)
+
+
+def has_own_classes(dataset: dict) -> bool:
+    """Whether a data set config names its classes itself."""
+    return "classes" in (dataset.get("metainfo") or {})
+
+
+def is_plain_coco(dataset: dict) -> bool:
+    """Whether a data set reads COCO's format as ``CocoDataset`` does; LVIS and others do it in their own way."""
+    kind = dataset_type(dataset)
+    return (
+        kind is not None
+        and issubclass(kind, CocoDataset)
+        and kind.load_data_list is CocoDataset.load_data_list
+        and kind.parse_data_info is CocoDataset.parse_data_info
+    )
+
+
+def annotation_file(dataset: dict) -> Path | None:
+    """Path of a data set config's annotation file; None if it has none or is not a local one."""
+    name = dataset.get("ann_file")
+    if not name or not isinstance(name, str) or not _is_local(dataset):
+        return None
+    return Path(dataset.get("data_root") or "") / name
+
+
+def coco_data(dataset: dict, where: str = "dataset") -> CocoData | None:
+    """Find the files of an innermost data set config; None if they are not local files of COCO's format.
+
+    Args:
+        dataset: The config.
+        where: The setting that holds it, for errors.
+
+    Raises:
+        ConfigError: of its classes; see :func:`classes_of`.
+    """
+    path = annotation_file(dataset)
+    if not is_plain_coco(dataset) or path is None:
+        return None
+    prefix = (dataset.get("data_prefix") or {}).get("img") or ""
+    steps = list(transforms_of(dataset.get("pipeline")))
+    loading: dict = next((step for step in steps if _loads_image(step)), {})
+    return CocoData(
+        annotations=path,
+        images=Path(dataset.get("data_root") or "") / prefix,
+        classes=classes_of(dataset, where),
+        color_type=loading.get("color_type", "color"),
+        imdecode_backend=loading.get("imdecode_backend"),
+        masks=any(step.get("with_mask") for step in steps),
+    )
+
+
+def transforms_of(pipeline: Any) -> Iterator[dict]:
+    """The configs of the transforms of a pipeline, those inside of others included."""
+    if isinstance(pipeline, dict):
+        if "type" in pipeline:
+            yield pipeline
+        for value in pipeline.values():
+            yield from transforms_of(value)
+    elif isinstance(pipeline, (list, tuple)):
+        for value in pipeline:
+            yield from transforms_of(value)
+
+
+def _loads_image(transform: dict) -> bool:
+    kind: Any = transform["type"]
+    kind = TRANSFORMS.get(kind) if isinstance(kind, str) else kind
+    return isinstance(kind, type) and issubclass(kind, LoadImageFromFile)
+
+
+def _is_local(dataset: dict) -> bool:
+    backend = (dataset.get("backend_args") or {}).get("backend", "local")
+    paths = f"{dataset.get('ann_file')} {dataset.get('data_root')}"
+    return "://" not in paths and backend in ("local", "disk")
