@@ -4,6 +4,7 @@ import copy
 
 from lad.errors import UnsupportedError
 from lad.losses import focal_kl_loss
+from lad.methods.response.soft_label import decode_within
 
 import pytest
 import torch
@@ -46,8 +47,8 @@ def by_hand(model, inputs, samples, min_iou=0.1):
             def flat(levels, channels, image=image):
                 return torch.cat([level[image].permute(1, 2, 0).reshape(-1, channels) for level in levels])
 
-            s_box = head.bbox_coder.decode(anchors, flat(own[1], 4))
-            t_box = head.bbox_coder.decode(anchors, flat(taught[1], 4))
+            s_box = head.bbox_coder.decode(anchors, flat(own[1], 4), max_shape=sample.img_shape)
+            t_box = head.bbox_coder.decode(anchors, flat(taught[1], 4), max_shape=sample.img_shape)
             cls = cls + focal_kl_loss(flat(own[0], 3), flat(taught[0], 3), 0.5).sum()
             gts = sample.gt_instances.bboxes
             for anchor in range(len(anchors)) if len(gts) else []:
@@ -67,12 +68,38 @@ def by_hand(model, inputs, samples, min_iou=0.1):
 @pytest.mark.parametrize("objects", [(3, 0, 7), (1, 1), (0, 0)])
 def test_losses_equal_the_formulas_anchor_by_anchor(tmp_path, objects):
     model = distil(tmp_path, [SOFT]).eval()
-    inputs, samples = make_batch(objects, size=(64, 96))
+    shapes = [(64, 96), (50, 96), (64, 70)][: len(objects)]  # of the images within the padded batch
+    inputs, samples = make_batch(objects, size=(64, 96), shapes=shapes)
     model.student.training = True
     losses = model.loss(inputs, samples)
     for name, value in by_hand(model, inputs, samples).items():
         torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-5)
     assert (losses["loss_soft_bbox"] > 0) == any(objects)
+
+
+def test_decoded_boxes_are_clipped_each_to_its_image_as_the_coder_clips_one():
+    coder = build(small_paa()).bbox_head.bbox_coder
+    generator = torch.Generator().manual_seed(0)
+    anchors = torch.rand(2 * 40, 4, generator=generator) * 40
+    anchors[:, 2:] += anchors[:, :2]
+    deltas = torch.randn(2 * 40, 4, generator=generator) * 3
+    shapes = [(30, 50), (60, 20)]
+    expected_deltas, found_deltas = (deltas.clone().requires_grad_() for _ in range(2))
+    expected = torch.cat(
+        [
+            coder.decode(*pair, max_shape=shape)
+            for *pair, shape in zip(anchors.split(40), expected_deltas.split(40), shapes, strict=True)
+        ]
+    )
+    found = decode_within(coder, anchors, found_deltas, [dict(img_shape=shape) for shape in shapes])
+    torch.testing.assert_close(found, expected)
+    for boxes in (found, expected):
+        (boxes * torch.arange(80.0)[:, None]).sum().backward()
+    torch.testing.assert_close(found_deltas.grad, expected_deltas.grad)
+    assert (found_deltas.grad == 0).any()  # beyond the border there is none
+    assert (found == 0).any()
+    coder.clip_border = False
+    assert (decode_within(coder, anchors, deltas, [dict(img_shape=shape) for shape in shapes]) < 0).any()
 
 
 def test_composition_has_the_losses_of_its_parts(tmp_path):

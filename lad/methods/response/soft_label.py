@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lad.assignment.max_iou import MAX_OVERLAPS
@@ -18,6 +19,7 @@ from mmdet.models.dense_heads import PAAHead
 from mmdet.models.detectors import BaseDetector
 from mmdet.models.losses.iou_loss import giou_loss
 from mmdet.models.losses.utils import weight_reduce_loss
+from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import bbox_overlaps
 from mmdet.utils import reduce_mean
@@ -33,7 +35,8 @@ class SoftLabelDistillation(DistillationMethod):
     the teacher's decoded box there with a ground truth, where it exceeds ``min_iou``, else 0. With W the sum of w over
     the batch: L_cls = sum of the focal KL over all anchors and classes / W; L_box = sum of w (1 - GIoU(student,
     teacher)) / W; L_iou = sum of the focal KL of the IoU logits over anchors with w > 0 / W. W is at least the number
-    of images, so that images without objects (or labels) teach their background.
+    of images, so that images without objects (or labels) teach their background. As in the authors' code the decoded
+    boxes of both networks are clipped to their image first: beyond its border the student's get no gradient.
 
     Heads that predict class probabilities are compared by their logits. Where the student or the teacher has no IoU
     branch there is nothing to compare: L_iou is 0, and missing where the student has none.
@@ -101,9 +104,10 @@ class SoftLabelDistillation(DistillationMethod):
         sizes = [level.shape[-2:] for level in outputs[0]]
         grid = prior_grid(head.prior_generator, sizes, outputs[0][0].device)
         anchors = grid.anchors.repeat(num_images, 1)
-        boxes = head.bbox_coder.decode(anchors, deltas.float())
+        metas = [sample.metainfo for sample in step.data_samples]
+        boxes = decode_within(head.bbox_coder, anchors, deltas, metas)
         with torch.no_grad():
-            teacher_boxes = teacher_head.bbox_coder.decode(anchors, teacher_deltas.float())
+            teacher_boxes = decode_within(teacher_head.bbox_coder, anchors, teacher_deltas, metas)
             weight = self.overlaps(step, grid, teacher_boxes)
             total = reduce_mean(weight.sum()).clamp(min=num_images)
         loss_cls = focal_kl_loss(logits, teacher_logits, self.gamma)
@@ -136,3 +140,26 @@ class SoftLabelDistillation(DistillationMethod):
         parts = zip(boxes.split(per_part), padded.split(per_part), strict=True)
         best = torch.cat([bbox_overlaps(own, truth).amax(dim=2) for own, truth in parts])
         return (best * (best > self.min_iou) * inside).flatten()
+
+
+def decode_within(
+    coder: DeltaXYWHBBoxCoder, anchors: Tensor, deltas: Tensor, batch_img_metas: Sequence[dict]
+) -> Tensor:
+    """Decode the boxes of N images with P anchors each and clip them to their images, (N * P, 4) float32 in pixels.
+
+    For all images at once; the coder itself clips to one image. A coder with ``clip_border=False`` does not clip, and
+    nor does this.
+
+    Args:
+        coder: The head's.
+        anchors: (N * P, 4).
+        deltas: (N * P, 4), image by image.
+        batch_img_metas: With ``img_shape`` (height, width) of each image.
+    """
+    boxes = coder.decode(anchors, deltas.float())
+    if not coder.clip_border:
+        return boxes
+    shapes = [meta["img_shape"][:2] for meta in batch_img_metas]
+    sizes = torch.tensor([[[width, height] * 2] for height, width in shapes], dtype=boxes.dtype)
+    limits = sizes.to(boxes.device, non_blocking=True)  # (N, 1, 4)
+    return boxes.view(len(shapes), -1, 4).clamp(torch.zeros_like(limits), limits).view(-1, 4)
