@@ -62,6 +62,20 @@ def check_annotations(cfg: Config) -> DataReport | None:
     return report
 
 
+def check_test_data(cfg: Config) -> None:
+    """Check the annotation files of a test and its evaluator, before a checkpoint is evaluated on them.
+
+    Raises:
+        ConfigError: the classes are not understood.
+        DataError: the evaluation would be meaningless; see :func:`check_annotations`.
+    """
+    loaders = loaders_of(cfg, ("test_dataloader",))
+    if is_main_process():
+        fatal = [problem for problem in inspect_data(loaders).problems if problem.fatal]
+        if fatal:
+            raise DataError(_first_of(fatal))
+
+
 def _warn(message: str) -> None:
     print_log(message, logger="current", level=logging.WARNING)
 

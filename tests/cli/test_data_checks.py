@@ -4,7 +4,7 @@ import copy
 import json
 
 from lad.base.config import load_config
-from lad.cli.checks import _check_heads, check_annotations
+from lad.cli.checks import _check_heads, check_annotations, check_test_data
 from lad.cli.data_checks import inspect_data, loaders_of
 from lad.errors import ConfigError, DataError
 
@@ -255,6 +255,20 @@ def test_test_data_are_held_against_their_evaluator_where_they_are_there(data):
     assert refusal(cfg) is None  # there is no test.json
     write(data, test=coco(images=2, first=70))
     assert "test_evaluator.ann_file: it is" in refusal(cfg)
+
+
+def test_test_data_are_checked_before_a_test(data):
+    cfg = config(data)
+    check_test_data(cfg)
+    write(data, val=coco(("dog", "cat", "cow"), images=3))
+    with pytest.raises(DataError, match=r"val.json: label 0 is 'dog'"):
+        check_test_data(cfg)
+    cfg.test_dataloader.dataset.ann_file = "none.json"
+    with pytest.raises(DataError, match=r"none.json: there is no such annotation file"):
+        check_test_data(cfg)
+    cfg.test_dataloader.dataset.metainfo.classes = "cat"
+    with pytest.raises(ConfigError, match=r"test_dataloader: metainfo.classes is the text 'cat'"):
+        check_test_data(cfg)
 
 
 def test_files_without_annotations_serve_where_detections_are_only_written(data):
