@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lad.cli.arguments import add_arguments, read_config
 from lad.cli.messages import one_line_errors
+from lad.engine.defaults import verify_checkpoints
 from lad.engine.leaving import leaving_process_group
 from lad.engine.plain_config import student_only
 from lad.errors import CheckpointError, ConfigError
@@ -77,6 +78,7 @@ def main() -> None:
         cfg.load_from = args.checkpoint
         # A config from the work_dir of a resumed run has resume=True.
         cfg.resume = False
+        verify_checkpoints(cfg)
         if args.show or args.show_dir:
             trigger_visualization_hook(cfg, args)
         if args.tta:

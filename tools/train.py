@@ -40,6 +40,11 @@ def parse_args() -> argparse.Namespace:
         help="go on from a checkpoint, or from the last one in the work_dir",
     )
     parser.add_argument(
+        "--resume-schedule",
+        choices=["checkpoint", "config"],
+        help="whose optimizer settings and param_scheduler a resumed run goes on with (default: the checkpoint's)",
+    )
+    parser.add_argument(
         "--tensorboard",
         action="store_true",
         help="log to TensorBoard too: tensorboard --logdir WORK_DIR",
@@ -72,7 +77,13 @@ def main() -> None:
         if args.dry_run:
             print(describe_config(cfg))
             return
-        prepare_training(cfg, amp=args.amp, auto_scale_lr=args.auto_scale_lr, resume=args.resume)
+        prepare_training(
+            cfg,
+            amp=args.amp,
+            auto_scale_lr=args.auto_scale_lr,
+            resume=args.resume,
+            resume_schedule=args.resume_schedule,
+        )
         if args.tensorboard:
             log_to_tensorboard(cfg)
         train(cfg)

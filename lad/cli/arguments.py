@@ -57,7 +57,9 @@ def read_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def prepare_training(cfg: Config, *, amp: bool, auto_scale_lr: bool, resume: str | None) -> Config:
+def prepare_training(
+    cfg: Config, *, amp: bool, auto_scale_lr: bool, resume: str | None, resume_schedule: str | None = None
+) -> Config:
     """Apply the options of ``tools/train.py``, in place.
 
     Args:
@@ -65,6 +67,8 @@ def prepare_training(cfg: Config, *, amp: bool, auto_scale_lr: bool, resume: str
         amp: Mixed precision: float16 with loss scaling on an accelerator, bfloat16 on a CPU.
         auto_scale_lr: Scale the learning rate with the batch size.
         resume: ``'auto'`` for the last checkpoint of the work_dir, a checkpoint path, or None.
+        resume_schedule: Whose optimizer settings and schedulers a resumed run has: ``'checkpoint'`` or ``'config'``;
+            None for what the config's :class:`lad.engine.hooks.ResumeHook` says.
 
     Raises:
         ConfigError: the config lacks what an option or the training needs.
@@ -92,6 +96,10 @@ def prepare_training(cfg: Config, *, amp: bool, auto_scale_lr: bool, resume: str
         cfg.resume = True
         cfg.load_from = None if resume == "auto" else resume
     survive_interruption(cfg)
+    if resume_schedule is not None:
+        if "resume" not in cfg.default_hooks:
+            raise ConfigError("--resume-schedule needs default_hooks.resume, which the config sets to None.")
+        cfg.default_hooks.resume.schedule = resume_schedule
     images = bad_data_policy(cfg)["images"]
     check_image_loading(cfg.train_dataloader, images)
     # Hooks that exchange the pipeline for the last epochs.

@@ -55,6 +55,27 @@ def expected_channels(message: str) -> int | None:
     return int(found[1]) if found else None
 
 
+_SIZE_MISMATCH = re.compile(
+    r"size mismatch for (?P<key>\S+): copying a param with shape torch\.Size\(\[(?P<saved>[\d, ]*)\]\) from "
+    r"checkpoint, the shape in current model is torch\.Size\(\[(?P<own>[\d, ]*)\]\)"
+)
+
+
+def size_mismatch(message: str) -> tuple[str, tuple[tuple[int, ...], tuple[int, ...]]] | None:
+    """Key and both shapes (the file's, the model's) of a line of ``load_state_dict``'s error; None for other lines.
+
+    torch 2.14: ``size mismatch for KEY: copying a param with shape torch.Size([2, 2]) from checkpoint, the shape in
+    current model is torch.Size([3, 2]).``.
+    """
+    found = _SIZE_MISMATCH.search(message)
+    if found is None:
+        return None
+    saved, own = (
+        tuple(int(size) for size in found[name].split(",") if size.strip()) for name in ("saved", "own")
+    )
+    return found["key"], (saved, own)
+
+
 def without_worker_traceback(message: str) -> str:
     """Message of an error that a worker of ``torch.utils.data.DataLoader`` raised; others are returned unchanged.
 

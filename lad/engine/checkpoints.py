@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lad.compat.safe_loading import load_safely
 from lad.errors import CheckpointError, listed
@@ -100,11 +101,30 @@ def check_resumable(path: Path) -> None:
         raise CheckpointError(f"{path} does not exist")
     # On the meta device: the data of the tensors is not needed.
     checkpoint = load_safely(path, map_location="meta")
-    missing = {"state_dict", "meta", "message_hub", "optimizer"} - set(
-        checkpoint if isinstance(checkpoint, dict) else ()
-    )
+    check_training_state(checkpoint, str(path))
+
+
+def check_training_state(checkpoint: Any, source: str) -> None:
+    """Check that the content of a file is the state of a training, as far as this can be told without the training.
+
+    Args:
+        checkpoint: What was read.
+        source: Where from, for the message.
+
+    Raises:
+        NoTrainingError: parts are missing, or are something else.
+    """
+    content = checkpoint if isinstance(checkpoint, dict) else {}
+    parts = ("state_dict", "meta", "message_hub", "optimizer")
+    missing = [part for part in parts if not isinstance(content.get(part), dict)]
+    if not missing:
+        missing = [
+            f"meta.{key}" for key in ("epoch", "iter") if not isinstance(content["meta"].get(key), int)
+        ]
     if missing:
-        raise NoTrainingError(f"{path} has no {listed(sorted(missing))}: no training can be resumed from it")
+        raise NoTrainingError(
+            f"{source} has no {listed(sorted(missing))}: no training can be resumed from it"
+        )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,15 @@ from lad.engine.checkpoints import LAST_CHECKPOINT, find_resumable
 from mmengine.config import Config, ConfigDict
 
 HOOKS = {"CheckpointHook": "AtomicCheckpointHook"}
+#: Names of the default hooks that are added to a config.
+ADDED_HOOKS = (
+    "checkpoint_fit",
+    "resume",
+    "preemption",
+    "numerical_faults",
+    "teacher_check",
+    "phases",
+)
 LOOPS = {
     "EpochBasedTrainLoop": "ResumableEpochBasedTrainLoop",
     "IterBasedTrainLoop": "ResumableIterBasedTrainLoop",
@@ -27,15 +36,14 @@ def survive_interruption(cfg: Config) -> None:
     hooks = cfg.default_hooks
     # MMEngine's default.
     hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook", interval=1))
+    verify_checkpoints(cfg)
+    hooks.setdefault("resume", ConfigDict(type="ResumeHook"))
     hooks.setdefault("preemption", ConfigDict(type="PreemptionHook"))
     hooks.setdefault("numerical_faults", ConfigDict(type="NumericalFaultHook"))
     if {"teacher", "teachers"} & set(cfg.get("model") or {}):
         hooks.setdefault("teacher_check", ConfigDict(type="TeacherCheckHook"))
         hooks.setdefault("phases", ConfigDict(type="PhaseHook"))
-    for name in ("preemption", "numerical_faults", "teacher_check", "phases"):
-        # MMEngine accepts None only for its own default hooks.
-        if hooks.get(name, {}) is None:
-            del hooks[name]
+    _drop_disabled(hooks)
     _replace_type(hooks.checkpoint, HOOKS)
     if "type" not in cfg.train_cfg:
         by_epoch = cfg.train_cfg.pop("by_epoch", True)
@@ -46,6 +54,21 @@ def survive_interruption(cfg: Config) -> None:
     names = [imports["imports"]] if isinstance(imports["imports"], str) else list(imports["imports"])
     if "lad" not in names:
         cfg.custom_imports = dict(imports, imports=["lad", *names])
+
+
+def verify_checkpoints(cfg: Config) -> None:
+    """Add the hook that refuses a checkpoint that does not fit the detector, in place; for training and testing."""
+    if cfg.get("default_hooks") is None:
+        cfg.default_hooks = {}
+    cfg.default_hooks.setdefault("checkpoint_fit", ConfigDict(type="CheckpointFitHook"))
+    _drop_disabled(cfg.default_hooks)
+
+
+def _drop_disabled(hooks: ConfigDict) -> None:
+    """Remove this package's default hooks that a config disables; MMEngine accepts None only for its own."""
+    for name in ADDED_HOOKS:
+        if hooks.get(name, {}) is None:
+            del hooks[name]
 
 
 def _replace_type(config: Any, types: dict[str, str]) -> None:

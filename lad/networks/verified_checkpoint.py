@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from lad.errors import CheckpointError, listed
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from lad.errors import CheckpointError
+from lad.networks.fit import Fit, compare_state
 
 from mmdet.models.detectors import BaseDetector
 from mmengine.runner import CheckpointLoader
+from torch import Tensor
+
+#: Keys that a detector's checkpoint may hold beside the detector: what a distillation trains with it
+#: (:mod:`lad.detectors.state`), and MMDetection 2's EMA.
+BESIDE = ("distillation.", "ema_")
 
 
 def load_verified(model: BaseDetector, path: str, owner: str) -> dict:
@@ -14,6 +24,11 @@ def load_verified(model: BaseDetector, path: str, owner: str) -> dict:
     Keys of a distillation (``distillation.``) and of MMDetection 2's EMA (``ema_``) are not the detector's and
     are passed over; ``num_batches_tracked`` may be missing, as for MMEngine.
 
+    Args:
+        model: The detector; it is not changed if the checkpoint does not fit.
+        path: Path or URL.
+        owner: Whose checkpoint it is, for messages.
+
     Raises:
         CheckpointError: missing, unexpected or mismatched keys; an unreadable file.
     """
@@ -21,36 +36,56 @@ def load_verified(model: BaseDetector, path: str, owner: str) -> dict:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location="cpu", logger=None)
     except FileNotFoundError as error:
         raise CheckpointError(f"{owner}: there is no checkpoint {path!r}; give its path or URL.") from error
-    if not isinstance(checkpoint, dict):
-        raise CheckpointError(f"{owner}: {path} holds no state_dict.")
-    loaded = checkpoint.get("state_dict", checkpoint)
-    state = type(loaded)()
-    for key, value in loaded.items():
-        if not key.startswith(("distillation.", "ema_")):
-            state[key.removeprefix("module.")] = value
-    if hasattr(loaded, "_metadata"):
-        state._metadata = loaded._metadata
+    source = f"{owner}: checkpoint {path}"
+    state = state_dict_of(checkpoint, source)
+    for key in [key for key in state if key.startswith(BESIDE)]:
+        del state[key]
+    refuse_misfit(
+        compare_state(model, state), source, "give the config that this checkpoint was trained with."
+    )
+    model.load_state_dict(state, strict=False)
+    meta = checkpoint.get("meta")
+    return meta if isinstance(meta, dict) else {}
 
-    own = model.state_dict()
-    advice = "give the config that this checkpoint was trained with."
-    wrong = [key for key, value in state.items() if key in own and own[key].shape != value.shape]
-    if wrong:
-        shapes = ", ".join(
-            f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}" for key in wrong[:2]
-        )
-        more = f" and {len(wrong) - 2} more" if len(wrong) > 2 else ""
+
+def state_dict_of(checkpoint: Any, source: str) -> OrderedDict[str, Tensor]:
+    """A copy of the state dict in the content of a checkpoint file, without DDP's prefix ``module.``.
+
+    Args:
+        checkpoint: A dict with ``state_dict``, or a state dict.
+        source: Where it comes from, for messages.
+
+    Raises:
+        CheckpointError: it is neither.
+    """
+    loaded = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else None
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise CheckpointError(f"{source} holds no state_dict: it is no detector's; give another file.")
+    wrong = next((key for key, value in loaded.items() if not isinstance(key, str)), None)
+    if wrong is None:
+        # Modules may save anything as their extra state.
+        weights = {key: value for key, value in loaded.items() if not key.endswith("_extra_state")}
+        wrong = next((key for key, value in weights.items() if not isinstance(value, Tensor)), None)
+    if wrong is not None:
         raise CheckpointError(
-            f"{owner}: checkpoint {path} is of another architecture or number of classes: {shapes}{more}; {advice}"
+            f"{source} holds no state_dict: {wrong!r} is no tensor with a name; give a file with the key 'state_dict'."
         )
-    result = model.load_state_dict(state, strict=False)
-    missing = [key for key in result.missing_keys if not key.endswith("num_batches_tracked")]
-    problems = []
-    if missing:
-        problems.append(f"{len(missing)} keys are missing ({listed(missing, 2)})")
-    if result.unexpected_keys:
-        problems.append(f"{len(result.unexpected_keys)} are unknown ({listed(result.unexpected_keys, 2)})")
-    if problems:
-        raise CheckpointError(
-            f"{owner}: checkpoint {path} is of another architecture: {' and '.join(problems)}; {advice}"
-        )
-    return checkpoint.get("meta") or {}
+    state = OrderedDict((key.removeprefix("module."), value) for key, value in loaded.items())
+    if hasattr(loaded, "_metadata"):
+        state._metadata = loaded._metadata  # type: ignore[attr-defined]  # torch's own convention
+    return state
+
+
+def refuse_misfit(fit: Fit, source: str, advice: str) -> None:
+    """Refuse a checkpoint that does not fit.
+
+    Args:
+        fit: Its comparison with the model, without the keys that may differ.
+        source: The checkpoint and its owner, for the message.
+        advice: What to do.
+
+    Raises:
+        CheckpointError: names counts and the first keys.
+    """
+    if problem := fit.problem():
+        raise CheckpointError(f"{source} is of {problem}; {advice}")

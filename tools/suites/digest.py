@@ -49,7 +49,11 @@ USUAL_HOOKS = dict(
 )
 # What tools/train.py adds, and takes out where a config has None. The watching ones compute nothing.
 WATCHING_HOOKS = dict(
-    preemption="PreemptionHook", numerical_faults="NumericalFaultHook", teacher_check="TeacherCheckHook"
+    checkpoint_fit="CheckpointFitHook",
+    resume="ResumeHook",
+    preemption="PreemptionHook",
+    numerical_faults="NumericalFaultHook",
+    teacher_check="TeacherCheckHook",
 )
 ADDED_HOOKS = dict(WATCHING_HOOKS, phases="PhaseHook")
 _detectors: dict[str, ConfigDict] = {}

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lad.engine.accumulation import average_accumulated
 from lad.engine.checkpoints import (
     ATOMIC,
     LAST_CHECKPOINT,
@@ -84,6 +85,7 @@ class AtomicCheckpointHook(CheckpointHook):
             kept = [number for number in self.keep_ckpt_ids if number != step] + [step]
             # The outdated ones too: a run that dies before it removes them removes them when it resumes.
             hub.update_info("keep_ckpt_ids", kept)
+        average_accumulated(runner)
         runner.save_checkpoint(
             self.out_dir,
             name,

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from lad.engine.accumulation import average_accumulated
 from lad.engine.checkpoints import ATOMIC, write_last_checkpoint
 from lad.engine.leaving import Preempted
 from lad.engine.model import detector_of
@@ -89,7 +90,8 @@ class PreemptionHook(Hook):
     def after_train_iter(self, runner: Runner, batch_idx: int, **kwargs: Any) -> None:
         """Save and exit if any rank received a signal."""
         steps = runner.iter + 1
-        # Gradients that are still being accumulated are in no checkpoint.
+        # Between two steps of the optimizer: a checkpoint in the middle of an accumulation would average the gradients
+        # over the ranks, and so round otherwise than the undisturbed run.
         accumulated = steps % getattr(runner.optim_wrapper, "_accumulative_counts", 1) == 0
         if steps % self.interval == 0 and accumulated and self._any_rank_received_signal():
             self._save(runner, epoch=runner.epoch, iteration=steps)
@@ -147,6 +149,7 @@ class PreemptionHook(Hook):
             trained = {name for name, _ in model.named_parameters()}
             own = {name: value.cpu() for name, value in state.items() if name not in trained}
             self._buffers = all_gather_object(own)
+        average_accumulated(runner)
         runner.save_checkpoint(
             runner.work_dir, INTERRUPTED, meta=dict(epoch=epoch, iter=iteration), backend_args=ATOMIC
         )
