@@ -139,6 +139,61 @@ def roles() -> nn.Module:
     return model
 
 
+def mutual(*configs: dict, **settings) -> nn.Module:
+    """Networks that learn from each other's class logits."""
+    networks = dict(zip("abc", configs, strict=False))
+    model = MODELS.build(
+        dict(
+            type="DistillationDetector",
+            networks=copy.deepcopy(networks),
+            exits=settings.pop("exits", None),
+            methods=[dict(type="MutualLogitDistillation", **settings)],
+        )
+    )
+    for seed, network in enumerate(model.learners.values()):
+        network.load_state_dict(build_like(network, seed))
+    return model
+
+
+def cross_layer() -> nn.Module:
+    """DCM: a GFL with two exits and one with one."""
+    early, late = dict(levels=[1]), dict(levels=[1, 2])
+    exits = dict(a=dict(early=early, late=late), b=dict(early=early))
+    return mutual(dense("gfl"), dense("gfl"), exits=exits, pairs="all")
+
+
+def mutual_two_stage() -> nn.Module:
+    """Three Faster R-CNNs; samplers take everything."""
+    configs = [two_stage_detectors.two_stage("faster", base=base) for base in (8, 16, 8)]
+    for config in configs:
+        for stage in (config.train_cfg.rpn, config.train_cfg.rcnn):
+            stage.sampler.update(num=100_000, pos_fraction=1.0)
+    model = mutual(*configs)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            # Outputs of the order of 1: what the own losses' divisors change in the weights changes no proposal.
+            parameter.data.mul_(10 * parameter[0].numel() ** -0.5)
+    return model
+
+
+def self_distillation() -> nn.Module:
+    """Two exits of a PAA that learn from it, one of them with its positives."""
+    model = MODELS.build(
+        dict(
+            type="DistillationDetector",
+            student=small_paa(),
+            exits=dict(student=dict(early=dict(levels=[1]), late=dict(levels=[1, 2]))),
+            methods=[
+                dict(type="SelfDistillation"),
+                dict(LAD, learner="student.late", taught_by="student"),
+            ],
+        )
+    )
+    for seed, network in enumerate(model.learners.values()):
+        network.load_state_dict(build_like(network, seed))
+    return model
+
+
 def build_like(network: nn.Module, seed: int) -> dict[str, torch.Tensor]:
     """A network's state with random weights that depend on the seed alone."""
     generator = torch.Generator().manual_seed(seed)
@@ -162,6 +217,9 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "relations": relations,
     "responses": responses,
     "roles": roles,
+    "self_distillation": self_distillation,
+    "cross_layer": cross_layer,
+    "mutual_two_stage": mutual_two_stage,
     "faster": partial(two_stage, "faster"),
     # Boxes of no proposal are so large: what is sampled are the objects alone, and nothing where there are none.
     "cascade_without_proposals": partial(two_stage, "cascade", min_bbox_size=10_000),

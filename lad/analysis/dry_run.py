@@ -142,9 +142,10 @@ def losses_of(model: DistillationDetector) -> list[LossRow]:
 
 def _losses_of_phase(model: DistillationDetector, phase: str, progress: Progress) -> list[LossRow]:
     sources: dict[str, tuple[str, Any]] = {}
-    hook = "pretraining_losses" if phase == "pretraining" else "losses"
     with ExitStack() as stack, torch.random.fork_rng(devices=[]):
         for one in model.bound.values():
+            hook = "joint_losses" if one.method.is_joint else "losses"
+            hook = "pretraining_losses" if phase == "pretraining" else hook
             stack.enter_context(replaced(one.method, hook, _recording(one, hook, sources)))
         torch.manual_seed(0)
         losses = model.train().loss_at(progress, *noise(model))

@@ -30,7 +30,7 @@ class BoundMethod:
     Attributes:
         name: Its key under ``distillation.``.
         method: The method.
-        learners: Names of what it trains: one, or all networks of a joint method.
+        learners: Names of what it trains: one, or all networks of a joint method, and their exits if it takes them.
         route: Its teachers; None for a joint method.
         prefix: What the names of its losses begin with in the log: the learner's name where there are several, then
             the teacher's where there are several; empty, or ending in a dot.
@@ -150,7 +150,10 @@ def _build(config: dict, candidates: Candidates, others: Mapping[str, BoundMetho
         raise ConfigError(f"two methods are called {name!r}: give each a name, dict(type=..., name=...).")
     if name in RESERVED:
         raise ConfigError(f"a method cannot be called {name!r}: give it another name.")
-    return BoundMethod(name, MODELS.build(config), learners, route, prefix)
+    method = MODELS.build(config)
+    if isinstance(method, JointMethod) and method.takes_exits:
+        learners = tuple(learner for learner in candidates.learners if learner.partition(".")[0] in learners)
+    return BoundMethod(name, method, learners, route, prefix)
 
 
 def _free_name(
@@ -203,19 +206,16 @@ def _check_conflicts(one: BoundMethod, others: Iterable[BoundMethod]) -> None:
                 f"{one.name} and {other.name} both change the own loss of the {sorted(heads)[0]} of "
                 f"{sorted(shared)[0]!r}: take one of them out of methods."
             )
-        name = one.method.loss_name
-        if name is not None and name == other.method.loss_name and one.prefix == other.prefix:
-            raise ConfigError(f"two methods call their loss {name!r}: give one another loss_name.")
         if shared and weights_own_loss(one.method) and weights_own_loss(other.method):
             raise ConfigError(
                 f"{one.name} and {other.name} both weight the own loss of {sorted(shared)[0]!r}: take one of them out "
                 "of methods."
             )
+        name = one.method.loss_name
+        if name is not None and name == other.method.loss_name and one.prefix == other.prefix:
+            raise ConfigError(f"two methods call their loss {name!r}: give one another loss_name.")
 
 
-def _bind(one: BoundMethod, candidates: Candidates) -> None:
-    """Bind a method, and refuse what it cannot read."""
-    method = one.method
 def trains_exits(kind: str | type) -> bool:
     """Whether a method of this type trains exits; False for what is no method."""
     known = MODELS.get(kind) if isinstance(kind, str) else kind
@@ -227,6 +227,9 @@ def weights_own_loss(method: DistillationMethod) -> bool:
     return type(method).own_loss_weight is not DistillationMethod.own_loss_weight
 
 
+def _bind(one: BoundMethod, candidates: Candidates) -> None:
+    """Bind a method, and refuse what it cannot read."""
+    method = one.method
     if isinstance(method, JointMethod):
         method.bind_together({name: candidates.learners[name] for name in one.learners})
         return
@@ -366,9 +369,6 @@ def check_trains_without_labels(methods: Sequence[DistillationMethod], student: 
         )
 
 
-def add_terms(losses: dict[str, Any], one: BoundMethod, terms: dict[str, Any]) -> None:
-    """Add a method's loss terms under their names in the log.
-
 def weighted_losses(losses: dict[str, Any], weight: float) -> dict[str, Any]:
     """The losses of a detector times a factor; what is only logged beside them stays as it is.
 
@@ -387,6 +387,9 @@ def weighted_losses(losses: dict[str, Any], weight: float) -> dict[str, Any]:
         for name, value in losses.items()
     }
 
+
+def add_terms(losses: dict[str, Any], one: BoundMethod, terms: dict[str, Any]) -> None:
+    """Add a method's loss terms under their names in the log.
 
     Raises:
         ConfigError: another loss has a name already.

@@ -25,7 +25,7 @@ from lad.detectors.binding import (
 from lad.detectors.networks import NetworksDetector
 from lad.detectors.pretraining import find_pretraining, phase_of, pretrained
 from lad.errors import ConfigError, UnsupportedError
-from lad.methods.base import DistillationMethod, Step
+from lad.methods.base import DistillationMethod, JointMethod, Step
 from lad.networks.cache import take_fingerprints
 from lad.networks.forward import DENSE_HEADS, run_dense
 from lad.networks.initialisation import Inheritance, find_inheritance, inherit, wanted_modules
@@ -231,7 +231,9 @@ class DistillationDetector(NetworksDetector):
                     observing.enter_context(one.method.observe(step))
             losses = self._own_losses(steps, images, data_samples, outputs)
         for name, one in self.bound.items():
-            if not one.method.is_joint:
+            if isinstance(one.method, JointMethod):
+                add_terms(losses, one, one.method.joint_losses(steps[name]))
+            else:
                 add_terms(losses, one, one.method.losses(steps[name][one.learner]))
         return losses
 
@@ -248,7 +250,7 @@ class DistillationDetector(NetworksDetector):
         start = RandomState.capture(images[self.deploy].device) if len(self.learners) > 1 else None
         own = {}
         for name, one in self.bound.items():
-            if one.method.is_joint:
+            if isinstance(one.method, JointMethod):
                 own.update(one.method.own_losses(steps[name]))
         for learner in self._loss_order:
             if learner in own:
@@ -334,7 +336,9 @@ class DistillationDetector(NetworksDetector):
         for one in methods.values():
             own, taught = one.method.modules_read(is_pretraining)
             for learner in one.learners:
-                wanted[learner] += own
+                wanted[learner] += (
+                    one.method.modules_of(learner) if isinstance(one.method, JointMethod) else own
+                )
             for name in one.route.names if one.route is not None else ():
                 if name in wanted:
                     wanted[name] += taught
@@ -365,6 +369,7 @@ class DistillationDetector(NetworksDetector):
                     student_loss=self.student_loss,
                     progress=progress,
                     observations=observations,
+                    learner=learner,
                 )
                 for learner in one.learners
             }

@@ -17,6 +17,7 @@ from lad.methods.response.soft_label import SoftLabelDistillation
 from lad.methods.roi.logits import RoILogitDistillation
 from lad.methods.roi.rcnn import RCNNDistillation
 from lad.methods.roi.rpn import RPNDistillation
+from lad.methods.together.mutual import MutualLogitDistillation
 from lad.methods.together.self_distillation import SelfDistillation
 
 __all__ = [
@@ -31,13 +32,14 @@ __all__ = [
     "JointMethod",
     "LabelAssignmentDistillation",
     "LocalisationDistillation",
+    "MutualLogitDistillation",
     "OverhaulDistillation",
     "RCNNDistillation",
     "RPNDistillation",
     "RelationalDistillation",
     "RoILogitDistillation",
+    "SelfDistillation",
     "SimilarityPreservingDistillation",
     "SoftLabelDistillation",
-    "SelfDistillation",
     "Step",
 ]

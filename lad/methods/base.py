@@ -36,6 +36,7 @@ class Step:
             be missing.
         progress: Place of the step in the run.
         observations: What methods record while they observe the learner's own loss, by method; discarded with the step.
+        learner: Name of the learner, ``'a'`` or ``'a.early'``.
     """
 
     inputs: Tensor
@@ -46,6 +47,7 @@ class Step:
     student_loss: bool = True
     progress: Progress = field(default_factory=Progress)
     observations: dict[DistillationMethod, Any] = field(default_factory=dict)
+    learner: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,10 @@ class DistillationMethod(BaseModule):
     needs_frozen: str | None = None
     #: Whether it trains several networks together (``among=``) instead of one learner from a teacher.
     is_joint: bool = False
-
-    def bind(self, student: BaseDetector, teacher: Teacher) -> None:
     #: Whether its learners are exits: by default every exit of the deployed network, each taught by its network.
     trains_exits: bool = False
+
+    def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Check that the method fits both detectors and build what depends on them; called once.
 
         Args:
@@ -150,12 +152,12 @@ class DistillationMethod(BaseModule):
         """
         return nullcontext()
 
-    def losses(self, step: Step) -> dict[str, Tensor]:
-        """Loss terms to add to the student's own, by name (``loss_...``)."""
     def own_loss_weight(self, progress: Progress) -> float:
         """Factor of the learner's own loss at a place in the run; one method a learner may have another than 1."""
         return 1.0
 
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """Loss terms to add to the student's own, by name (``loss_...``)."""
         return {}
 
     def pretraining_losses(self, step: Step) -> dict[str, Tensor]:
@@ -175,39 +177,54 @@ class DistillationMethod(BaseModule):
 
 
 class JointMethod(DistillationMethod):
-    """Base of methods that train several networks together and compute their own losses in one go.
+    """Base of methods that train several networks together.
 
     In a config it has ``among=``, the names of the networks (by default all), instead of ``learner=`` and
-    ``taught_by=``.
+    ``taught_by=``. Either it computes their own losses in one go (:meth:`own_losses`), or every network computes its own
+    and the method adds loss terms (:meth:`joint_losses`).
     """
 
     is_joint = True
     compares_classes = False
+    #: Whether the exits of the networks take part too.
+    takes_exits: bool = False
 
     @abstractmethod
     def bind_together(self, networks: Mapping[str, BaseDetector]) -> None:
         """Check that the networks can be trained together; called once.
 
         Args:
-            networks: The trained networks by name.
+            networks: The trained networks by name, then their exits where :attr:`takes_exits`.
 
         Raises:
             UnsupportedError: they cannot; the message names them and what would work.
         """
 
-    @abstractmethod
+    def modules_of(self, learner: str) -> tuple[str, ...]:
+        """The modules of one of its networks whose outputs it reads; by default :attr:`student_modules`."""
+        return self.student_modules
+
     def own_losses(self, steps: Mapping[str, Step]) -> dict[str, dict[str, Any]]:
-        """The own losses of all its networks, and what is logged beside them, by network.
+        """The own losses that it computes in one go, and what is logged beside them, by network; by default none.
 
         Args:
             steps: The step as each network sees it, by network. Every network's forward pass must start from the same
                 random state (:class:`lad.base.random_state.RandomState`).
         """
+        return {}
+
+    def joint_losses(self, steps: Mapping[str, Step]) -> dict[str, Tensor]:
+        """Loss terms to add to the own losses, by name (``loss_...``); other names are only logged.
+
+        Args:
+            steps: The step as each network sees it, by network, after its own loss.
+        """
+        return {}
 
     def check_without_labels(self, student: BaseDetector) -> None:
-        """Refused: the own losses are what it computes."""
+        """Refused: it trains several networks."""
         raise UnsupportedError(
-            f"student_loss=False: {type(self).__name__} computes the networks' own losses."
+            f"student_loss=False: {type(self).__name__} trains networks on their own losses."
         )
 
     def links(self) -> list[Link]:

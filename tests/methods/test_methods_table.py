@@ -87,6 +87,18 @@ def distil(detector, methods, folder):
     return model
 
 
+def learn_together(detector, method):
+    """Two networks of one family, which a joint method trains."""
+    networks = dict(a=MODELS_OF[detector](), b=MODELS_OF[detector]())
+    model = MODELS.build(dict(type="DistillationDetector", networks=networks, methods=[dict(type=method)]))
+    model.init_weights()
+    return model
+
+
+def is_joint(method):
+    return MODELS.get(method).is_joint
+
+
 def configs_of(method):
     return [dict(type=method, **settings) for settings in CONFIGS.get(method, [{}])]
 
@@ -107,7 +119,8 @@ def test_every_method_and_every_detector_of_the_tests_has_a_place_in_the_table()
 def test_methods_that_work_train_together_and_the_others_are_refused(detector, tmp_path):
     torch.manual_seed(0)
     set_epoch(100)  # TOOD's own assigner
-    works = [config for method in TABLE if TABLE[method][detector] == "yes" for config in configs_of(method)]
+    single = [method for method in TABLE if not is_joint(method)]
+    works = [config for method in single if TABLE[method][detector] == "yes" for config in configs_of(method)]
     model = distil(detector, works, tmp_path)
     inputs, samples = make_batch((2, 3), (96, 128))
     if getattr(model.student, "with_mask", False):
@@ -123,9 +136,30 @@ def test_methods_that_work_train_together_and_the_others_are_refused(detector, t
     assert adapters
     assert any(bool(gradient.any()) for gradient in adapters)
 
-    for method, cells in TABLE.items():
-        if cells[detector] != "yes":
+    for method in single:
+        if TABLE[method][detector] != "yes":
             for config in configs_of(method):
                 with pytest.raises((ConfigError, UnsupportedError)) as refused:
                     distil(detector, [config], tmp_path)
                 assert len(str(refused.value)) > 40
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("method", [method for method in TABLE if is_joint(method)])
+def test_joint_method_trains_two_networks_or_is_refused(detector, method):
+    torch.manual_seed(0)
+    set_epoch(100)
+    if TABLE[method][detector] != "yes":
+        with pytest.raises(UnsupportedError) as refused:
+            learn_together(detector, method)
+        assert len(str(refused.value)) > 40
+        return
+    model = learn_together(detector, method).train()
+    inputs, samples = make_batch((2, 3), (96, 128))
+    if getattr(model.student, "with_mask", False):
+        with_masks(samples)
+    losses, _ = model.parse_losses(model.loss(inputs, samples))
+    losses.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert [name for name, gradient in gradients.items() if gradient is None] == []
+    assert all(gradient.isfinite().all() for gradient in gradients.values())

@@ -97,6 +97,7 @@ DIFFERING = {
     "relations": ("loss_rkd",),
     # An RPN and a RoI head divide by each process's own number of samples.
     "faster": ("_hard",),
+    "mutual_two_stage": tuple(f"{name}.loss_{part}" for name in "abc" for part in ("rpn", "cls", "bbox")),
     "cascade_without_proposals": ("_hard",),
 }
 WITHOUT_OBJECTS_IN_RANK_1, WITHOUT_POSITIVES_IN_RANK_0, WITHOUT_ANY = range(3)

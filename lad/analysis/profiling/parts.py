@@ -12,7 +12,7 @@ from lad.base.replace import replaced
 from lad.detectors.inspection import bound_methods, frozen_teachers, trained_networks
 from lad.heads import BatchedPAAHead
 from lad.methods.assignment.co_learning import CoLearningAssignment
-from lad.methods.base import DistillationMethod
+from lad.methods.base import DistillationMethod, JointMethod
 
 from mmdet.models.detectors import BaseDetector
 from mmdet.models.task_modules import BaseAssigner, BaseSampler
@@ -95,6 +95,11 @@ def _calls(detector: BaseDetector) -> Iterator[Call]:
     for name, one in bound_methods(detector).items():
         if type(one.method).losses is not DistillationMethod.losses:
             yield one.method, "losses", _method_part(name)
+        if (
+            isinstance(one.method, JointMethod)
+            and type(one.method).joint_losses is not JointMethod.joint_losses
+        ):
+            yield one.method, "joint_losses", _method_part(name)
         if isinstance(one.method, CoLearningAssignment):
             yield one.method.co_learning, "losses", ASSIGNMENT
 

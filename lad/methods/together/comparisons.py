@@ -1,0 +1,172 @@
+"""Class logits of networks that learn from each other: of dense heads at every prior, of RoI heads on proposals."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+from lad.errors import UnsupportedError
+from lad.exchange.labels import DenseLabels, LabelReader, reading_labels
+from lad.heads.dense import class_logits
+from lad.methods.base import Step
+from lad.methods.response.dense import check_dense_heads, check_labels_known, check_same_count, level_counts
+from lad.methods.response.logits import build_logit_loss, logit_loss
+from lad.methods.roi.logits import RoILogitDistillation
+from lad.networks.peer import PeerTeacher, PeerView
+
+from mmdet.models.detectors import BaseDetector
+from torch import Tensor, nn
+
+#: A learner and its teacher.
+Pair = tuple[str, str]
+
+
+class Comparison(nn.Module):
+    """Base of what compares the class logits of each of several learners with those of its teachers.
+
+    Args:
+        owner: The method, for messages.
+        networks: Networks and exits by name.
+        names: Name of the loss of each pair.
+        loss: Config of a loss of (n, C) logits.
+
+    Raises:
+        UnsupportedError: a pair cannot be compared.
+    """
+
+    @abstractmethod
+    def modules_of(self, learner: str) -> tuple[str, ...]:
+        """The modules of a network whose outputs are read."""
+
+    @abstractmethod
+    def observe(self, step: Step) -> AbstractContextManager[Any]:
+        """A context in which a learner computes its own loss; what it gives is handed to :meth:`losses`."""
+
+    @abstractmethod
+    def losses(self, steps: Mapping[str, Step], observed: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The loss of each pair by its name; gradients reach the learner only.
+
+        Args:
+            steps: The step as each network sees it.
+            observed: What :meth:`observe` gave, by learner.
+        """
+
+    @abstractmethod
+    def loss_weight(self) -> float:
+        """The factor that the loss has of its own."""
+
+
+class DenseComparison(Comparison):
+    """Logits at every prior that counts in the learner's own loss, over what its head divides its class loss by.
+
+    Each network's logits and labels are read once, however many pairs they are in.
+    """
+
+    def __init__(
+        self, owner: str, networks: Mapping[str, BaseDetector], names: Mapping[Pair, str], loss: dict
+    ) -> None:
+        super().__init__()
+        self.owner = owner
+        self.names = dict(names)
+        heads: dict[str, Any] = {
+            name: getattr(network, "bbox_head", None) for name, network in networks.items()
+        }
+        for learner, teacher in names:
+            found, models = ([each[learner], each[teacher]] for each in (heads, networks))
+            check_dense_heads(pair_label(owner, learner, teacher), found, models)
+            check_labels_known(pair_label(owner, learner, teacher), found[0])
+        first = next(iter(heads.values()))
+        self.loss = build_logit_loss(loss, first.use_sigmoid_cls)
+
+    def modules_of(self, learner: str) -> tuple[str, ...]:
+        """Its dense head."""
+        return ("bbox_head",)
+
+    def observe(self, step: Step) -> AbstractContextManager[LabelReader]:
+        """Record the labels of the learner's own loss."""
+        return reading_labels(step.student.bbox_head)
+
+    def losses(self, steps: Mapping[str, Step], observed: Mapping[str, LabelReader]) -> dict[str, Tensor]:
+        """See :meth:`Comparison.losses`."""
+        logits, labels = {}, {}
+        for name, step in steps.items():
+            logits[name] = class_logits(step.student.bbox_head, step.outputs["bbox_head"])
+            labels[name] = self._labels(step, observed[name])
+        terms = {}
+        for (learner, teacher), name in self.names.items():
+            own, taught = logits[learner], logits[teacher].detach()
+            check_same_count(pair_label(self.owner, learner, teacher), own, taught)
+            terms[name] = logit_loss(
+                self.loss,
+                own.flatten(0, 1),
+                taught.flatten(0, 1),
+                labels[learner].labels.flatten(),
+                labels[learner].counts.flatten().float(),
+                avg_factor=labels[learner].avg_factor,
+            )
+        return terms
+
+    def _labels(self, step: Step, reader: LabelReader) -> DenseLabels:
+        levels = step.outputs["bbox_head"][0]
+        return reader.labels(len(levels[0]), level_counts(step.student.bbox_head, levels))
+
+    def loss_weight(self) -> float:
+        """See :meth:`Comparison.loss_weight`."""
+        return getattr(self.loss, "loss_weight", 1.0)
+
+
+class RoIComparison(Comparison):
+    """Logits of the learner's own proposals, averaged over them.
+
+    The teacher's RoI head scores them on the teacher's features: one more pass of it for each learner. Nothing else
+    runs twice.
+    """
+
+    def __init__(
+        self, owner: str, networks: Mapping[str, BaseDetector], names: Mapping[Pair, str], loss: dict
+    ) -> None:
+        super().__init__()
+        methods: dict[Pair, RoILogitDistillation] = {}
+        for (learner, teacher), name in names.items():
+            methods[learner, teacher] = method = RoILogitDistillation(loss, loss_name=name)
+            try:
+                method.bind(networks[learner], PeerTeacher(networks[teacher]))
+            except UnsupportedError as error:
+                raise UnsupportedError(f"{pair_label(owner, learner, teacher)}: {error}") from error
+        self.features = {learner: (method.student_features,) for (learner, _), method in methods.items()}
+        self.by_pair = methods
+        self.methods = nn.ModuleList(methods.values())
+
+    def modules_of(self, learner: str) -> tuple[str, ...]:
+        """What its RoI head pools."""
+        return self.features[learner]
+
+    @contextmanager
+    def observe(self, step: Step) -> Iterator[None]:
+        """Record the proposals of the learner's own loss, which its pairs' methods keep by themselves."""
+        with ExitStack() as stack:
+            for (learner, _), method in self.by_pair.items():
+                if learner == step.learner:
+                    stack.enter_context(method.observe(step))
+            yield
+
+    def losses(self, steps: Mapping[str, Step], observed: Mapping[str, None]) -> dict[str, Tensor]:
+        """See :meth:`Comparison.losses`."""
+        terms: dict[str, Tensor] = {}
+        for (learner, teacher), method in self.by_pair.items():
+            step, other = steps[learner], steps[teacher]
+            view = PeerView(other.student, other.outputs, len(other.data_samples))
+            terms |= method.losses(replace(step, teacher=view))
+        return terms
+
+    def loss_weight(self) -> float:
+        """See :meth:`Comparison.loss_weight`."""
+        return getattr(next(iter(self.by_pair.values())).loss, "loss_weight", 1.0)
+
+
+def pair_label(owner: str, learner: str, teacher: str) -> str:
+    """How messages about a pair begin: 'OWNER (student a, teacher b)'."""
+    return f"{owner} (student {learner}, teacher {teacher})"

@@ -1,0 +1,159 @@
+"""Mutual learning: networks that are trained at once learn from each other's class logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+from lad.base.schedules import build_schedule
+from lad.errors import ConfigError, UnsupportedError, listed
+from lad.methods.base import JointMethod, Step
+from lad.methods.roi.heads import stages_of
+from lad.methods.together.comparisons import Comparison, DenseComparison, RoIComparison
+from lad.methods.together.pairs import mutual_pairs
+
+import torch
+from mmdet.models.detectors import BaseDetector
+from mmdet.registry import MODELS
+from torch import Tensor
+
+#: Which predictors learn from each other: the networks' main heads alone, or their exits too.
+Predictors = Literal["output", "all"]
+
+
+@MODELS.register_module()
+class MutualLogitDistillation(JointMethod):
+    """Networks trained at once, each of which learns the class logits of every other beside its own loss.
+
+    With ``pairs='output'`` it is deep mutual learning (Zhang et al., CVPR 2018, arXiv 1706.00384), with ``pairs='all'``
+    dense cross-layer mutual-distillation (DCM; Yao and Sun, ECCV 2020, arXiv 2008.07816): the loss is
+
+        L = sum of the own losses + weight * sum over ordered pairs (i, j) of different networks of KL(p_j || p_i),
+
+    where p_j is constant. Two networks with two exits each have 3 x 3 x 2 = 18 such pairs. No network needs to be
+    pretrained. Backbones and the normalisation of images may differ; classes and priors must be the same. The forward
+    pass of each network runs once a step.
+
+    Dense heads: the loss at every prior that counts in the learner's own loss, over what its head divides its class
+    loss by (for most heads the number of positives). RoI heads: the mean over the learner's own proposals, which the
+    teacher's RoI head scores in one more pass.
+
+    In the log the terms are called ``loss_mutual.LEARNER.TEACHER``: ``loss_mutual.a.early.b`` is what the exit
+    ``early`` of ``a`` learns from ``b``, ``loss_mutual.a.b.early`` what ``a`` learns from the exit of ``b``.
+    ``sum_mutual`` is their sum.
+
+    Args:
+        pairs: ``'output'``: main heads alone; ``'all'``: every predictor learns from every predictor of the other
+            networks, exits too.
+        loss: Config of a loss of (n, C) logits, as for ``DenseLogitDistillation``. By default ``QualityKDLoss`` for
+            sigmoid classifiers of dense heads, ``KDLoss`` at a temperature of 1 for all others.
+        weight: Factor of every term, a number or a schedule (:func:`lad.base.schedules.build_schedule`). Of K networks
+            Zhang et al. take the mean over peers, a weight of 1 / (K - 1).
+        loss_name: What the names of the terms begin with.
+        init_cfg: As in MMEngine.
+
+    Raises:
+        ConfigError: a setting is wrong, or there is no exit for ``pairs='all'``.
+        UnsupportedError: networks cannot be compared.
+    """
+
+    loss_name: str
+
+    def __init__(
+        self,
+        pairs: Predictors = "output",
+        loss: dict | None = None,
+        weight: float | dict = 1.0,
+        loss_name: str = "loss_mutual",
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        owner = type(self).__name__
+        if pairs not in get_args(Predictors):
+            raise ConfigError(f"{owner}: pairs must be 'output' or 'all', got {pairs!r}.")
+        if not isinstance(loss_name, str) or not loss_name.startswith("loss"):
+            raise ConfigError(f"{owner}: loss_name must begin with 'loss', got {loss_name!r}.")
+        self.takes_exits = pairs == "all"
+        self.loss_config = loss
+        self.weight = build_schedule(weight, f"{owner}: weight", minimum=0)
+        self.loss_name = loss_name
+        self.sum_name = loss_name.replace("loss", "sum", 1)
+
+    def bind_together(self, networks: Mapping[str, BaseDetector]) -> None:
+        """Refuse networks whose class logits cannot be compared."""
+        owner = type(self).__name__
+        kinds = {name: hasattr(network, "roi_head") for name, network in networks.items()}
+        if len(set(kinds.values())) > 1:
+            found = listed([f"{name} ({type(network).__name__})" for name, network in networks.items()], 5)
+            raise UnsupportedError(
+                f"{owner} compares dense heads with dense heads and RoI heads with RoI heads; among are {found}: name "
+                "networks of one kind."
+            )
+        if self.takes_exits and not any("." in name for name in networks):
+            hint = (
+                "RoI heads have none, leave out pairs"
+                if any(kinds.values())
+                else "add exits=dict(NETWORK=dict(early=dict(levels=[1]))), or leave out pairs"
+            )
+            raise ConfigError(
+                f"{owner}: pairs='all' compares exits too, and {listed(networks, 5)} have none: {hint}."
+            )
+        _check_same_classes(owner, networks)
+        self.names = {pair: f"{self.loss_name}.{name}" for pair, name in mutual_pairs(networks).items()}
+        self.comparison: Comparison
+        if any(kinds.values()):
+            self.comparison = RoIComparison(
+                owner, networks, self.names, self.loss_config or dict(type="KDLoss")
+            )
+        else:
+            self.comparison = DenseComparison(
+                owner, networks, self.names, self.loss_config or _dense_loss(networks)
+            )
+
+    def modules_of(self, learner: str) -> tuple[str, ...]:
+        """What the comparison reads of a network."""
+        return self.comparison.modules_of(learner)
+
+    @contextmanager
+    def observe(self, step: Step) -> Iterator[None]:
+        """Record the labels or proposals of a learner's own loss."""
+        with self.comparison.observe(step) as observed:
+            step.observations.setdefault(self, {})[step.learner] = observed
+            yield
+
+    def joint_losses(self, steps: Mapping[str, Step]) -> dict[str, Tensor]:
+        """A term for each pair, and ``sum_mutual``, which is only logged."""
+        first = next(iter(steps.values()))
+        weight = self.weight.at(first.progress)
+        losses = self.comparison.losses(steps, first.observations[self])
+        terms = {name: value * weight for name, value in losses.items()}
+        return terms | {self.sum_name: torch.stack(list(terms.values())).detach().sum()}
+
+    def loss_weights(self) -> dict[str, float]:
+        """The factor of each term, of a schedule the last."""
+        return dict.fromkeys(self.names.values(), self.weight.end * self.comparison.loss_weight())
+
+
+def _check_same_classes(owner: str, networks: Mapping[str, BaseDetector]) -> None:
+    counts = {
+        name: count for name, network in networks.items() if (count := _num_classes(network)) is not None
+    }
+    (first, number), *others = counts.items()
+    for name, count in others:
+        if count != number:
+            raise UnsupportedError(
+                f"{owner}: {first} has {number} classes and {name} {count}; networks that learn from each other need "
+                "the same classes: set num_classes alike."
+            )
+
+
+def _num_classes(network: BaseDetector) -> int | None:
+    """Number of classes of a detector's RoI head or dense head; None where it has neither."""
+    head = stages_of(network)[0] if hasattr(network, "roi_head") else getattr(network, "bbox_head", None)
+    return getattr(head, "num_classes", None)
+
+
+def _dense_loss(networks: Mapping[str, BaseDetector]) -> dict:
+    head = getattr(next(iter(networks.values())), "bbox_head", None)
+    return dict(type="QualityKDLoss" if getattr(head, "use_sigmoid_cls", False) else "KDLoss")
