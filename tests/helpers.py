@@ -99,12 +99,12 @@ def save_checkpoint(model: torch.nn.Module, path: Path, **meta) -> str:
 
 
 def make_batch(
-    objects=(3, 0, 7), size=(96, 128), num_classes: int = 3, seed: int = 0, shapes=None
+    objects=(3, 0, 7), size=(96, 128), num_classes: int = 3, seed: int = 0, shapes=None, channels: int = 3
 ) -> tuple[torch.Tensor, list[DetDataSample]]:
     """Random images (normalised) with random boxes; ``objects`` a number for each image."""
     generator = torch.Generator().manual_seed(seed)
     height, width = size
-    inputs = torch.randn(len(objects), 3, height, width, generator=generator)
+    inputs = torch.randn(len(objects), channels, height, width, generator=generator)
     samples = []
     for number, count in enumerate(objects):
         h, w = shapes[number] if shapes else size

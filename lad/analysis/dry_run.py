@@ -19,10 +19,12 @@ from lad.detectors.binding import BoundMethod
 from lad.detectors.configs import is_distillation, with_networks
 from lad.detectors.distillation import DistillationDetector
 from lad.detectors.inspection import bound_methods
+from lad.detectors.masks import predicts_masks
 from lad.detectors.networks import NetworksDetector
 from lad.errors import ConfigError
 from lad.methods.assignment.co_learning import CoLearningAssignment
 from lad.networks.building import without_pretraining
+from lad.networks.channels import image_channels
 from lad.networks.dry_run import dry_run
 from lad.networks.shapes import SIDE, check_shapes
 from lad.networks.snapshot import Snapshot
@@ -188,8 +190,14 @@ def _recording(one: BoundMethod, hook: str, sources: dict[str, tuple[str, Any]])
 
 def noise(model: DistillationDetector) -> tuple[Tensor, SampleList]:
     """Two images of noise with an object of the first class each, normalised and padded as in a training step."""
-    with_masks = getattr(model.student, "with_mask", False) is True
-    batch = random_batch(images=2, shape=(SIDE, SIDE), objects=1, num_classes=1, with_masks=with_masks)
+    batch = random_batch(
+        images=2,
+        shape=(SIDE, SIDE),
+        objects=1,
+        num_classes=1,
+        with_masks=predicts_masks(model),
+        channels=image_channels(model),
+    )
     data = model.data_preprocessor(batch, training=False)
     return data["inputs"], data["data_samples"]
 

@@ -26,7 +26,7 @@ def predict_together(
 
     Args:
         networks: The networks by name; the first one's ``test_cfg`` has the settings of the suppression.
-        inputs: Images (N, 3, H, W) as each network's config normalises them.
+        inputs: Images (N, C, H, W) as each network's config normalises them.
         data_samples: Their metadata; takes the detections.
         kwargs: As for the networks' ``predict``.
     """

@@ -107,7 +107,7 @@ def _loads_masks(transform: Mapping) -> bool | None:
     if "with_mask" in transform:
         return bool(transform["with_mask"])
     for base in kind.__mro__:
-        default = inspect.signature(base.__init__).parameters.get("with_mask")
+        default = inspect.signature(base).parameters.get("with_mask")
         if default is not None:
             return default.default is True
     return False

@@ -11,6 +11,7 @@ from lad.detectors.ensemble import ENSEMBLE, merge_settings, predict_together
 from lad.detectors.state import NETWORKS, SNAPSHOTS, inside_name, network_state, outside_name
 from lad.errors import ConfigError
 from lad.networks.building import build_teacher
+from lad.networks.channels import repeats_of_grey
 from lad.networks.exits import Exit
 from lad.networks.frozen import FrozenTeacher
 from lad.networks.preprocessing import Renormalisation, check_same_batches
@@ -78,10 +79,7 @@ class NetworksDetector(BaseDetector):
         self.peers = ModuleDict({name: MODELS.build(config) for name, config in trained.others.items()})
         self.data_preprocessor = self.student.data_preprocessor
         self.renormalisations = nn.ModuleDict(
-            {
-                name: Renormalisation(self.data_preprocessor, network.data_preprocessor, exact=True)
-                for name, network in self.peers.items()
-            }
+            {name: self._renormalisation_for(name, network) for name, network in self.peers.items()}
         )
         for name, network in self.peers.items():
             check_same_batches(name, network.data_preprocessor, self.data_preprocessor)
@@ -93,6 +91,11 @@ class NetworksDetector(BaseDetector):
             self._build_exits({} if exits is None else exits, trained)
         self.teachers: dict[str, FrozenTeacher] = {}
         self._register_state_dict_hook(_rename_outside)
+
+    def _renormalisation_for(self, name: str, network: BaseDetector) -> Renormalisation:
+        """From the deployed network's images to those of a trained one."""
+        repeat = repeats_of_grey(f"network {name}", network, images_of=self.student)
+        return Renormalisation(self.data_preprocessor, network.data_preprocessor, exact=True, repeat=repeat)
 
     def _build_exits(self, exits: dict[str, dict], trained: TrainedConfigs) -> None:
         if not isinstance(exits, dict) or not all(isinstance(own, dict) for own in exits.values()):
@@ -123,12 +126,12 @@ class NetworksDetector(BaseDetector):
                     f"teachers: {name!r} is a trained network already; call the teacher something else."
                 )
             if not is_snapshot(spec):
-                self.teachers[name] = build_teacher(spec, self.data_preprocessor, name)
+                self.teachers[name] = build_teacher(spec, self.student, name)
                 continue
             check_snapshot(name, spec, self.trained_networks)
             source = spec["snapshot_of"]
             network = self.trained_networks[source]
-            between = Renormalisation(self.data_preprocessor, network.data_preprocessor, exact=True)
+            between = self._renormalisation_for(source, network)
             self.teachers[name] = Snapshot(source, network, between, spec.get("at", "start"))
 
     # -- Networks -------------------------------------------------------------------------------------------------
@@ -164,7 +167,7 @@ class NetworksDetector(BaseDetector):
 
         Args:
             name: The network's name.
-            inputs: Images normalised for the deployed network, (N, 3, H, W).
+            inputs: Images normalised for the deployed network, (N, C, H, W).
             data_samples: Their metadata.
         """
         return inputs if name == self.deploy else self.renormalisations[name](inputs, data_samples)

@@ -6,29 +6,31 @@ from typing import Any
 
 from lad.base.config import detector_config
 from lad.errors import ConfigError
+from lad.networks.channels import check_preprocessing, repeats_of_grey
 from lad.networks.frozen import FrozenTeacher
 from lad.networks.preprocessing import Renormalisation
 from lad.networks.speed import TeacherSpeed
 from lad.networks.verified_checkpoint import load_verified
 
 import torch
+from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
-from torch import nn
 
 
-def build_teacher(spec: dict, student_preprocessor: nn.Module, role: str = "teacher") -> FrozenTeacher:
+def build_teacher(spec: dict, student: BaseDetector, role: str = "teacher") -> FrozenTeacher:
     """Build the teacher of a distillation config.
 
     Args:
         spec: ``dict(config=PATH, checkpoint=PATH_OR_URL)`` or a model dict with ``checkpoint``; ``speed`` holds
             options of :class:`TeacherSpeed`, further keys override the config's ``model``.
-        student_preprocessor: What normalises the images that the teacher will be shown.
+        student: The detector whose images the teacher will be shown, as its data preprocessor normalises them.
         role: What to call it in messages.
 
     Raises:
         ConfigError: no checkpoint is named, or the config is not a detector's.
         CheckpointError: the checkpoint is missing, unsafe, or of another architecture.
+        UnsupportedError: the teacher takes images of another number of channels.
     """
     if not isinstance(spec, dict) or not spec.get("checkpoint"):
         raise ConfigError(f"{role} needs a checkpoint: {role}=dict(config=PATH, checkpoint=PATH_OR_URL).")
@@ -41,9 +43,11 @@ def build_teacher(spec: dict, student_preprocessor: nn.Module, role: str = "teac
     # random state it consumed would change the student's own initialisation.
     with torch.random.fork_rng(devices=[]):
         model = MODELS.build(without_pretraining(config))
+    check_preprocessing(model, role)
+    repeat = repeats_of_grey(role, model, images_of=student)
     meta = load_verified(model, checkpoint, owner=f"{role} {name}")
     classes = (meta.get("dataset_meta") or {}).get("classes") or meta.get("CLASSES")
-    renormalisation = Renormalisation(student_preprocessor, model.data_preprocessor)
+    renormalisation = Renormalisation(student.data_preprocessor, model.data_preprocessor, repeat=repeat)
     return FrozenTeacher(model, renormalisation, tuple(classes) if classes else None, config, speed)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from lad.base.capture import Outputs, capture, root_of
 from lad.base.modes import evaluating
+from lad.networks.channels import IMAGE_SIZE, zero_images
 from lad.networks.forward import run_dense
 from lad.networks.speed import uncompiled
 
@@ -13,7 +14,7 @@ import torch
 from mmdet.models.detectors import BaseDetector
 
 #: Height and width of the images of a dry run, in pixels.
-DRY_RUN_SIZE = (128, 128)
+DRY_RUN_SIZE = IMAGE_SIZE
 
 
 @torch.no_grad()
@@ -23,8 +24,7 @@ def dry_run(model: BaseDetector, modules: Iterable[str], size: tuple[int, int] =
     The detector is as before: no statistics of a batch norm, no training flag and no random state change.
     """
     modules = tuple(modules)
-    # Two: group norm refuses groups of a single value, which narrow heads have on the coarsest level of one image.
-    inputs = next(model.parameters()).new_zeros(2, 3, *size)
+    inputs = zero_images(model, size=size)
     with (
         evaluating(model),
         torch.random.fork_rng(devices=[]),

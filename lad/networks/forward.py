@@ -26,7 +26,7 @@ def run_dense(model: BaseDetector, inputs: Tensor, heads: Iterable[str] = DENSE_
 
     Args:
         model: The detector.
-        inputs: Images (N, 3, H, W) as its config normalises them.
+        inputs: Images (N, C, H, W) as its config normalises them.
         heads: Names of the heads that run, of those that it has.
     """
     if set(heads) == {"backbone"} and type(model).extract_feat in PLAIN_FEATURES:

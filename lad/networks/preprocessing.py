@@ -16,12 +16,16 @@ PIXEL_TOLERANCE = 1e-4
 class Renormalisation(nn.Module):
     """Renormalises images from the mean, standard deviation and channel order of one network to those of another.
 
+    Mean and standard deviation are of one value for each channel, of one for all, or none.
+
     Args:
         source: Data preprocessor that normalised the images.
         target: Data preprocessor of the network that gets them.
         exact: Recover the pixel values first and normalise them anew, in the operations of MMEngine's data
             preprocessor: images of whole pixel values are then, to the bit, what ``target`` makes of them. Otherwise
             one multiplication and one addition, equal to rounding, which is cheaper.
+        repeat: How often the channel of grey images is repeated, for a network that takes colour images; see
+            :func:`lad.networks.channels.repeats_of_grey`.
     """
 
     scale: Tensor
@@ -31,13 +35,21 @@ class Renormalisation(nn.Module):
     target_mean: Tensor
     target_std: Tensor
 
-    def __init__(self, source: ImgDataPreprocessor, target: ImgDataPreprocessor, exact: bool = False) -> None:
+    def __init__(
+        self,
+        source: ImgDataPreprocessor,
+        target: ImgDataPreprocessor,
+        exact: bool = False,
+        repeat: int = 1,
+    ) -> None:
         super().__init__()
+        self.repeat = repeat
         self.swap_channels = source._channel_conversion != target._channel_conversion
         self.pad_value = target.pad_value
         self.exact = exact
-        source_mean, source_std = _mean_std(source)
-        target_mean, target_std = _mean_std(target)
+        source_mean, source_std, target_mean, target_std = torch.broadcast_tensors(
+            *_mean_std(source), *_mean_std(target)
+        )
         if self.swap_channels:
             source_mean, source_std = source_mean.flip(0), source_std.flip(0)
         if exact:
@@ -49,16 +61,23 @@ class Renormalisation(nn.Module):
             self.register_buffer("scale", source_std / target_std, persistent=False)
             self.register_buffer("shift", (source_mean - target_mean) / target_std, persistent=False)
         self.is_identity = (
-            not self.swap_channels
+            repeat == 1
+            and not self.swap_channels
             and source.pad_value == target.pad_value
             and torch.equal(source_mean, target_mean)
             and torch.equal(source_std, target_std)
         )
 
     def forward(self, inputs: Tensor, data_samples: SampleList) -> Tensor:
-        """Renormalise images (N, 3, H, W); padding outside each ``img_shape`` gets the target's pad value."""
+        """Renormalise images (N, C, H, W); padding outside each ``img_shape`` gets the target's pad value.
+
+        Returns:
+            (N, repeat * C, H, W).
+        """
         if self.is_identity:
             return inputs
+        if self.repeat > 1:
+            inputs = inputs.expand(-1, self.repeat, -1, -1)
         if self.swap_channels:
             inputs = inputs.flip(1)
         images = self._normalised_anew(inputs) if self.exact else inputs * self.scale + self.shift
@@ -87,7 +106,7 @@ def _mean_std(preprocessor: ImgDataPreprocessor) -> tuple[Tensor, Tensor]:
         )
     if preprocessor._enable_normalize:
         return preprocessor.mean.clone(), preprocessor.std.clone()
-    return torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+    return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
 
 
 def check_same_batches(name: str, peer: nn.Module, deployed: nn.Module) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from lad.base.modes import evaluating
 from lad.compat.messages import TORCH_SHAPE_MISMATCH, expected_channels
 from lad.errors import ConfigError
+from lad.networks.channels import check_preprocessing, zero_images
 
 import torch
 from mmdet.models.dense_heads import AnchorFreeHead, AnchorHead
@@ -22,23 +23,23 @@ SIDE = 128
 def check_shapes(model: BaseDetector, path: str = "model") -> None:
     """Run backbone, neck and dense heads once and refuse parts that do not fit.
 
-    The detector is as before: no statistics of a batch norm, no training flag and no random state change. Detectors
-    that are put together otherwise than MMDetection's one-stage and two-stage detectors are passed over.
+    Images have the channels that the backbone takes. The detector is as before: no statistics of a batch norm, no
+    training flag and no random state change. Detectors that are put together otherwise than MMDetection's one-stage and
+    two-stage detectors are passed over.
 
     Args:
-        model: A detector, or one that holds detectors as ``student`` or ``networks``.
+        model: A detector, or one that trains several as its ``trained_networks``.
         path: What to call it in messages.
 
     Raises:
         ConfigError: channels, number of feature maps or strides do not fit.
     """
-    modules = model._modules
-    if "student" in modules:
-        return check_shapes(modules["student"], f"{path}.student")
-    if "networks" in modules:
-        for name, network in modules["networks"].items():
-            check_shapes(network, f"{path}.networks.{name}")
+    networks = getattr(model, "trained_networks", None)
+    if networks is not None:
+        for name, network in networks.items():
+            check_shapes(network, f"{path}.{name}" if len(networks) == 1 else f"{path}.networks.{name}")
         return None
+    check_preprocessing(model, path)
     if type(model).extract_feat not in (SingleStageDetector.extract_feat, TwoStageDetector.extract_feat):
         return None
     try:
@@ -54,8 +55,8 @@ def check_shapes(model: BaseDetector, path: str = "model") -> None:
 
 def _check_parts(model: BaseDetector, path: str) -> None:
     modules = model._modules
-    images = next(model.parameters()).new_zeros(2, 3, SIDE, SIDE)
-    features = _run(model.backbone, images, f"{path}.backbone", "images of 3 channels")
+    images = zero_images(model, size=(SIDE, SIDE))
+    features = _run(model.backbone, images, f"{path}.backbone", f"images of {images.shape[1]} channels")
     if isinstance(modules.get("neck"), nn.Module):
         given = f"the outputs of {path}.backbone ({_described(features)})"
         wanted = getattr(model.neck, "in_channels", None)

@@ -22,7 +22,7 @@ class TeacherView:
 
     Args:
         teacher: The teacher.
-        inputs: Images normalised for the detector that owns the teacher, (N, 3, H, W).
+        inputs: Images normalised for the detector that owns the teacher, (N, C, H, W).
         data_samples: Their metadata.
         modules: Names of the teacher's modules that methods read.
         shared: Whether several methods read them.

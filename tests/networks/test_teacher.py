@@ -11,11 +11,14 @@ import pytest
 import torch
 from helpers import Malicious, build, make_batch, save_checkpoint, small_paa
 from mmdet.models.data_preprocessors import DetDataPreprocessor
+from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 
 
 def load(spec):
-    return build_teacher(spec, DetDataPreprocessor(mean=[0, 0, 0], std=[1, 1, 1]))
+    student = small_paa()
+    student.data_preprocessor.update(mean=[0, 0, 0], std=[1, 1, 1], bgr_to_rgb=False)
+    return build_teacher(spec, MODELS.build(student))
 
 
 def test_weights_are_the_checkpoints(teacher_spec):

@@ -6,14 +6,11 @@ from lad.networks.building import build_teacher
 import pytest
 import torch
 from helpers import make_batch, small_paa
-from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.registry import MODELS
 
 
 def outputs(spec, **speed):
-    preprocessor = MODELS.build(small_paa().data_preprocessor)
-    assert isinstance(preprocessor, DetDataPreprocessor)
-    teacher = build_teacher(dict(spec, speed=speed), preprocessor)
+    teacher = build_teacher(dict(spec, speed=speed), MODELS.build(small_paa()))
     scores, boxes, ious = teacher.run(*make_batch((1, 1)), ["bbox_head"])["bbox_head"]
     # The last two levels are one cell high: with as many groups as channels their group norm divides rounding errors
     # by nothing but its epsilon.
@@ -66,9 +63,9 @@ def test_compiled_teacher_is_heard_after_it_ran_unheard_and_is_tried_out_uncompi
 
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile_with(module, backend))
     spec, (inputs, samples) = teacher_spec(), make_batch((1, 1))
-    preprocessor = MODELS.build(small_paa().data_preprocessor)
-    plain = build_teacher(spec, preprocessor).run(inputs, samples, ["neck"])["neck"]
-    teacher = build_teacher(dict(spec, speed=dict(compile=True)), preprocessor)
+    student = MODELS.build(small_paa())
+    plain = build_teacher(spec, student).run(inputs, samples, ["neck"])["neck"]
+    teacher = build_teacher(dict(spec, speed=dict(compile=True)), student)
     assert len(teacher.dry_run(["neck"])["neck"]) == 5
     assert not compiled
     with torch.no_grad():

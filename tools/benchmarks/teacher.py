@@ -83,19 +83,17 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     cfg = load_config(args.config)
     cfg.model.bbox_head.type = "BatchedPAAHead"
-    preprocessor = MODELS.build(cfg.model.data_preprocessor)
+    student = MODELS.build(copy.deepcopy(cfg.model))
     loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
     batches = []
     for data in loader:
-        prepared = preprocessor(data, True)
+        prepared = student.data_preprocessor(data, True)
         batches.append((prepared["inputs"], prepared["data_samples"]))
         if sum(len(samples) for _, samples in batches) >= args.images:
             break
 
     def build(speed: dict) -> FrozenTeacher:
-        return build_teacher(
-            dict(copy.deepcopy(cfg.model), checkpoint=args.checkpoint, speed=speed), preprocessor
-        )
+        return build_teacher(dict(copy.deepcopy(cfg.model), checkpoint=args.checkpoint, speed=speed), student)
 
     teachers = {name: build(OPTIONS[name]) for name in dict.fromkeys(["as it is", *args.only])}
     inputs, samples = batches[0]

@@ -46,7 +46,7 @@ def assignment_pictures(
 
     Args:
         model: The detector.
-        data: ``inputs`` (N images, (3, H, W)) and ``data_samples`` with ground truth, as a data loader gives them;
+        data: ``inputs`` (N images, (C, H, W)) and ``data_samples`` with ground truth, as a data loader gives them;
             left as they are.
         class_names: Names by label; by default the labels' numbers.
 
@@ -213,6 +213,11 @@ def _names(labels: Tensor, class_names: Sequence[str] | None) -> tuple[str, ...]
 
 
 def _rgb(image: Tensor) -> np.ndarray:
-    """An image of a data loader, (3, H, W) BGR as MMDetection reads it, as (H, W, 3) uint8 RGB."""
+    """An image of a data loader, (C, H, W), as (H, W, 3) uint8 RGB.
+
+    The first three channels are BGR as MMDetection reads them, and others are not shown; of one or two channels the
+    first is grey.
+    """
     array = image.detach().cpu().float().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-    return np.ascontiguousarray(array[..., ::-1])
+    colours = [2, 1, 0] if array.shape[-1] >= 3 else [0, 0, 0]
+    return np.ascontiguousarray(array[..., colours])

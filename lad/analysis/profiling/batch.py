@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from lad.cli.checks import datasets_of
+from lad.datasets.configured import datasets_of
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ def random_batch(
     num_classes: int,
     seed: int = 0,
     with_masks: bool = False,
+    channels: int = 3,
 ) -> dict[str, list]:
     """Images of noise with random boxes, as ``PackDetInputs`` and the collate function leave them.
 
@@ -44,9 +45,10 @@ def random_batch(
         num_classes: Labels are below.
         seed: Of the random numbers.
         with_masks: Add masks, the boxes themselves.
+        channels: C of the images.
 
     Returns:
-        ``inputs``, N images (3, H, W) uint8, and ``data_samples``.
+        ``inputs``, N images (C, H, W) uint8, and ``data_samples``.
     """
     generator = torch.Generator().manual_seed(seed)
     height, width = shape
@@ -76,7 +78,8 @@ def random_batch(
         sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
         samples.append(sample)
     noise = [
-        torch.randint(0, 256, (3, *shape), generator=generator, dtype=torch.uint8) for _ in range(images)
+        torch.randint(0, 256, (channels, *shape), generator=generator, dtype=torch.uint8)
+        for _ in range(images)
     ]
     return dict(inputs=noise, data_samples=samples)
 

@@ -45,7 +45,7 @@ def complexity_of(
 
     Args:
         model: The detector.
-        inputs: Normalised images, (N, 3, H, W). Group norm refuses a single image whose coarsest map is one value.
+        inputs: Normalised images, (N, C, H, W). Group norm refuses a single image whose coarsest map is one value.
         data_samples: Their metadata.
         weights: Where its weights come from.
     """

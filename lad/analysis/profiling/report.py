@@ -10,8 +10,15 @@ from lad.analysis.profiling.building import RANDOM, build_offline
 from lad.analysis.profiling.complexity import Complexity, complexity_of
 from lad.analysis.profiling.step import PartCost, StepCost, device_of, measure_step
 from lad.analysis.tables import text_table
-from lad.detectors.inspection import auxiliary_parameters, frozen_teachers, trained_networks
+from lad.detectors.inspection import (
+    auxiliary_parameters,
+    frozen_teachers,
+    network_inputs,
+    trained_networks,
+)
+from lad.detectors.masks import predicts_masks
 from lad.errors import ConfigError
+from lad.networks.channels import image_channels
 
 import torch
 from mmdet.models.detectors import BaseDetector
@@ -139,7 +146,8 @@ def profile_config(
         objects=objects,
         # The maximum, because an RPN has one class.
         num_classes=max((getattr(module, "num_classes", 0) for module in detector.modules()), default=0) or 1,
-        with_masks=any(getattr(module, "with_mask", False) is True for module in detector.modules()),
+        with_masks=predicts_masks(detector),
+        channels=image_channels(detector),
     )
     networks, adapters = _networks(detector, origins, random_batch(images=2, **settings))
     step = None
@@ -166,11 +174,12 @@ def _networks(
     flags = detector.training
     data = detector.eval().data_preprocessor(batch, False)
     detector.train(flags)
-    arguments = data["inputs"], data["data_samples"]
-    trained, teachers = trained_networks(detector), frozen_teachers(detector)
-    networks = {
-        name or "detector": complexity_of(network, *arguments, RANDOM) for name, network in trained.items()
-    }
-    for name, teacher in teachers.items():
-        networks[name] = complexity_of(teacher.model, *arguments, origins.get(name, RANDOM))
+    inputs, samples = data["inputs"], data["data_samples"]
+    networks = {}
+    for name, network in trained_networks(detector).items():
+        own = network_inputs(detector, name, inputs, samples)
+        networks[name or "detector"] = complexity_of(network, own, samples, RANDOM)
+    for name, teacher in frozen_teachers(detector).items():
+        own = teacher.renormalisation(inputs, samples)
+        networks[name] = complexity_of(teacher.model, own, samples, origins.get(name, RANDOM))
     return networks, sum(parameter.numel() for parameter in auxiliary_parameters(detector))

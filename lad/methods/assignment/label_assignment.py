@@ -100,7 +100,8 @@ class LabelAssignmentDistillation(DistillationMethod):
                     "LabelAssignmentDistillation: batch_augments change images after their fingerprints are taken, "
                     "so the teacher cannot be cached: leave out `cache`, or do the same in the pipeline."
                 )
-            images = (preprocessor.mean, preprocessor.std, preprocessor.pad_size_divisor)
+            normalisation = (getattr(preprocessor, name, None) for name in ("mean", "std"))
+            images = (*normalisation, preprocessor.pad_size_divisor)
             decision = (head.prior_generator, head.train_cfg, head.topk)
             name = hash_of(teacher.model, teacher.config, teacher.speed, images, decision)
             self.cache = TeacherCache(Path(settings.pop("dir")) / name, **settings)
