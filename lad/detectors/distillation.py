@@ -78,6 +78,8 @@ class DistillationDetector(NetworksDetector):
             and shapes agree, after its own initialisation and before anything is loaded: ``['neck', 'bbox_head']``, or
             ``dict(teacher='a', modules=[...])`` where there are several.
         init_cfg: As in MMEngine.
+        keep_exits: Write each exit as a plain detector of a truncated backbone beside the deployed network, config and
+            checkpoint, for an early exit at deployment; :class:`lad.engine.hooks.SaveExitsHook` does.
 
     Raises:
         ConfigError, CheckpointError, UnsupportedError: what cannot work is refused here, before training.
@@ -97,13 +99,14 @@ class DistillationDetector(NetworksDetector):
         predict_with: str | None = None,
         initialise_from_teacher: str | Sequence[str] | dict | None = None,
         init_cfg: dict | None = None,
+        keep_exits: bool = False,
     ) -> None:
         check_is_list_of_methods(methods)
         for method in methods:
             # Before a teacher is downloaded.
             check_is_method(dict(method).get("type"))
         trained = trained_configs(student, networks, deploy)
-        super().__init__(trained, data_preprocessor, exits, predict_with, init_cfg)
+        super().__init__(trained, data_preprocessor, exits, predict_with, init_cfg, keep_exits)
         # A method of exits without exits is refused by itself.
         alone = len(self.learners) == 1 and not any(trains_exits(method["type"]) for method in methods)
         self._build_teachers(teacher_configs(teacher, teachers, required=alone))

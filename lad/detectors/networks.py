@@ -8,12 +8,13 @@ from typing import Any
 
 from lad.base.progress import Progress
 from lad.detectors.ensemble import ENSEMBLE, merge_settings, predict_together
-from lad.detectors.state import NETWORKS, SNAPSHOTS, inside_name, network_state, outside_name
+from lad.detectors.state import EXITS, NETWORKS, SNAPSHOTS, inside_name, network_state, outside_name
 from lad.errors import ConfigError
 from lad.networks.building import build_teacher
 from lad.networks.channels import repeats_of_grey
 from lad.networks.exits import Exit
 from lad.networks.frozen import FrozenTeacher
+from lad.networks.plain_exit import plain_exit_config, plain_exit_state
 from lad.networks.preprocessing import Renormalisation, check_same_batches
 from lad.networks.roles import TrainedConfigs, check_name
 from lad.networks.snapshot import Snapshot, check_snapshot, is_snapshot
@@ -45,6 +46,7 @@ class NetworksDetector(BaseDetector):
         predict_with: ``'ensemble'``: predictions are those of all trained networks, merged by non-maximum suppression.
             By default those of the deployed one.
         init_cfg: As in MMEngine.
+        keep_exits: Whether exits are written as detectors of their own too; see :attr:`Exit.plain_config`.
 
     Attributes:
         student: The deployed network.
@@ -63,6 +65,7 @@ class NetworksDetector(BaseDetector):
         exits: dict[str, dict] | None = None,
         predict_with: str | None = None,
         init_cfg: dict | None = None,
+        keep_exits: bool = False,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         if predict_with not in (None, ENSEMBLE):
@@ -89,6 +92,9 @@ class NetworksDetector(BaseDetector):
         # Like adapters, exits draw their initial weights without changing those of the networks.
         with torch.random.fork_rng(devices=[]):
             self._build_exits({} if exits is None else exits, trained)
+            if keep_exits:
+                self._prepare_kept_exits(trained)
+        self.keep_exits = keep_exits
         self.teachers: dict[str, FrozenTeacher] = {}
         self._register_state_dict_hook(_rename_outside)
 
@@ -117,6 +123,19 @@ class NetworksDetector(BaseDetector):
                     for name, spec in own.items()
                 }
             )
+
+    def _prepare_kept_exits(self, trained: TrainedConfigs) -> None:
+        """Find the plain config of every exit, so that what cannot be kept is refused before training."""
+        if not self.exits:
+            raise ConfigError(
+                "keep_exits=True: there is no exit to keep; add "
+                f"exits=dict({self.deploy}=dict(early=dict(levels=[1])))."
+            )
+        for network, own in self.exits.items():
+            for name, exit_ in own.items():
+                exit_.plain_config = plain_exit_config(
+                    exit_, self.trained_networks[network], trained.configs[network], f"{network}.{name}"
+                )
 
     def _build_teachers(self, configs: dict[str, Any]) -> None:
         """Build the frozen teachers and snapshots of a config, by name."""
@@ -175,6 +194,12 @@ class NetworksDetector(BaseDetector):
     def network_state(self, state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
         """One trained network's part of this detector's state dict, as a plain detector's."""
         return network_state(state, name, self.deploy)
+
+    def exit_state(self, state: dict[str, Tensor], network: str, name: str) -> dict[str, Tensor]:
+        """One kept exit's part of this detector's state dict, as that of a plain detector of its own."""
+        prefix = f"{EXITS}{network}.{name}."
+        own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        return plain_exit_state(own, self.network_state(state, network), self.exits[network][name].plain_keys)
 
     def take_snapshots(self, progress: Progress) -> None:
         """Take the snapshots that are due at a step."""

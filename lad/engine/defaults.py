@@ -18,6 +18,7 @@ ADDED_HOOKS = (
     "numerical_faults",
     "teacher_check",
     "phases",
+    "exits",
 )
 LOOPS = {
     "EpochBasedTrainLoop": "ResumableEpochBasedTrainLoop",
@@ -43,6 +44,8 @@ def survive_interruption(cfg: Config) -> None:
     if {"teacher", "teachers"} & set(cfg.get("model") or {}):
         hooks.setdefault("teacher_check", ConfigDict(type="TeacherCheckHook"))
         hooks.setdefault("phases", ConfigDict(type="PhaseHook"))
+    if (cfg.get("model") or {}).get("keep_exits"):
+        hooks.setdefault("exits", ConfigDict(type="SaveExitsHook"))
     _drop_disabled(hooks)
     _replace_type(hooks.checkpoint, HOOKS)
     if "type" not in cfg.train_cfg:

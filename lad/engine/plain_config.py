@@ -13,7 +13,7 @@ from lad.detectors.configs import deployed_name, is_distillation, trained_config
 from lad.engine.defaults import HOOKS, LOOPS
 
 import mmdet.registry
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 
@@ -102,9 +102,9 @@ def _is_own(node: dict) -> bool:
 
 
 #: Hooks that work on several networks and mean nothing in a plain detector's config.
-NETWORK_HOOKS = ("RoleSwitchHook", "SaveNetworksHook")
+NETWORK_HOOKS = ("RoleSwitchHook", "SaveNetworksHook", "SaveExitsHook")
 #: Default hooks that a distillation has and a plain detector's training has not.
-DISTILLATION_HOOKS = ("teacher_check", "phases")
+DISTILLATION_HOOKS = ("teacher_check", "phases", "exits")
 
 
 def student_only(cfg: Config) -> Config:
@@ -126,16 +126,23 @@ def plain_configs(cfg: Config) -> dict[str, Config]:
     """
     if not is_distillation(cfg.model):
         return {}
-    configs = {}
-    for name, detector in trained_configs(cfg.model).items():
-        plain = Config(cfg._cfg_dict.to_dict(), filename=cfg.filename)
-        plain.model = detector
-        # A run of its own, not the distillation's next part.
-        plain.resume, plain.load_from = False, None
-        for hook in DISTILLATION_HOOKS:
-            (plain.get("default_hooks") or {}).pop(hook, None)
-        plain.custom_hooks = [
-            hook for hook in cfg.get("custom_hooks") or [] if kind_of(hook) not in NETWORK_HOOKS
-        ]
-        configs[name] = plain
-    return configs
+    return {name: plain_config(cfg, detector) for name, detector in trained_configs(cfg.model).items()}
+
+
+def plain_config(cfg: Config, model: ConfigDict) -> Config:
+    """The config of a training of several networks, with a plain detector in their place.
+
+    Args:
+        cfg: The training's.
+        model: The detector's.
+    """
+    plain = Config(cfg._cfg_dict.to_dict(), filename=cfg.filename)
+    plain.model = model
+    # A run of its own, not the distillation's next part.
+    plain.resume, plain.load_from = False, None
+    for hook in DISTILLATION_HOOKS:
+        (plain.get("default_hooks") or {}).pop(hook, None)
+    plain.custom_hooks = [
+        hook for hook in cfg.get("custom_hooks") or [] if kind_of(hook) not in NETWORK_HOOKS
+    ]
+    return plain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -50,7 +50,7 @@ class TruncatedBackbone(nn.Module):
         return tuple(maps[level] for level in self.levels)
 
     def _run(self, inputs: Tensor) -> Sequence[Tensor]:
-        """All maps of the backbone, which ``eval()`` of the exit does not reach: its batch norms must not learn then."""
+        """All maps of the backbone, whose batch norms must not learn where the exit is in eval mode."""
         backbone = self._backbone[0]
         with nullcontext() if self.training else evaluating(backbone):
             return backbone(inputs)
@@ -70,10 +70,19 @@ class Exit(SingleStageDetector):
             that override the defaults.
         name: For messages.
 
+    Attributes:
+        neck_config, head_config: Configs of its neck and its head.
+        plain_config: Config of the plain detector that it is, where exits are kept; else None. See
+            :func:`lad.networks.plain_exit.plain_exit_config`.
+        plain_keys: Names of that detector's weights.
+
     Raises:
         ConfigError: unknown keys or levels.
         UnsupportedError: the network has no dense head whose priors an exit could share.
     """
+
+    plain_config: ConfigDict | None = None
+    plain_keys: tuple[str, ...] = ()
 
     def __init__(self, network: BaseDetector, model: ConfigDict, config: dict, name: str) -> None:
         BaseDetector.__init__(self)
@@ -95,8 +104,10 @@ class Exit(SingleStageDetector):
             kernel_size=3,
             num_outs=len(head.prior_generator.strides),
         )
-        self.neck = MODELS.build(neck | dict(config.get("neck") or {}))
-        self.bbox_head = MODELS.build(head_config(model) | dict(config.get("bbox_head") or {}))
+        self.neck_config = ConfigDict(neck | dict(config.get("neck") or {}))
+        self.head_config = ConfigDict(head_config(model) | dict(config.get("bbox_head") or {}))
+        self.neck = MODELS.build(copy.deepcopy(self.neck_config))
+        self.bbox_head = MODELS.build(copy.deepcopy(self.head_config))
         self.train_cfg, self.test_cfg = network.train_cfg, network.test_cfg
         check_outputs(self, network, name)
 
@@ -150,16 +161,15 @@ def head_config(model: ConfigDict) -> dict[str, Any]:
     """The config of an exit's head: the network's, with a single convolution in its towers."""
     head = copy.deepcopy(model.bbox_head.to_dict())
     head |= {key: copy.deepcopy(model.get(key)) for key in ("train_cfg", "test_cfg")}
-    if "stacked_convs" in _settings(MODELS.get(head["type"])):
+    if "stacked_convs" in settings_of(MODELS.get(head["type"])):
         head["stacked_convs"] = 1
     return ConfigDict(head)
 
 
-def _settings(kind: type) -> Iterator[str]:
+def settings_of(kind: type) -> set[str]:
     """Names of the settings of a class and of the classes whose ``**kwargs`` it passes on."""
-    for base in kind.__mro__:
-        if "__init__" in vars(base):
-            yield from inspect.signature(vars(base)["__init__"]).parameters
+    inits = [vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base)]
+    return {name for init in inits for name in inspect.signature(init).parameters}
 
 
 def check_exit(network: BaseDetector, config: Any, name: str) -> None:

@@ -6,6 +6,7 @@ from lad.engine.hooks.numerical_faults import NumericalFaultHook
 from lad.engine.hooks.phases import PhaseHook
 from lad.engine.hooks.preemption import PreemptionHook
 from lad.engine.hooks.resume import ResumeHook
+from lad.engine.hooks.save_exits import SaveExitsHook
 from lad.engine.hooks.save_networks import SaveNetworksHook
 from lad.engine.hooks.teacher_accuracy import TeacherCheckHook
 
@@ -16,6 +17,7 @@ __all__ = [
     "PhaseHook",
     "PreemptionHook",
     "ResumeHook",
+    "SaveExitsHook",
     "SaveNetworksHook",
     "TeacherCheckHook",
 ]

@@ -18,6 +18,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch import Tensor
 
 
 @HOOKS.register_module()
@@ -58,6 +59,10 @@ class SaveNetworksHook(Hook):
         siblings = [_sibling(path, name) for name in self.names]
         return all(file.is_file() and file.stat().st_mtime_ns >= path.stat().st_mtime_ns for file in siblings)
 
+    def state_of(self, name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The part of a checkpoint's state dict that is written for a name, with the keys of a plain detector."""
+        return network_state(state, name, self.deploy)
+
     def after_train_iter(self, runner: Runner, batch_idx: int, **kwargs: Any) -> None:
         """Follow checkpoints that are written by iteration."""
         self._follow(runner)
@@ -88,7 +93,7 @@ class SaveNetworksHook(Hook):
             checkpoint = load_safely(str(path), map_location="cpu")
             dataset_meta = checkpoint.get("meta", {}).get("dataset_meta")
             for name in self.names:
-                state = network_state(checkpoint["state_dict"], name, self.deploy)
+                state = self.state_of(name, checkpoint["state_dict"])
                 content = io.BytesIO()
                 torch.save(dict(meta=dict(dataset_meta=dataset_meta), state_dict=state), content)
                 write_whole(_sibling(path, name), content.getvalue())
