@@ -8,10 +8,12 @@ from typing import Any
 
 from lad.base.replace import replaced
 from lad.engine.hooks.bad_batch import bad_input, bad_terms, broken_weights, name_images, write_batch
+from lad.engine.hooks.bad_teachers import bad_teachers
 from lad.engine.model import detector_of
 from lad.errors import ConfigError, NumericalError, listed
 
 import torch
+from mmdet.models.detectors import BaseDetector
 from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
@@ -75,6 +77,10 @@ class NumericalFaultHook(Hook):
     written to ``bad_batch.pth`` in the work_dir, for :func:`lad.compat.safe_loading.load_safely`; with several
     processes each one with a bad loss writes its own, rank 1 to ``bad_batch_rank1.pth`` and so on. All ranks take the
     same decision.
+
+    The message names what is to blame as far as it can be told: weights that were not finite before the step, pixels,
+    boxes, or a teacher whose weights or outputs are not finite (:func:`lad.engine.hooks.bad_teachers.bad_teachers`
+    runs the teachers once more, after the fault).
 
     A ``FloatingPointError`` raised during the forward pass (label assignment refuses NaN) is treated likewise, except
     that several processes always stop: the others wait in another collective.
@@ -172,9 +178,7 @@ class NumericalFaultHook(Hook):
         self._batch, self._losses, self._total, self._is_bad = None, {}, None, None
         return skipped
 
-    def _handle(
-        self, runner: Runner, model: torch.nn.Module, reason: str = "", together: bool = True
-    ) -> None:
+    def _handle(self, runner: Runner, model: BaseDetector, reason: str = "", together: bool = True) -> None:
         """Record the batch; raise, or undo the step.
 
         Args:
@@ -184,17 +188,21 @@ class NumericalFaultHook(Hook):
         terms = bad_terms(self._losses)
         if not terms and self._total is not None and not bool(self._total.isfinite().all()):
             terms = {"the sum of the losses": float(self._total)}
-        own = self._record(runner, terms, reason) if terms or reason else ""
-        messages = all_gather_object(own) if together and get_world_size() > 1 else [own]
-        message = "; ".join(dict.fromkeys(filter(None, messages)))
+        own = ("", "")
+        if terms or reason:
+            own = self._record(runner, terms, reason), self._cause(runner, model)
+        faults = all_gather_object(own) if together and get_world_size() > 1 else [own]
+        message, cause = (
+            "; ".join(dict.fromkeys(filter(None, texts))) for texts in zip(*faults, strict=True)
+        )
         broken = broken_weights(model)
         if broken:
             cause = (
                 f"the weights were not finite before this step ({listed(broken, 2)}): an earlier gradient was not; "
                 "resume from a checkpoint with a lower learning rate, or clip gradients (optim_wrapper.clip_grad)"
             )
-        else:
-            cause = bad_input(self._batch) or (
+        elif not cause:
+            cause = (
                 "weights and images are finite: lower the learning rate, clip gradients (optim_wrapper.clip_grad), or "
                 "leave such steps out (default_hooks.numerical_faults.policy=skip)"
             )
@@ -210,6 +218,14 @@ class NumericalFaultHook(Hook):
         _copy(self._saved_buffers, self._buffers)
         runner.optim_wrapper.zero_grad()
         self._skipped = True
+
+    def _cause(self, runner: Runner, model: BaseDetector) -> str:
+        """What this rank's fault comes from, as far as its batch and its teachers tell; empty if they do not."""
+        if cause := bad_input(self._batch):
+            return cause
+        # In the precision of the step: half precision may be the cause.
+        with runner.optim_wrapper.optim_context(runner.model):
+            return bad_teachers(model, self._batch)
 
     def _record(self, runner: Runner, terms: dict[str, float], reason: str) -> str:
         """Write the batch to a file; returns a description of the fault."""
