@@ -1,5 +1,7 @@
 """List everything that is wrong with the data of a config, or with a COCO annotation file and its images.
 
+How often each class occurs in the training data, and which classes are rare, is on the error output.
+
 python tools/check_dataset.py CONFIG
 python tools/check_dataset.py --json annotations/train.json --images images/train
 
@@ -16,6 +18,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+from lad.analysis.tables import text_table
 from lad.base.config import load_config
 from lad.cli.data_checks import DataReport, inspect_data, loaders_of
 from lad.cli.messages import one_line_errors
@@ -25,6 +28,7 @@ from lad.datasets.configured import CocoData
 from lad.datasets.coverage import expected_coverage
 from lad.datasets.images import check_image, image_problems
 from lad.datasets.problems import Problem, summary
+from lad.datasets.tail import ClassCount, describe_tail
 from lad.errors import ConfigError
 
 from mmengine.config import DictAction
@@ -43,8 +47,22 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="a COCO annotation file, instead of a config")
     parser.add_argument("--images", metavar="FOLDER", help="the folder of its images (default: not checked)")
     parser.add_argument("--no-images", action="store_true", help="read the annotations alone")
+    parser.add_argument("--classes", type=int, default=40, help="how many classes the histogram shows")
     parser.add_argument("--workers", type=int, default=4, help="images that are decoded at once")
     return parser.parse_args()
+
+
+def histogram(counts: list[ClassCount], limit: int) -> str:
+    """Table of the classes' images and objects, the most frequent first; of more than ``limit`` the rarest ones."""
+    ordered = sorted(counts, key=lambda count: (-count.images, -count.objects))
+    left_out = max(0, len(ordered) - limit)
+    most = max((count.images for count in ordered), default=0) or 1
+    rows = [
+        (count.name, str(count.images), str(count.objects), "#" * round(30 * count.images / most))
+        for count in ordered[left_out:]
+    ]
+    more = f"({left_out} more frequent classes)\n" if left_out else ""
+    return more + text_table(["class", "images", "objects", ""], rows, right={1, 2})
 
 
 def report_of_config(path: str, options: dict | None) -> DataReport:
@@ -105,7 +123,8 @@ def main() -> None:
         else:
             report = report_of_file(Path(args.json), Path(args.images or "."))
         for path, coverage in report.coverage.items():
-            print(f"{path}: {coverage}", file=sys.stderr)
+            print(f"{path}: {coverage}\n{histogram(coverage.classes, args.classes)}", file=sys.stderr)
+            print(f"{path}: {describe_tail(coverage.classes)}", file=sys.stderr)
         found = []
         images = not args.no_images and (args.json is None or args.images is not None)
         of_images = (problems_of_images(data, args.workers) for data in report.data if images)

@@ -15,9 +15,9 @@ from lad.analysis.pictures.assignment_drawing import save_assignment
 from lad.analysis.pictures.assignments import assignment_pictures, check_drawable
 from lad.base.config import detector_config, kind_of, load_config
 from lad.cli.checks import check_dataset_files
-from lad.datasets.configured import datasets_of
 from lad.cli.messages import one_line_errors
 from lad.compat.safe_loading import load_safely
+from lad.datasets.configured import datasets_of
 from lad.detectors.configs import is_distillation, with_networks
 from lad.detectors.inspection import deployed_network
 from lad.detectors.state import DISTILLATION

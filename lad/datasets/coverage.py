@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lad.datasets.coco_file import AnnotationTable
+from lad.datasets.tail import ClassCount, class_counts
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -20,6 +21,7 @@ class Coverage:
         images, objects: Their numbers in the data set.
         all_images, all_objects: Their numbers in the file.
         images_left_out, objects_left_out: Numbers by reason.
+        classes: How often each class occurs in the data set.
     """
 
     images: int
@@ -28,6 +30,7 @@ class Coverage:
     all_objects: int
     images_left_out: dict[str, int]
     objects_left_out: dict[str, int]
+    classes: list[ClassCount]
 
     @property
     def complete(self) -> bool:
@@ -85,6 +88,7 @@ def expected_coverage(
         all_objects=len(table.boxes),
         images_left_out=images,
         objects_left_out=objects,
+        classes=class_counts(table, [str(name) for name in names], classes, kept & ~of_images),
     )
 
 

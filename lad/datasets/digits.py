@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -54,12 +55,16 @@ class DigitsParameters:
         val_images: how many validation images.
         size: side of the images, px.
         seed: of everything random, not negative.
+        imbalance: how much oftener the first class is drawn for training images than the last; in between it falls
+            exponentially, as in the long-tailed CIFAR of Cui et al. (CVPR 2019, arXiv 1901.05555). Validation images
+            stay balanced.
     """
 
     images: int = 800
     val_images: int = 200
     size: int = 128
     seed: int = 0
+    imbalance: float = 1.0
 
     def __post_init__(self) -> None:
         if self.images < 1 or self.val_images < 1:
@@ -68,10 +73,19 @@ class DigitsParameters:
             raise ValueError(f"size must be {IMAGE_SIDE[0]} to {IMAGE_SIDE[1]} px, not {self.size}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, not {self.seed}")
+        if not self.imbalance >= 1 or not math.isfinite(self.imbalance):
+            raise ValueError(f"imbalance must be at least 1, not {self.imbalance}")
 
     def count(self, split: str) -> int:
         """Return the number of images of ``'train'`` or ``'val'``."""
         return {"train": self.images, "val": self.val_images}[split]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The parameters by name, without an imbalance where there is none: older data sets stay as they are."""
+        parameters = asdict(self)
+        if self.imbalance == 1:
+            del parameters["imbalance"]
+        return parameters
 
 
 def make_digits(
@@ -125,7 +139,7 @@ def is_complete(out: str | os.PathLike[str], parameters: DigitsParameters) -> bo
     out = Path(out)
     try:
         manifest = json.loads((out / MANIFEST).read_bytes())
-        if manifest["format"] != _FORMAT or manifest["parameters"] != asdict(parameters):
+        if manifest["format"] != _FORMAT or manifest["parameters"] != parameters.as_dict():
             return False
         return all(_sha256(out / name) == sha256 for name, sha256 in manifest["sha256"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -152,7 +166,10 @@ def _write(folder: Path, parameters: DigitsParameters, progress: Callable[[int, 
         images = folder / "images" / split
         images.mkdir(parents=True)
         coco = _empty_coco(split, parameters)
-        scenes = make_scenes(sources, split, parameters.count(split), parameters.size, parameters.seed)
+        imbalance = parameters.imbalance if split == "train" else 1.0
+        scenes = make_scenes(
+            sources, split, parameters.count(split), parameters.size, parameters.seed, imbalance
+        )
         for image_id, scene in enumerate(scenes, start=1):
             file_name = f"{image_id:06d}.png"
             Image.fromarray(scene.pixels).save(images / file_name)
@@ -162,7 +179,7 @@ def _write(folder: Path, parameters: DigitsParameters, progress: Callable[[int, 
                 progress(done, total)
         _dump(coco, folder / "annotations" / f"{split}.json")
     _dump(
-        {"format": _FORMAT, "parameters": asdict(parameters), "sha256": _hashes(folder)},
+        {"format": _FORMAT, "parameters": parameters.as_dict(), "sha256": _hashes(folder)},
         folder / MANIFEST,
         indent=1,
     )
@@ -170,7 +187,7 @@ def _write(folder: Path, parameters: DigitsParameters, progress: Callable[[int, 
 
 def _empty_coco(split: str, parameters: DigitsParameters) -> dict[str, Any]:
     return {
-        "info": {**_INFO, "split": split, "parameters": asdict(parameters)},
+        "info": {**_INFO, "split": split, "parameters": parameters.as_dict()},
         "licenses": _LICENSES,
         "images": [],
         "annotations": [],

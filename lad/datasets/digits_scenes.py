@@ -99,7 +99,9 @@ def split_digits(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     return {split: np.sort(np.concatenate(indices)) for split, indices in parts.items()}
 
 
-def make_scenes(sources: Sources, split: str, count: int, size: int, seed: int) -> Iterator[Scene]:
+def make_scenes(
+    sources: Sources, split: str, count: int, size: int, seed: int, imbalance: float = 1.0
+) -> Iterator[Scene]:
     """Generate the scenes of one split.
 
     The n-th scene depends on ``split``, ``size`` and ``seed`` only, not on their number.
@@ -110,12 +112,14 @@ def make_scenes(sources: Sources, split: str, count: int, size: int, seed: int) 
         count: how many scenes.
         size: side of the images, px, within ``IMAGE_SIDE``.
         seed: of everything random.
+        imbalance: how much oftener the first class is drawn than the last; 1 for balanced classes.
 
     Yields:
         The scenes.
     """
     stream = SPLITS.index(split) + 1
-    deck = _deal(split_digits(sources.labels, seed)[split], np.random.default_rng([seed, stream]))
+    indices, rng = split_digits(sources.labels, seed)[split], np.random.default_rng([seed, stream])
+    deck = _deal(indices, rng) if imbalance == 1 else _deal_long_tail(indices, sources.labels, imbalance, rng)
     for index in range(count):
         rng = np.random.default_rng([seed, stream, index])
         canvas, photo, crop, flipped = _background(sources.photos, split, size, rng)
@@ -131,6 +135,28 @@ def _deal(indices: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
     """Yield every index once, in random order, before any is repeated, which keeps the classes balanced."""
     while True:
         yield from rng.permutation(indices).tolist()
+
+
+def class_shares(count: int, imbalance: float) -> np.ndarray:
+    """Shares ``(count,)`` of classes that fall exponentially, the last ``imbalance`` times below the first.
+
+    Args:
+        count: how many classes.
+        imbalance: at least 1.
+    """
+    shares = imbalance ** -np.linspace(0, 1, count)
+    return shares / shares.sum()
+
+
+def _deal_long_tail(
+    indices: np.ndarray, labels: np.ndarray, imbalance: float, rng: np.random.Generator
+) -> Iterator[int]:
+    """Yield indices whose classes are drawn by their shares; each class's are all dealt before any is repeated."""
+    classes = np.unique(labels[indices])
+    decks = [_deal(indices[labels[indices] == label], rng) for label in classes]
+    shares = class_shares(len(classes), imbalance)
+    while True:
+        yield next(decks[rng.choice(len(classes), p=shares)])
 
 
 def _background(

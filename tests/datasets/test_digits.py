@@ -13,7 +13,7 @@ from pathlib import Path
 
 import lad  # noqa: F401  before mmdet: it answers for mmcv's compiled operators
 from lad.datasets import DIGIT_CLASSES, DigitsDataset, DigitsParameters, is_complete, make_digits
-from lad.datasets.digits_scenes import CARD_SIDE, MAX_COVERED, VAL_FROM_X, Sources, split_digits
+from lad.datasets.digits_scenes import CARD_SIDE, MAX_COVERED, VAL_FROM_X, Sources, class_shares, split_digits
 
 import numpy as np
 import pytest
@@ -267,3 +267,37 @@ def test_the_tool_says_when_there_is_nothing_to_do(tool_here, made: Path, capsys
 def test_wrong_parameters(wrong: dict[str, int]):
     with pytest.raises(ValueError, match=r"image|size|seed"):
         DigitsParameters(**wrong)
+
+
+def test_training_classes_have_a_long_tail_and_validation_stays_balanced(tmp_path: Path):
+    make_digits(tmp_path / "tail", DigitsParameters(images=150, val_images=9, size=64, imbalance=20))
+    coco = json.loads((tmp_path / "tail/annotations/train.json").read_text())
+    counted = Counter(annotation["category_id"] - 1 for annotation in coco["annotations"])
+    counts = np.array([counted[digit] for digit in range(10)])
+    # Each within four standard deviations of its binomial.
+    expected = counts.sum() * class_shares(10, 20)
+    assert (np.abs(counts - expected) <= 4 * np.sqrt(expected) + 1).all()
+    assert counts[0] > 5 * counts[9]
+    # Validation images are those without an imbalance, to the bit.
+    make_digits(tmp_path / "flat", DigitsParameters(images=1, val_images=9, size=64))
+    tail, flat = (hashes(tmp_path / name / "images/val") for name in ("tail", "flat"))
+    assert tail == flat
+
+
+def test_shares_fall_exponentially_by_the_imbalance():
+    np.testing.assert_allclose(class_shares(3, 100), np.array([1, 0.1, 0.01]) / 1.11)
+    np.testing.assert_allclose(class_shares(4, 1), 0.25)
+
+
+def test_without_imbalance_the_files_are_those_of_before(tmp_path: Path):
+    make_digits(tmp_path / "digits", TINY)
+    manifest = json.loads((tmp_path / "digits/manifest.json").read_text())
+    assert manifest["parameters"] == dict(images=3, val_images=2, size=128, seed=0)
+    assert is_complete(tmp_path / "digits", TINY)
+    assert not is_complete(tmp_path / "digits", DigitsParameters(images=3, val_images=2, imbalance=2))
+
+
+@pytest.mark.parametrize("imbalance", [0.5, -1, float("nan"), float("inf")])
+def test_imbalance_below_one_or_not_finite_is_refused(imbalance: float):
+    with pytest.raises(ValueError, match="imbalance must be at least 1"):
+        DigitsParameters(imbalance=imbalance)

@@ -35,6 +35,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--val-images", type=int, default=defaults.val_images, help="validation images")
     parser.add_argument("--size", type=int, default=defaults.size, help="side of the images, px")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="same seed, same bytes")
+    parser.add_argument(
+        "--imbalance",
+        type=float,
+        default=defaults.imbalance,
+        help="how much oftener the digit 0 is trained on than the digit 9: a long tail",
+    )
     parser.add_argument("--force", action="store_true", help="replace the folder if it holds something else")
     return parser.parse_args()
 
@@ -44,7 +50,7 @@ def main() -> None:
     # A polite kill clears up behind itself as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        parameters = DigitsParameters(args.images, args.val_images, args.size, args.seed)
+        parameters = DigitsParameters(args.images, args.val_images, args.size, args.seed, args.imbalance)
         made = make_digits(args.out, parameters, force=args.force, progress=_Progress())
     except KeyboardInterrupt:
         sys.exit("\nmake_digits: interrupted, nothing was left behind")
