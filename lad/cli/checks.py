@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lad.cli.data_checks import DataReport, inspect_data, loaders_of
 from lad.compat.messages import NUMPY_NOTHING_TO_CONCATENATE
 from lad.datasets.configured import annotation_file, coco_data, datasets_of
-from lad.datasets.coverage import content_of, innermost
+from lad.datasets.coverage import Coverage, content_of, innermost
 from lad.datasets.problems import Problem, summary
 from lad.detectors.inspection import bound_methods, teacher_label
 from lad.detectors.masks import check_loads_masks, mask_heads, num_mask_classes, predicts_masks
@@ -190,7 +190,7 @@ def check_training(runner: Runner) -> None:
         ConfigError: no image or object to train on; head, data set and teacher disagree about the classes.
         DataError: data that cannot be trained on or evaluated with; see :func:`check_annotations`.
     """
-    check_annotations(runner.cfg)
+    report = check_annotations(runner.cfg)
     model = detector_of(runner)
     check_shapes(model)
     check_loads_masks(model, runner.cfg.train_dataloader)
@@ -207,7 +207,7 @@ def check_training(runner: Runner) -> None:
             "train_dataloader: no image is left to train on: check that the data set's classes (metainfo) are those "
             "of the annotation file, and filter_cfg."
         )
-    highest = _highest_label(dataset)
+    highest = _check_objects(dataset, {} if report is None else report.coverage)
     metainfo = getattr(dataset, "metainfo", None) or {}
     classes = tuple(metainfo.get("thing_classes") or metainfo.get("classes") or ())
     _check_heads(model, classes, highest)
@@ -216,15 +216,31 @@ def check_training(runner: Runner) -> None:
     _check_validation_images(runner)
 
 
-def _highest_label(dataset: Any) -> int:
-    """The highest label of a built training data set; -1 where it does not list its objects."""
-    contents = [content for one in innermost(dataset) if (content := content_of(one)) is not None]
-    if contents and not any(content.objects for content in contents):
+def _check_objects(dataset: Any, coverage: Mapping[Path, Coverage]) -> int:
+    """Refuse a built training data set without objects, and report where it holds other numbers than were counted.
+
+    Args:
+        dataset: The built data set.
+        coverage: What was counted in the annotation files, by path.
+
+    Returns:
+        The highest label; -1 where the data set does not list its objects.
+    """
+    contents = {}
+    for one in innermost(dataset):
+        if (content := content_of(one)) is not None:
+            contents[one] = content
+            expected = coverage.get(Path(getattr(one, "ann_file", None) or ""))
+            if expected and (content.images, content.objects) != (expected.images, expected.objects):
+                _warn(
+                    f"{one.ann_file}: its data set holds {content.images} images and {content.objects} objects."
+                )
+    if contents and not any(content.objects for content in contents.values()):
         raise ConfigError(
             "train_dataloader: no object is left to train on in "
-            f"{sum(content.images for content in contents)} images: tools/check_dataset.py says why."
+            f"{sum(content.images for content in contents.values())} images: tools/check_dataset.py says why."
         )
-    return max([content.highest_label for content in contents], default=-1)
+    return max([content.highest_label for content in contents.values()], default=-1)
 
 
 def _check_heads(model: nn.Module, classes: tuple[str, ...], highest: int) -> None:

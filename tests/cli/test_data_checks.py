@@ -2,9 +2,10 @@
 
 import copy
 import json
+import logging
 
 from lad.base.config import load_config
-from lad.cli.checks import _check_heads, check_annotations, check_test_data
+from lad.cli.checks import _check_heads, _check_objects, check_annotations, check_test_data
 from lad.cli.data_checks import inspect_data, loaders_of
 from lad.errors import ConfigError, DataError
 
@@ -487,3 +488,29 @@ def test_an_rpn_learns_boxes_of_any_class():
     config.update(backbone=dict(type="ResNet", depth=18, base_channels=4), init_cfg=None)
     config.neck.in_channels = [4, 8, 16, 32]
     _check_heads(MODELS.build(config), CLASSES, 2)
+
+
+def test_built_data_set_that_holds_something_else_is_told(data, caplog, monkeypatch):
+    monkeypatch.setattr(
+        "lad.cli.checks.print_log", lambda message, **_: logging.getLogger("x").warning(message)
+    )
+    cfg = config(data, **{"train_dataloader.dataset.indices": 2})
+    coverage = inspect_data(loaders_of(cfg)).coverage
+    built = DATASETS.build(copy.deepcopy(cfg.train_dataloader.dataset))
+    assert _check_objects(built, coverage) == 1
+    assert "train.json: its data set holds 2 images and 2 objects." in caplog.text
+    caplog.clear()
+    assert _check_objects(DATASETS.build(copy.deepcopy(config(data).train_dataloader.dataset)), coverage) == 2
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_training_stops_where_no_object_is_left(data, wrapper):
+    """Images whose boxes were all left out stay in the data set, even with filter_empty_gt."""
+    content = coco()
+    for annotation in content["annotations"]:
+        annotation["bbox"][2] = 0.5
+    write(data, train=content)
+    cfg = config(data, **{"train_dataloader.dataset.filter_cfg": dict(filter_empty_gt=True)})
+    with pytest.raises(ConfigError, match=r"no object is left to train on in (6|12) images"):
+        _check_objects(DATASETS.build(WRAPPED[wrapper](copy.deepcopy(cfg.train_dataloader.dataset))), {})
