@@ -247,7 +247,7 @@ def _check_heads(model: nn.Module, classes: tuple[str, ...], highest: int) -> No
     """Compare the number of classes of each box and mask head with the training data's."""
     if hasattr(model, "language_model"):
         return  # its heads count tokens
-    for name, known in _class_counts(model):
+    for name, known in head_classes(model):
         place = name.removeprefix("student.")
         if classes and known != len(classes):
             raise ConfigError(
@@ -261,7 +261,7 @@ def _check_heads(model: nn.Module, classes: tuple[str, ...], highest: int) -> No
             )
 
 
-def _class_counts(model: nn.Module) -> Iterator[tuple[str, int]]:
+def head_classes(model: nn.Module) -> Iterator[tuple[str, int]]:
     """The box and mask heads that tell classes apart, and how many classes."""
     # An RPN makes all labels 0.
     agnostic = [name for name, module in model.named_modules() if isinstance(module, RPN)]

@@ -33,7 +33,7 @@ PLAIN = {
     # Only the training uses it; weights and detections are PAAHead's.
     "BatchedPAAHead": _Plain("PAAHead", ("box_loss_weight",)),
     # Under MMDetection's own name; the backends' results are equal.
-    "CocoMetric": _Plain("CocoMetric", ("backend",)),
+    "CocoMetric": _Plain("CocoMetric", ("backend", "frequencies")),
     "DigitsDataset": _Plain("CocoDataset"),
 }
 # Of a config's variables those that something is built from.
