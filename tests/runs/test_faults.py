@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -219,6 +220,47 @@ def test_all_ranks_stop_after_the_same_iteration_when_one_gets_the_signal(traine
     expected = final_state(trainer.folder / "two_undisturbed")
     assert expected["place"] == (2, 4)
     assert differences(expected, final_state(trainer.folder / "two")) == []
+
+
+ACCUMULATION = (
+    "optim_wrapper = dict(accumulative_counts=3)\ndefault_hooks['checkpoint'].update(max_keep_ckpts=2)\n"
+)
+
+
+@pytest.fixture(scope="module")
+def accumulating(trainer):
+    """A config with steps of 3 iterations and epochs of 4, and what its undisturbed run ends with."""
+    config = write_config(trainer.folder / "accumulates.py", more=ACCUMULATION)
+    assert trainer.run(config, "accumulates") == 0, trainer.output
+    return config, final_state(trainer.folder / "accumulates")
+
+
+@pytest.mark.parametrize(
+    ("event", "number"), [("iteration 1", signal.SIGTERM), ("after epoch_1.pth", signal.SIGKILL)]
+)
+def test_run_that_accumulates_gradients_goes_on_with_the_same_bits(trainer, accumulating, event, number):
+    """SIGTERM is obeyed after a step of the optimizer, and epoch_1.pth is written within one."""
+    config, expected = accumulating
+    name = f"accumulates_{number.name}"
+    killed = number == signal.SIGKILL
+    code = trainer.run(config, name, moment=Moment(event=event, signal=number))
+    assert code == (-number if killed else PREEMPTED), trainer.output
+    assert trainer.run(config, name, "--resume") == 0, trainer.output
+    assert ("accumulated before the checkpoint are restored" in trainer.output) == killed
+    assert differences(expected, final_state(trainer.folder / name)) == []
+
+
+def test_ranks_that_accumulate_gradients_go_on_with_the_same_bits(trainer):
+    """Steps of 3 iterations, epochs of 2: epoch_1.pth holds what both ranks have accumulated."""
+    more = f"{ACCUMULATION}custom_hooks += [dict(type='SyncBuffersHook')]\n"
+    config = write_config(trainer.folder / "ranks_accumulate.py", more=more)
+    assert trainer.run_two(config, "two_accumulate") == [0, 0], trainer.output
+    whole, part = trainer.folder / "two_accumulate", trainer.folder / "two_go_on"
+    part.mkdir()
+    shutil.copy(whole / "epoch_1.pth", part)
+    assert trainer.run_two(config, "two_go_on", "--resume") == [0, 0], trainer.output
+    assert "accumulated before the checkpoint are restored" in trainer.output
+    assert differences(final_state(whole), final_state(part)) == []
 
 
 @pytest.mark.parametrize(
