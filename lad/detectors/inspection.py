@@ -8,6 +8,7 @@ from __future__ import annotations
 from lad.detectors.binding import BoundMethod
 from lad.detectors.distillation import DistillationDetector
 from lad.detectors.networks import NetworksDetector
+from lad.networks.exits import Exit
 from lad.networks.frozen import FrozenTeacher
 
 from mmdet.models.detectors import BaseDetector
@@ -30,6 +31,13 @@ def network_inputs(model: BaseDetector, name: str, inputs: Tensor, data_samples:
     return model.network_inputs(name, inputs, data_samples) if isinstance(model, NetworksDetector) else inputs
 
 
+def exits_of(model: BaseDetector) -> dict[str, Exit]:
+    """The exits of a detector's networks as ``'NETWORK.EXIT'``; none if it is a plain one."""
+    if not isinstance(model, NetworksDetector):
+        return {}
+    return {name: own for name, own in model.learners.items() if isinstance(own, Exit)}
+
+
 def frozen_teachers(model: BaseDetector) -> dict[str, FrozenTeacher]:
     """The frozen teachers and snapshots of a detector by name; none if it is a plain one."""
     return model.teachers if isinstance(model, NetworksDetector) else {}
@@ -40,11 +48,9 @@ def bound_methods(model: BaseDetector) -> dict[str, BoundMethod]:
     return model.bound if isinstance(model, DistillationDetector) else {}
 
 
-def auxiliary_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Parameters that are trained and not deployed with any network: those of the methods' adapters and of exits."""
-    methods = [one.method for one in bound_methods(model).values()]
-    exits = [model.exits] if isinstance(model, NetworksDetector) else []
-    return [parameter for part in (*methods, *exits) for parameter in part.parameters()]
+def adapter_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters of the methods' adapters, which are trained and not deployed."""
+    return [parameter for one in bound_methods(model).values() for parameter in one.method.parameters()]
 
 
 def teacher_label(model: BaseDetector, method: str) -> str:

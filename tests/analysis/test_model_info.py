@@ -23,6 +23,7 @@ from lad.errors import CheckpointError, ConfigError
 import mmcv.ops
 import pytest
 import torch
+from dense_detectors import dense
 from helpers import ROOT, build, co_learning, make_batch, save_checkpoint, small_paa
 from mmdet.registry import MODELS
 from mmengine.analysis import FlopAnalyzer
@@ -253,6 +254,36 @@ def test_co_learning_networks_have_a_forward_and_losses_each(clock):
     )
     spent = {part.name: part.seconds for part in cost.parts}
     assert spent == {"a forward": 1, "b forward": 20, "a losses": 300, "b losses": 4000}
+
+
+def test_exits_have_rows_and_parts_of_their_own_and_are_no_adapters():
+    model = dict(
+        type="DistillationDetector",
+        student=dense("retinanet"),
+        exits=dict(student=dict(early=dict(levels=[1]))),
+        methods=[dict(type="SelfDistillation")],
+    )
+    report = profile_config(Config(dict(model=model)), steps=1, shape=(128, 128), batch_size=2, objects=2)
+    exit_ = report.networks["student.early"]
+    # Neck: 3x3 convolutions of C3 (16 channels) to 32 for strides 8 and 16, then of 32 to 32 for 32, 64 and 128. Head:
+    # a convolution of 32 to 32 for classes and for boxes, then 9 anchors of 3 classes and of 4 distances.
+    convolutions = [(16, 32, 16 * 16), (16, 32, 8 * 8), *[(32, 32, side * side) for side in (4, 2, 1)]]
+    cells = sum(side * side for side in (16, 8, 4, 2, 1))
+    head = [(32, 32), (32, 32), (32, 9 * 3), (32, 9 * 4)]
+    weights = [9 * i * o + o for i, o, _ in convolutions] + [9 * i * o + o for i, o in head]
+    assert exit_.parameters == exit_.trainable == sum(weights)
+    work = [9 * i * o * cells for i, o, cells in convolutions] + [9 * i * o * cells for i, o in head]
+    assert exit_.macs == sum(work)
+    assert report.adapters == 0
+    text = str(report)
+    assert "Exit: without the backbone, which it shares." in text
+    assert "adapters" not in text
+    assert {
+        "student forward",
+        "student.early forward",
+        "student.early losses",
+        "loss of SelfDistillation",
+    } <= {part.name for part in report.step.parts}
 
 
 def test_a_two_stage_detector_has_proposals_and_its_assigners_and_samplers_are_assignment(clock):

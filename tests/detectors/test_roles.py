@@ -4,9 +4,10 @@ import copy
 
 from lad.base.progress import Progress
 from lad.detectors.inspection import (
-    auxiliary_parameters,
+    adapter_parameters,
     bound_methods,
     deployed_network,
+    exits_of,
     frozen_teachers,
     trained_networks,
 )
@@ -442,17 +443,16 @@ def test_any_detector_tells_its_networks_teachers_and_methods():
     assert [one.learner for one in bound_methods(model).values()] == ["a"]
 
 
-def test_auxiliary_parameters_are_those_of_adapters_and_exits():
+def test_adapters_are_the_methods_and_exits_are_by_network():
     feature = dict(type="HintDistillation", learner="a", taught_by="b")
     model = together(feature, exits=dict(b=EARLY["student"]))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    auxiliary = {names[id(parameter)] for parameter in auxiliary_parameters(model)}
-    kinds = {name.split(".")[1] for name in auxiliary}
-    assert kinds == {"HintDistillation", "exits"}
-    assert auxiliary == {
-        name for name in names.values() if name.startswith(("distillation.HintD", "distillation.exits."))
-    }
-    assert auxiliary_parameters(build(retina())) == []
+    adapters = {names[id(parameter)] for parameter in adapter_parameters(model)}
+    assert adapters == {name for name in names.values() if name.startswith("distillation.HintD")}
+    assert adapters
+    assert exits_of(model) == {"b.early": model.exits["b"]["early"]}
+    plain = build(retina())
+    assert (adapter_parameters(plain), exits_of(plain)) == ([], {})
 
 
 def test_progress_outside_of_a_run_is_its_beginning_and_has_no_length():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from lad.base.modes import evaluating
+from lad.networks.exits import Exit
 
 import torch
 import torchvision  # noqa: F401  -- registers its operators
@@ -57,6 +59,15 @@ def complexity_of(
         macs=count_macs(model, inputs, data_samples),
         weights=weights,
     )
+
+
+@contextmanager
+def sharing_backbone(exit_: Exit, network: BaseDetector, inputs: Tensor) -> Iterator[None]:
+    """Within it an exit gets the maps that its network's backbone makes of images, so that its own work is counted."""
+    with torch.no_grad(), evaluating(network):
+        maps = network.backbone(inputs)
+    with exit_.backbone.sharing(maps):
+        yield
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import Any
 
 from lad.analysis.profiling.stopwatch import Stopwatch
 from lad.base.replace import replaced
-from lad.detectors.inspection import bound_methods, frozen_teachers, trained_networks
+from lad.detectors.inspection import bound_methods, exits_of, frozen_teachers, trained_networks
 from lad.heads import BatchedPAAHead
 from lad.methods.assignment.co_learning import CoLearningAssignment
 from lad.methods.base import DistillationMethod, JointMethod
@@ -59,8 +59,9 @@ def watched(detector: BaseDetector, watch: Stopwatch) -> Iterator[None]:
 
 
 def networks_of(detector: BaseDetector) -> dict[nn.Module, str]:
-    """The trained networks and the name of each; a plain detector has none."""
-    return {network: name for name, network in trained_networks(detector).items()}
+    """The trained networks and their exits, and the name of each; a plain detector has none."""
+    networks: dict[str, BaseDetector] = {**trained_networks(detector), **exits_of(detector)}
+    return {network: name for name, network in networks.items()}
 
 
 def part_order(detector: BaseDetector) -> list[str]:

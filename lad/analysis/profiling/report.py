@@ -11,7 +11,8 @@ from lad.analysis.profiling.complexity import Complexity, complexity_of
 from lad.analysis.profiling.step import PartCost, StepCost, device_of, measure_step
 from lad.analysis.tables import text_table
 from lad.detectors.inspection import (
-    auxiliary_parameters,
+    adapter_parameters,
+    exits_of,
     frozen_teachers,
     network_inputs,
     trained_networks,
@@ -19,6 +20,7 @@ from lad.detectors.inspection import (
 from lad.detectors.masks import predicts_masks
 from lad.errors import ConfigError
 from lad.networks.channels import image_channels
+from lad.networks.exits import Exit
 
 import torch
 from mmdet.models.detectors import BaseDetector
@@ -37,8 +39,8 @@ class ModelReport:
         batch_size: Images per training step.
         shape: Height and width of the images, before padding.
         objects: Ground-truth boxes per image.
-        networks: Complexity of each network by its name.
-        adapters: Number of weights of the methods' adapters and of exits, which are trained and not deployed.
+        networks: Complexity of each network by its name, and of each exit without the backbone that it shares.
+        adapters: Number of weights of the methods' adapters, which are trained and not deployed.
         step: Cost of a training step; None if no steps were timed.
     """
 
@@ -72,10 +74,12 @@ class ModelReport:
         if self.adapters:
             count = f"{self.adapters / 1e6:.2f} M"
             rows.append(("adapters", "of the methods", count, count, "", "", RANDOM))
+        exits = [own for own in self.networks.values() if own.detector == Exit.__name__]
         return [
             text_table(header, rows, right=range(2, 6)),
             "GMACs: billions of multiply-adds for IMAGE; MMDetection's get_flops.py calls them FLOPs.",
             "GFLOPs: counts a multiply-add as two operations.",
+            *(["Exit: without the backbone, which it shares."] if exits else []),
         ]
 
     def _step_lines(self, where: str) -> list[str]:
@@ -179,7 +183,12 @@ def _networks(
     for name, network in trained_networks(detector).items():
         own = network_inputs(detector, name, inputs, samples)
         networks[name or "detector"] = complexity_of(network, own, samples, RANDOM)
+    for name, exit_ in exits_of(detector).items():
+        network = name.partition(".")[0]
+        own = network_inputs(detector, network, inputs, samples)
+        with sharing_backbone(exit_, trained_networks(detector)[network], own):
+            networks[name] = complexity_of(exit_, own, samples, RANDOM)
     for name, teacher in frozen_teachers(detector).items():
         own = teacher.renormalisation(inputs, samples)
         networks[name] = complexity_of(teacher.model, own, samples, origins.get(name, RANDOM))
-    return networks, sum(parameter.numel() for parameter in auxiliary_parameters(detector))
+    return networks, sum(parameter.numel() for parameter in adapter_parameters(detector))
