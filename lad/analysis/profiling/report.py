@@ -7,7 +7,7 @@ from typing import Any
 
 from lad.analysis.profiling.batch import batches, input_shape, random_batch
 from lad.analysis.profiling.building import RANDOM, build_offline
-from lad.analysis.profiling.complexity import Complexity, complexity_of
+from lad.analysis.profiling.complexity import Complexity, complexity_of, sharing_backbone
 from lad.analysis.profiling.step import PartCost, StepCost, device_of, measure_step
 from lad.analysis.tables import text_table
 from lad.detectors.inspection import (
