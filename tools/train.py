@@ -15,6 +15,7 @@ from lad.cli.arguments import (
 )
 from lad.cli.checks import check_training
 from lad.cli.messages import one_line_errors
+from lad.detectors.configs import check_layer_decay
 from lad.engine import standalone
 from lad.engine.leaving import leaving_process_group
 from lad.engine.plain_config import plain_configs
@@ -86,6 +87,7 @@ def main() -> None:
         )
         if args.tensorboard:
             log_to_tensorboard(cfg)
+        check_layer_decay(cfg)
         train(cfg)
 
 

@@ -20,6 +20,9 @@ TORCH_SHAPE_MISMATCH = re.compile(
     r"to have \d+ channels|expected input|size of tensor|cannot be multiplied|normalized_shape|running_mean"
 )
 
+#: ``ValueError`` of batch and group norms in training, for a single value a channel or group.
+TORCH_ONE_VALUE = "Expected more than 1 value per channel when training"
+
 #: ``RuntimeError`` of ``torch.hub.download_url_to_file``.
 TORCH_WRONG_HASH = "invalid hash value"
 

@@ -10,7 +10,7 @@ from lad.errors import ConfigError, listed
 from lad.networks.roles import STUDENT
 from lad.networks.snapshot import is_snapshot
 
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 
 #: Types of models that describe several networks.
 KINDS = ("DistillationDetector",)
@@ -61,6 +61,29 @@ def deployed_name(model: Mapping[str, Any]) -> str:
     if deploy not in names:
         raise ConfigError(f"model.deploy={deploy!r} is no network; there are {listed(names, 5) or 'none'}.")
     return deploy
+
+
+def check_layer_decay(cfg: Config) -> None:
+    """Refuse learning rates that decay layer by layer where several networks are trained.
+
+    Optimizer constructors find the layers by the names of the deployed network's weights: the backbones of the others
+    would be trained as heads are. Exits are heads, and are trained as such.
+
+    Args:
+        cfg: Config of a training.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    paramwise = (cfg.get("optim_wrapper") or {}).get("paramwise_cfg") or {}
+    decays = [key for key in paramwise if key.endswith("decay_rate")]
+    model = cfg.get("model") or {}
+    if decays and is_distillation(model) and len(trained_specs(model)) > 1:
+        raise ConfigError(
+            f"optim_wrapper.paramwise_cfg.{decays[0]}: learning rates that decay layer by layer would reach "
+            f"{deployed_name(model)!r} alone, as the layers of the other networks have other names: leave out "
+            "constructor and paramwise_cfg, or train the networks one by one."
+        )
 
 
 def with_networks(

@@ -10,6 +10,7 @@ from lad.base.capture import Capture, Outputs, root_of
 from lad.base.phases import Phase
 from lad.base.progress import Progress
 from lad.base.random_state import RandomState
+from lad.compat.messages import TORCH_ONE_VALUE
 from lad.detectors.binding import (
     BoundMethod,
     Candidates,
@@ -287,9 +288,18 @@ class DistillationDetector(NetworksDetector):
                     step = steps[name][learner]
                     steering.enter_context(one.method.steer(step))
                     weight *= one.method.own_loss_weight(step.progress)
-            if self.student_loss:
-                return weighted_losses(network.loss(inputs, data_samples), weight)
-            run_dense(network, inputs)
+            try:
+                if self.student_loss:
+                    return weighted_losses(network.loss(inputs, data_samples), weight)
+                run_dense(network, inputs)
+            except ValueError as error:
+                if TORCH_ONE_VALUE not in str(error):
+                    raise
+                raise UnsupportedError(
+                    f"{learner}: a batch or group norm has a single value to normalise, on the coarsest map of a batch "
+                    f"of {len(inputs)} of {inputs.shape[-2]}x{inputs.shape[-1]} pixels: train with at least two images "
+                    "a process (train_dataloader.batch_size), or with larger ones."
+                ) from error
             return {}
 
     def _pretraining_losses(

@@ -74,7 +74,7 @@ def truncated_backbone(
     Raises:
         UnsupportedError: the backbone returns all its maps, whatever its config.
     """
-    config = ConfigDict(copy.deepcopy(dict(config)))
+    shorter = ConfigDict(copy.deepcopy(dict(config)))
     indices = getattr(backbone, "out_indices", None)
     if indices is None or "out_indices" not in settings_of(type(backbone)):
         raise UnsupportedError(
@@ -82,18 +82,18 @@ def truncated_backbone(
             "detector's neck cannot choose: leave out keep_exits."
         )
     chosen = tuple(indices[level] for level in levels)
-    config.out_indices = chosen
+    shorter.out_indices = chosen
     if isinstance(backbone, ResNet) and not isinstance(backbone, RegNet):
-        _shorten_resnet(config, backbone, max(chosen) + 1)
+        _shorten_resnet(shorter, backbone, max(chosen) + 1)
     elif isinstance(backbone, (CSPDarknet, CSPNeXt)):
         # Stage 1 follows the stem, which is number 0.
         stages = (
             config.get("arch_ovewrite")
             or backbone.arch_settings[config.get("arch", _default(backbone, "arch"))]
         )
-        config.arch_ovewrite = [list(stage) for stage in stages[: max(chosen)]]
-        config.frozen_stages = min(backbone.frozen_stages, max(chosen))
-    return config
+        shorter.arch_ovewrite = [list(stage) for stage in stages[: max(chosen)]]
+        shorter.frozen_stages = min(backbone.frozen_stages, max(chosen))
+    return shorter
 
 
 def _shorten_resnet(config: ConfigDict, backbone: ResNet, stages: int) -> None:
@@ -112,9 +112,9 @@ def _shorten_resnet(config: ConfigDict, backbone: ResNet, stages: int) -> None:
 def _default(backbone: nn.Module, setting: str) -> Any:
     """Default of a setting of a backbone's class."""
     for base in type(backbone).__mro__:
-        found = inspect.signature(base.__init__).parameters.get(setting)
-        if found is not None:
-            return found.default
+        init = vars(base).get("__init__")
+        if init is not None and setting in inspect.signature(init).parameters:
+            return inspect.signature(init).parameters[setting].default
     return None
 
 

@@ -12,6 +12,7 @@ from lad.compat.messages import (
     MMENGINE_NO_CHECKPOINT,
     NUMPY_NOTHING_TO_CONCATENATE,
     TORCH_BROKEN_FILE,
+    TORCH_ONE_VALUE,
     TORCH_SHAPE_MISMATCH,
     TORCH_WRONG_HASH,
     UnregisteredType,
@@ -126,6 +127,12 @@ def test_error_raised_in_a_worker_of_a_data_loader():
     assert "Traceback" in str(caught.value)
     assert without_worker_traceback(str(caught.value)) == "image 0 cannot be read"
     assert without_worker_traceback("Error: as it is") == "Error: as it is"
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(2), nn.GroupNorm(2, 2)])
+def test_norm_of_one_value(norm):
+    with pytest.raises(ValueError, match=TORCH_ONE_VALUE):
+        norm(torch.zeros(1, 2, 1, 1))
 
 
 def test_nothing_to_concatenate():

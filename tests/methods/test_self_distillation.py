@@ -376,6 +376,27 @@ def test_in_bfloat16_every_term_is_float32_and_near():
         assert rough[name].item() == pytest.approx(exact[name].item(), rel=0.1)
 
 
+def of_batch_norms():
+    """An RTMDet with batch norms in its head, as MMDetection has it."""
+    config = dense("rtmdet")
+    config.bbox_head.norm_cfg = dict(type="BN")
+    return config
+
+
+def test_batch_of_one_image_whose_norms_need_two_is_answered_in_one_line():
+    """32 x 32 pixels at stride 32 are one value a channel."""
+    model = distil(SELF, student=of_batch_norms(), exits=dict(student=dict(early=dict(levels=[0])))).train()
+    message = "student: a batch or group norm has a single value .* a batch of 1 of 32x32 pixels: train with at least"
+    with pytest.raises(UnsupportedError, match=message) as refused:
+        loss_of(model, make_batch((2,), (32, 32)))
+    assert "\n" not in str(refused.value)
+    early = dict(EARLY, neck=dict(norm_cfg=dict(type="BN")))
+    model = distil(SELF, student=dense("retinanet"), exits=dict(student=dict(early=early))).train()
+    with pytest.raises(UnsupportedError, match=r"student.early: a batch or group norm .* 64x64 pixels"):
+        loss_of(model, make_batch((2,), (64, 64)))
+    assert loss_of(model, make_batch((2, 1), (64, 64)))["early.loss_cls"].isfinite()
+
+
 # -- Mistakes ---------------------------------------------------------------------------------------------------------
 
 

@@ -83,6 +83,21 @@ def test_log_has_the_own_losses_of_the_exits_and_both_terms(trainer):
             assert f"{name}.{term}: " in text
 
 
+def test_layer_wise_decay_with_several_networks_is_one_line(trainer):
+    more = f"""
+model = dict(_delete_=True, type='DistillationDetector',
+    networks=dict(a={str(STUDENT_CONFIG)!r}, b={str(STUDENT_CONFIG)!r}))
+optim_wrapper = dict(constructor='LearningRateDecayOptimizerConstructor',
+    paramwise_cfg=dict(decay_rate=0.9, decay_type='layer_wise', num_layers=6))
+"""
+    config = write_config(trainer.folder / "decay.py", more=more)
+    assert trainer.run(config, "decay") == 2
+    assert (
+        "error: optim_wrapper.paramwise_cfg.decay_rate: learning rates that decay layer by layer"
+        in trainer.output
+    )
+
+
 def test_hook_without_kept_exits_is_one_line(trainer):
     more = MORE.format(student=str(STUDENT_CONFIG)).replace("keep_exits=True", "keep_exits=False")
     config = write_config(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from lad.base.progress import Progress
 from lad.base.schedules import build_schedule
@@ -98,9 +100,11 @@ class SelfDistillation(DenseDistillation):
             if part is not None:
                 part.bind(student, teacher)
 
-    def observe(self, step: Step) -> AbstractContextManager:
-        """Record the labels of the exit's own loss."""
-        return super().observe(step) if self.logits is None else self.logits.observe(step)
+    @contextmanager
+    def observe(self, step: Step) -> Iterator[None]:
+        """Record the labels of the exit's own loss, where logits are compared."""
+        with nullcontext() if self.logits is None else self.logits.observe(step):
+            yield
 
     def own_loss_weight(self, progress: Progress) -> float:
         """1 - alpha."""
@@ -111,7 +115,8 @@ class SelfDistillation(DenseDistillation):
         terms = {}
         if self.logits is not None:
             # A function of the step alone, so that a resumed run continues with the same value.
-            self.logits.loss.temperature = self.temperature.at(step.progress)
+            loss: Any = self.logits.loss
+            loss.temperature = self.temperature.at(step.progress)
             [value] = self.logits.losses(step).values()
             terms["loss_self_logits"] = self.alpha.at(step.progress) * value
         if self.features is not None:
