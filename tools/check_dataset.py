@@ -11,16 +11,20 @@ Exit code: 0 nothing is wrong, 1 something is (a line each on the standard outpu
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
 from lad.analysis.tables import text_table
 from lad.base.config import load_config
-from lad.cli.data_checks import DataReport, inspect_data, loaders_of
+from lad.cli.built_checks import build_datasets, built_problems, dropping_batch_sizes
+from lad.cli.data_checks import DataReport, inspect_data
+from lad.cli.loaders import loaders_of
 from lad.cli.messages import one_line_errors
 from lad.datasets.coco_checks import check_coco
 from lad.datasets.coco_file import AnnotationTable, read_coco
@@ -66,38 +70,47 @@ def histogram(counts: list[ClassCount], limit: int) -> str:
 
 
 def report_of_config(path: str, options: dict | None) -> DataReport:
-    """Check the annotation files of a config; data sets that cannot be checked are named on the error output."""
+    """Check the data sets of a config as training does; those that cannot be checked are named on the error output."""
     cfg = load_config(path)
     cfg.merge_from_dict(options or {})
     init_default_scope(cfg.get("default_scope", "mmdet"))
-    report = inspect_data(loaders_of(cfg))
+    loaders = loaders_of(cfg)
+    report = inspect_data(loaders)
     for dataset in report.unchecked:
         print(f"{dataset}: not checked", file=sys.stderr)
     if not report.data:
         raise ConfigError(f"{path} has no local COCO data set: name files with --json and --images.")
-    return report
+    if report.fatal:
+        return report
+    present = [loader for loader in loaders if loader.is_present and all(loader.data)]
+    # pycocotools prints, and the standard output is for problems.
+    with contextlib.redirect_stdout(sys.stderr):
+        built = build_datasets(cfg, [loader.name for loader in present])
+    found = built_problems(built, present, report.files, dropping_batch_sizes(cfg))
+    return replace(report, problems=[*report.problems, *found])
 
 
-def report_of_file(path: Path, images: Path) -> DataReport:
+def report_of_file(path: Path, images: Path | None) -> DataReport:
     """Check an annotation file that is trained on with all its categories."""
+    coverage = []
     content, problems = read_coco(path)
-    coverage = {}
     if content is not None:
         table = AnnotationTable.of(content)
         problems = check_coco(content, str(path), table=table)
         if table is not None:
             names = [category.get("name") for category in content["categories"]]
-            coverage[path] = expected_coverage(table, names, None)
-    return DataReport(problems, coverage, [CocoData(path, images, None)], [])
+            coverage = [(path, expected_coverage(table, names, None))]
+    if images is not None and not images.is_dir():
+        problems.append(
+            Problem("missing_folder", str(images), "", "there is no such image folder", fatal=True)
+        )
+    return DataReport(problems, coverage, [CocoData(path, images, None)], {}, [])
 
 
 def problems_of_images(data: CocoData, workers: int) -> Iterator[Problem]:
     """Everything that is wrong with the images of a data set, with a progress bar on the error output."""
     content, _ = read_coco(data.annotations, annotated=False)
-    if content is None or not content["images"]:
-        return
-    if not data.images.is_dir():
-        yield Problem("missing_folder", str(data.images), "", "there is no such image folder", fatal=True)
+    if content is None or not content["images"] or data.images is None or not data.images.is_dir():
         return
     print(f"{len(content['images'])} images of {data.annotations}", file=sys.stderr)
     bar = ProgressBar(len(content["images"]), file=sys.stderr)
@@ -121,8 +134,8 @@ def main() -> None:
         if args.config is not None:
             report = report_of_config(args.config, args.cfg_options)
         else:
-            report = report_of_file(Path(args.json), Path(args.images or "."))
-        for path, coverage in report.coverage.items():
+            report = report_of_file(Path(args.json), None if args.images is None else Path(args.images))
+        for path, coverage in report.coverage:
             print(f"{path}: {coverage}\n{histogram(coverage.classes, args.classes)}", file=sys.stderr)
             print(f"{path}: {describe_tail(coverage.classes)}", file=sys.stderr)
         found = []

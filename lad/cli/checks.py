@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lad.cli.data_checks import DataReport, inspect_data, loaders_of
-from lad.compat.messages import NUMPY_NOTHING_TO_CONCATENATE
-from lad.datasets.configured import annotation_file, coco_data, datasets_of
-from lad.datasets.coverage import Coverage, content_of, innermost
+from lad.cli.built_checks import (
+    build_datasets,
+    built,
+    built_problems,
+    class_names,
+    dropping_batch_sizes,
+)
+from lad.cli.data_checks import DataReport, inspect_data
+from lad.cli.loaders import loaders_of
+from lad.datasets.configured import annotation_file, datasets_of, setting
+from lad.datasets.coverage import content_of, innermost
 from lad.datasets.problems import Problem, summary
 from lad.detectors.inspection import bound_methods, teacher_label
 from lad.detectors.masks import check_loads_masks, mask_heads, num_mask_classes, predicts_masks
 from lad.engine.model import detector_of
 from lad.errors import ConfigError, DataError, nearest
-from lad.evaluation.configured import evaluated_files, metrics_of
+from lad.evaluation.configured import evaluated_files
 from lad.networks.shapes import check_shapes
 
 from mmdet.models.detectors import RPN
@@ -32,58 +39,59 @@ def check_annotations(cfg: Config) -> DataReport | None:
     """Check the annotation files of a training: of training, validation and evaluator, and of the test if present.
 
     What no training can be right with is refused: files that are not COCO's, ids that occur twice, infinite boxes, data
-    sets and evaluators that disagree about classes or images. The rest is counted in a warning, or refused too with
+    sets and evaluators that disagree about classes. The rest is counted in a warning, or refused too with
     ``bad_data=dict(annotations='stop')`` in the config. Rank 0 reads each file once more for it.
 
     Returns:
         The report; None on other ranks.
 
     Raises:
-        ConfigError: ``bad_data`` or a data set's classes are not understood.
+        ConfigError: ``bad_data`` or a setting of the data is not understood.
         DataError: the first problem and how many there are.
     """
     policy = bad_data_policy(cfg)["annotations"]
     loaders = loaders_of(cfg)
     if not is_main_process():
         return None
-    report = inspect_data(loaders, present_only=("test_dataloader",))
-    fatal = [problem for problem in report.problems if problem.fatal]
-    if fatal or (report.problems and policy == "stop"):
-        raise DataError(_first_of(fatal or report.problems))
-    for file in sorted({problem.file for problem in report.problems}):
+    report = inspect_data(loaders)
+    _refuse(report.problems if policy == "stop" and not report.fatal else report.fatal)
+    for file in dict.fromkeys(problem.file for problem in report.problems):
         found = [problem for problem in report.problems if problem.file == file]
         _warn(
             f"{file}: {summary(found)}. tools/check_dataset.py lists them; bad_data=dict(annotations='stop') refuses "
             "them."
         )
-    for path, coverage in report.coverage.items():
+    for path, coverage in report.coverage:
         level = logging.INFO if coverage.complete else logging.WARNING
         print_log(f"{path}: {coverage}.", logger="current", level=level)
     return report
 
 
-def check_test_data(cfg: Config) -> None:
-    """Check the annotation files of a test and its evaluator, before a checkpoint is evaluated on them.
+def check_test_data(runner: Runner) -> None:
+    """Check the data of a test and its evaluator, before a checkpoint is evaluated on them.
 
     Raises:
-        ConfigError: the classes are not understood.
-        DataError: the evaluation would be meaningless; see :func:`check_annotations`.
+        ConfigError: a setting is not understood.
+        DataError: the evaluation would be meaningless.
     """
-    loaders = loaders_of(cfg, ("test_dataloader",))
+    loaders = loaders_of(runner.cfg, ("test_dataloader",))
     if is_main_process():
-        fatal = [problem for problem in inspect_data(loaders).problems if problem.fatal]
-        if fatal:
-            raise DataError(_first_of(fatal))
+        report = inspect_data(loaders, present_only=())
+        _refuse(report.fatal)
+        dataset = built("test_dataloader", lambda: runner.test_loop.dataloader.dataset)
+        datasets = {"test_dataloader": dataset}
+        _refuse(list(built_problems(datasets, loaders, report.files, dropping_batch_sizes(runner.cfg))))
+
+
+def _refuse(problems: list[Problem]) -> None:
+    if problems:
+        others = problems[1:]
+        more = f"; {len(others)} more ({summary(others)})" if others else ""
+        raise DataError(f"{problems[0]}{more}; tools/check_dataset.py lists all.")
 
 
 def _warn(message: str) -> None:
     print_log(message, logger="current", level=logging.WARNING)
-
-
-def _first_of(problems: list[Problem]) -> str:
-    others = problems[1:]
-    more = f"; {len(others)} more ({summary(others)})" if others else ""
-    return f"{problems[0]}{more}; tools/check_dataset.py lists all."
 
 
 def bad_data_policy(cfg: Config) -> dict[str, str]:
@@ -110,32 +118,23 @@ def bad_data_policy(cfg: Config) -> dict[str, str]:
 
 
 def check_dataset_files(cfg: Config) -> None:
-    """Refuse training or validation annotation files and image folders that do not exist.
+    """Refuse training or validation annotation files that do not exist.
 
     Raises:
         ConfigError: names the file and the setting.
     """
     for loader in ("train_dataloader", "val_dataloader"):
-        for dataset in datasets_of((cfg.get(loader) or {}).get("dataset")):
-            path = annotation_file(dataset)
-            if path is None:
-                continue
-            if not path.is_file():
+        config = setting(cfg, loader, dict, "the config") or {}
+        for dataset in datasets_of(setting(config, "dataset", dict, loader)):
+            path = annotation_file(dataset, loader)
+            if path is not None and not path.is_file():
                 raise ConfigError(
                     f"{loader}: there is no annotation file {path}; set {loader}.dataset.data_root and ann_file."
                 )
-            data = coco_data(dataset, loader)
-            if data is not None and not data.images.is_dir():
-                raise ConfigError(
-                    f"{loader}: there is no image folder {data.images}; set {loader}.dataset.data_root and "
-                    "data_prefix=dict(img=...)."
-                )
-    for metric in metrics_of(cfg.get("val_evaluator")):
-        name = metric.get("ann_file")
-        remote = "://" in str(name) or metric.get("backend_args")
-        if name and not remote and not Path(name).is_file():
+    for file in evaluated_files(cfg.get("val_evaluator")):
+        if not file.path.is_file():
             raise ConfigError(
-                f"val_evaluator: there is no annotation file {name}; set val_evaluator.ann_file."
+                f"val_evaluator: there is no annotation file {file.path}; set val_evaluator.ann_file."
             )
 
 
@@ -195,43 +194,50 @@ def check_training(runner: Runner) -> None:
     check_shapes(model)
     check_loads_masks(model, runner.cfg.train_dataloader)
     _check_mask_metric(runner.cfg, model)
-    try:
-        dataset = runner.train_loop.dataloader.dataset
-        count = len(dataset)
-    except ValueError as error:
-        if NUMPY_NOTHING_TO_CONCATENATE not in str(error):
-            raise
-        count = 0
-    if count == 0:
-        raise ConfigError(
-            "train_dataloader: no image is left to train on: check that the data set's classes (metainfo) are those "
-            "of the annotation file, and filter_cfg."
-        )
-    highest = _check_objects(dataset, {} if report is None else report.coverage)
-    metainfo = getattr(dataset, "metainfo", None) or {}
-    classes = tuple(metainfo.get("thing_classes") or metainfo.get("classes") or ())
+    dataset = built("train_dataloader", lambda: runner.train_loop.dataloader.dataset)
+    highest = _check_objects(dataset, report)
+    classes = next((one for one in map(class_names, innermost(dataset)) if one is not None), ())
     _check_heads(model, classes, highest)
     if classes:
         _check_teacher_classes(model, classes)
-    _check_validation_images(runner)
+    if report is not None:
+        _check_built(runner, dataset, report)
 
 
-def _check_objects(dataset: Any, coverage: Mapping[Path, Coverage]) -> int:
+def _check_built(runner: Runner, dataset: Any, report: DataReport) -> None:
+    """Compare the built training, validation and test data with each other and their evaluators."""
+    cfg, loaders = runner.cfg, loaders_of(runner.cfg)
+    datasets = {"train_dataloader": dataset}
+    if cfg.get("val_dataloader") is not None:
+        datasets["val_dataloader"] = built("val_dataloader", lambda: runner.val_loop.dataloader.dataset)
+    test = next((loader for loader in loaders if loader.name == "test_dataloader"), None)
+    if test is not None and test.is_present and all(test.data):
+        same = "val_dataloader" in datasets and cfg.test_dataloader.dataset == cfg.val_dataloader.dataset
+        datasets |= (
+            {test.name: datasets["val_dataloader"]} if same else build_datasets(cfg, ["test_dataloader"])
+        )
+    _refuse(list(built_problems(datasets, loaders, report.files, dropping_batch_sizes(cfg))))
+
+
+def _check_objects(dataset: Any, report: DataReport | None) -> int:
     """Refuse a built training data set without objects, and report where it holds other numbers than were counted.
 
     Args:
         dataset: The built data set.
-        coverage: What was counted in the annotation files, by path.
+        report: What was counted in the annotation files; None on ranks that did not read them.
 
     Returns:
         The highest label; -1 where the data set does not list its objects.
     """
     contents = {}
+    counted: dict[Path, list[tuple[int, int]]] = {}
+    for path, coverage in report.coverage if report is not None else ():
+        counted.setdefault(path, []).append((coverage.images, coverage.objects))
     for one in innermost(dataset):
         if (content := content_of(one)) is not None:
             contents[one] = content
-            expected = coverage.get(Path(getattr(one, "ann_file", None) or ""))
-            if expected and (content.images, content.objects) != (expected.images, expected.objects):
+            expected = counted.get(Path(getattr(one, "ann_file", None) or ""))
+            if expected and (content.images, content.objects) not in expected:
                 _warn(
                     f"{one.ann_file}: its data set holds {content.images} images and {content.objects} objects."
                 )
@@ -282,21 +288,6 @@ def _check_mask_metric(cfg: Config, model: nn.Module) -> None:
         if file.masks and not predicts_masks(model):
             raise ConfigError(
                 "val_evaluator: metric 'segm' evaluates masks, and the detector predicts none: set metric='bbox'."
-            )
-
-
-def _check_validation_images(runner: Runner) -> None:
-    """Refuse a validation data set that drops images which its evaluator counts."""
-    loop = runner.val_loop
-    if loop is None:
-        return
-    for dataset in innermost(loop.dataloader.dataset):
-        where = f"val_dataloader: {getattr(dataset, 'ann_file', type(dataset).__name__)}"
-        if getattr(dataset, "_indices", None) is not None:
-            _warn(f"{where}: with indices, the images that are not read count as images without detections.")
-        elif not getattr(dataset, "test_mode", True) and getattr(dataset, "filter_cfg", None):
-            raise ConfigError(
-                f"{where}: filter_cfg drops images that the evaluator counts: set test_mode=True in its dataset."
             )
 
 

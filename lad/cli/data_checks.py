@@ -2,63 +2,52 @@
 
 One source of truth decides what label k means: the class names of the training data. Every data set of the config must
 have these names, and every annotation file must list the categories in this order, since ``CocoDataset`` and
-``CocoMetric`` number labels in their file's order.
+``CocoMetric`` number labels in their file's order. What only the built data sets tell is in
+:mod:`lad.cli.built_checks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
 from typing import Any
 
+from lad.cli.loaders import Loader
 from lad.datasets.coco_checks import FileUse, check_coco
 from lad.datasets.coco_file import AnnotationTable, hashable, read_coco
-from lad.datasets.configured import (
-    CocoData,
-    classes_of,
-    coco_data,
-    datasets_of,
-    has_own_classes,
-)
+from lad.datasets.configured import CocoData, filter_rules, has_own_classes, transforms_of
 from lad.datasets.coverage import Coverage, expected_coverage
 from lad.datasets.problems import Problem
 from lad.errors import listed
-from lad.evaluation.configured import EvaluatedFile, evaluated_files, formats_only
-
-from mmengine.config import Config
-
-#: Data loaders and the evaluators of their detections.
-LOADERS = {
-    "train_dataloader": None,
-    "val_dataloader": "val_evaluator",
-    "test_dataloader": "test_evaluator",
-}
 
 
 @dataclass(frozen=True)
-class Loader:
-    """Data loader of a config with its evaluator.
+class AnnotationFile:
+    """What is kept of an annotation file that was read.
 
     Attributes:
-        name: ``'train_dataloader'``, ...
-        evaluator: The setting that holds its evaluator; None for training.
-        datasets: The innermost data set configs.
-        classes: Their class names; None where a data set has none.
-        data: Their files; None where they are not local or not COCO's.
-        evaluated: The files of its evaluator.
-        format_only: Whether its evaluator only writes detections.
+        categories: Names of the categories by id, in the file's order.
+        images: File names of the images by id; None where the file names none.
+        filled: Ids of the images that have objects.
     """
 
-    name: str
-    evaluator: str | None
-    datasets: list[dict]
-    classes: list[tuple[str, ...] | None]
-    data: list[CocoData | None]
-    evaluated: list[EvaluatedFile]
-    format_only: bool
+    categories: dict[Any, str]
+    images: dict[Any, str | None]
+    filled: frozenset
+
+    @classmethod
+    def of(cls, content: dict) -> AnnotationFile:
+        """Keep what comparisons need of a file's content."""
+        return cls(
+            categories={hashable(one.get("id")): str(one.get("name")) for one in content["categories"]},
+            images={hashable(one.get("id")): one.get("file_name") for one in content["images"]},
+            filled=frozenset(
+                hashable(one.get("image_id")) for one in content["annotations"] if not one.get("iscrowd")
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -67,15 +56,61 @@ class DataReport:
 
     Attributes:
         problems: What is wrong.
-        coverage: What the training files' data sets hold, by file.
+        coverage: What the training data sets hold of each file, a data set each.
         data: The COCO data that was checked, each file and image folder once.
-        unchecked: Data sets that are no local COCO data, a description each.
+        files: What was read, by resolved path.
+        unchecked: Data sets that are no local COCO data or not there, a description each.
     """
 
     problems: list[Problem]
-    coverage: dict[Path, Coverage]
+    coverage: list[tuple[Path, Coverage]]
     data: list[CocoData]
+    files: dict[Path, AnnotationFile]
     unchecked: list[str]
+
+    @property
+    def fatal(self) -> list[Problem]:
+        """The problems that make a run meaningless."""
+        return [problem for problem in self.problems if problem.fatal]
+
+
+def inspect_data(loaders: list[Loader], present_only: Collection[str] = ("test_dataloader",)) -> DataReport:
+    """Check the files of :func:`lad.cli.loaders.loaders_of`; each annotation file is read once.
+
+    Args:
+        loaders: The loaders.
+        present_only: Names of loaders whose files may be missing: training needs no test data.
+    """
+    absent = [loader for loader in loaders if loader.name in present_only and not loader.is_present]
+    loaders = [loader for loader in loaders if loader not in absent]
+    problems = list(_class_problems(loaders))
+    files = _files_of(loaders)
+    inspected = {place: file.read() for place, file in files.items()}
+    found = [problem for one in inspected.values() for problem in one.problems]
+    problems += _objects_somewhere(found, [one.coverage for one in inspected.values() if one.coverage])
+    kept = {place: one.kept for place, one in inspected.items() if one.kept is not None}
+    data = {
+        (one.annotations, one.images): one for loader in loaders for one in loader.data if one is not None
+    }
+    problems += [
+        problem for loader in loaders for one in loader.data for problem in _folder_problem(loader, one, kept)
+    ]
+    problems += [problem for loader in loaders for problem in _instances_problem(loader)]
+    return DataReport(
+        problems=list(dict.fromkeys(problems)),
+        coverage=[
+            (files[place].path, coverage) for place, one in inspected.items() for coverage in one.coverage
+        ],
+        data=list(data.values()),
+        files=kept,
+        unchecked=[
+            f"{loader.name}: {dataset.get('type')} is no local COCO data set"
+            for loader in loaders
+            for dataset, one in zip(loader.datasets, loader.data, strict=True)
+            if one is None
+        ]
+        + [f"{loader.name}: its files are not there" for loader in absent],
+    )
 
 
 @dataclass(frozen=True)
@@ -84,26 +119,37 @@ class _File:
 
     path: Path
     uses: list[FileUse]
-    classes: list[tuple[str, ...] | None]
-    trained_by: list[dict]
+    classes: list[tuple[tuple[str, ...] | None, bool]]  # and whether the categories are sorted
+    trained_by: list[tuple[dict, str, tuple[str, ...] | None]]
 
     def read(self) -> _Inspected:
         """Read the file and check it for all its uses; what is kept of its content is small."""
         use = reduce(or_, self.uses)
-        content, problems = read_coco(self.path, annotated=use.annotated or use.evaluated)
+        content, problems = read_coco(self.path, annotated=use.needs_annotations)
         if content is None:
-            return _Inspected(problems, None, None)
-        table = AnnotationTable.of(content)
-        for classes in dict.fromkeys(self.classes):
-            found = check_coco(content, str(self.path), classes, use, table)
+            return _Inspected(problems, [], None)
+        columns = AnnotationTable.of(content)
+        for classes, in_order_of_ids in dict.fromkeys(self.classes):
+            seen, table = content, columns
+            if in_order_of_ids:
+                # The columns hold indices of categories.
+                seen, table = dict(content, categories=_by_id(content["categories"])), None
+            found = check_coco(seen, str(self.path), classes, use, table)
             problems += [problem for problem in found if problem not in problems]
-        coverage = None
-        if table is not None and self.trained_by:
-            dataset, names = self.trained_by[0], [category.get("name") for category in content["categories"]]
-            rules = dataset.get("filter_cfg"), dataset.get("test_mode", False)
-            coverage = expected_coverage(table, names, self.classes[0], *rules)
-        images = {hashable(image.get("id")): str(image.get("file_name")) for image in content["images"]}
-        return _Inspected(problems, coverage, images)
+        coverage = []
+        names = [category.get("name") for category in content["categories"]]
+        for dataset, loader, classes in self.trained_by:
+            rules = filter_rules(dataset, loader), dataset.get("test_mode", False)
+            if columns is not None:
+                coverage.append(expected_coverage(columns, names, classes, *rules))
+        return _Inspected(problems, coverage, AnnotationFile.of(content))
+
+
+def _by_id(categories: list[dict]) -> list[dict]:
+    """Categories in the order of their ids, as ``CocoMetric(sort_categories=True)`` has them."""
+    numbers = [category.get("id") for category in categories]
+    # Anything else is reported as no id.
+    return sorted(categories, key=lambda one: one["id"]) if set(map(type, numbers)) <= {int} else categories
 
 
 @dataclass(frozen=True)
@@ -112,91 +158,23 @@ class _Inspected:
 
     Attributes:
         problems: What is wrong with it.
-        coverage: What a data set trains on of it; None if none does, or if its entries are malformed.
-        images: File names by image id; None if it cannot be read.
+        coverage: What each data set trains on of it; empty if its entries are malformed.
+        kept: What is kept of it; None if it cannot be read.
     """
 
     problems: list[Problem]
-    coverage: Coverage | None
-    images: dict[Any, str] | None
-
-
-def loaders_of(cfg: Config, names: Collection[str] = tuple(LOADERS)) -> list[Loader]:
-    """The data loaders of a config.
-
-    Args:
-        cfg: The config.
-        names: Those that are wanted.
-
-    Raises:
-        ConfigError: class names that are no class names.
-    """
-    found = []
-    for name, evaluator in LOADERS.items():
-        config = cfg.get(name)
-        datasets = list(datasets_of(config.get("dataset"))) if isinstance(config, dict) else []
-        if name not in names or not datasets:
-            continue
-        metrics = None if evaluator is None else cfg.get(evaluator)
-        found.append(
-            Loader(
-                name=name,
-                evaluator=evaluator,
-                datasets=datasets,
-                classes=[classes_of(dataset, name) for dataset in datasets],
-                data=[coco_data(dataset, name) for dataset in datasets],
-                evaluated=list(evaluated_files(metrics)),
-                format_only=formats_only(metrics),
-            )
-        )
-    return found
-
-
-def inspect_data(loaders: list[Loader], present_only: Collection[str] = ()) -> DataReport:
-    """Check the data of :func:`loaders_of`; each annotation file is read once.
-
-    Args:
-        loaders: The loaders.
-        present_only: Names of loaders whose files may be missing: training needs no test data.
-    """
-    problems = list(_class_problems(loaders))
-    loaders = [loader for loader in loaders if loader.name not in present_only or _is_present(loader)]
-    files = _files_of(loaders)
-    read = {place: file.read() for place, file in files.items()}
-    problems += [problem for inspected in read.values() for problem in inspected.problems]
-    images = {place: inspected.images for place, inspected in read.items()}
-    problems += [problem for loader in loaders for problem in _evaluator_problems(loader, images)]
-    data = [one for loader in loaders for one in loader.data if one is not None]
-    return DataReport(
-        problems=problems,
-        coverage={
-            files[place].path: inspected.coverage
-            for place, inspected in read.items()
-            if inspected.coverage is not None
-        },
-        data=list({(one.annotations, one.images): one for one in data}.values()),
-        unchecked=[
-            f"{loader.name}: {dataset.get('type')} is no local COCO data set"
-            for loader in loaders
-            for dataset, one in zip(loader.datasets, loader.data, strict=True)
-            if one is None
-        ],
-    )
-
-
-def _is_present(loader: Loader) -> bool:
-    files = [one.annotations for one in loader.data if one is not None]
-    return all(path.is_file() for path in [*files, *(file.path for file in loader.evaluated)])
+    coverage: list[Coverage]
+    kept: AnnotationFile | None
 
 
 def _files_of(loaders: list[Loader]) -> dict[Path, _File]:
     """The annotation files of loaders and their evaluators by their places, each with all its uses."""
     files: dict[Path, _File] = {}
 
-    def add(path: Path, use: FileUse, classes: tuple[str, ...] | None) -> _File:
+    def add(path: Path, use: FileUse, classes: tuple[str, ...] | None, by_id: bool = False) -> _File:
         file = files.setdefault(path.resolve(), _File(path, [], [], []))
         file.uses.append(use)
-        file.classes.append(classes)
+        file.classes.append((classes, by_id))
         return file
 
     for loader in loaders:
@@ -204,16 +182,67 @@ def _files_of(loaders: list[Loader]) -> dict[Path, _File]:
             if data is None:
                 continue
             # An evaluator without a file compares with what the data set holds.
-            annotated = loader.evaluator is None or not (loader.format_only or loader.evaluated)
-            file = add(data.annotations, FileUse(annotated, masks=data.masks), data.classes)
-            if loader.evaluator is None:
-                file.trained_by.append(dataset)
-        classes = next((one for one in loader.classes if one is not None), None)
+            annotated = loader.is_trained or (loader.compares and not loader.evaluated)
+            optional = loader.is_trained and len(loader.datasets) > 1
+            use = FileUse(annotated=annotated, masks=data.masks, optional=optional)
+            file = add(data.annotations, use, data.classes)
+            if loader.is_trained:
+                file.trained_by.append((dataset, loader.name, data.classes))
         for evaluated in loader.evaluated:
             compared = not evaluated.format_only
-            use = FileUse(annotated=False, evaluated=compared, masks=compared and evaluated.masks)
-            add(evaluated.path, use, classes)
+            use = FileUse(
+                loaded=False,
+                annotated=False,
+                evaluated=compared,
+                evaluated_masks=compared and evaluated.masks,
+            )
+            parts = loader.classes if evaluated.part is None else loader.classes[evaluated.part :]
+            classes = next((one for one in parts if one is not None), None)
+            add(evaluated.path, use, None if evaluated.class_agnostic else classes, evaluated.sort_categories)
     return files
+
+
+def _objects_somewhere(problems: list[Problem], coverage: list[list[Coverage]]) -> list[Problem]:
+    """The problems, where missing objects are fatal if no training file has any."""
+    trained = [one for of_file in coverage for one in of_file]
+    if not trained or any(one.objects for one in trained):
+        return problems
+    return [replace(one, fatal=True) if one.kind == "no_objects" else one for one in problems]
+
+
+def _folder_problem(
+    loader: Loader, data: CocoData | None, files: dict[Path, AnnotationFile]
+) -> Iterator[Problem]:
+    kept = None if data is None else files.get(data.annotations.resolve())
+    if data is None or data.images is None or kept is None or data.images.is_dir():
+        return
+    if any(not Path(str(name)).is_absolute() for name in kept.images.values()):
+        yield Problem(
+            "missing_folder",
+            loader.name,
+            "",
+            f"there is no image folder {data.images}; set {loader.name}.dataset.data_root and "
+            "data_prefix=dict(img=...)",
+            fatal=True,
+        )
+
+
+def _instances_problem(loader: Loader) -> Iterator[Problem]:
+    """A metric without a file whose batches do not carry the annotations."""
+    if not loader.needs_instances:
+        return
+    for dataset in loader.datasets:
+        packed = [step for step in transforms_of(dataset.get("pipeline")) if "meta_keys" in step]
+        if dataset.get("pipeline") and not any("instances" in step["meta_keys"] for step in packed):
+            yield Problem(
+                "no_instances",
+                loader.evaluator or "",
+                "",
+                f"it has no ann_file, and the pipeline of {loader.name} leaves out 'instances': set ann_file to the "
+                "loader's annotation file",
+                fatal=True,
+            )
+            return
 
 
 def _class_problems(loaders: list[Loader]) -> Iterator[Problem]:
@@ -221,8 +250,8 @@ def _class_problems(loaders: list[Loader]) -> Iterator[Problem]:
     known = [
         (loader, dataset, classes)
         for loader in loaders
-        for dataset, classes in zip(loader.datasets, loader.classes, strict=True)
-        if classes is not None
+        for number, (dataset, classes) in enumerate(zip(loader.datasets, loader.classes, strict=True))
+        if classes is not None and loader.has_classes_of_training(number)
     ]
     for loader, dataset, classes in known[1:]:
         first, first_dataset, truth = known[0]
@@ -243,68 +272,6 @@ def _name(dataset: dict) -> str:
 
 
 def _described(dataset: dict, classes: tuple[str, ...]) -> str:
-    own = (
-        ""
-        if has_own_classes(dataset)
-        else f", the {len(classes)} of {dataset.get('type')} (no metainfo is given)"
-    )
-    return listed(classes, 5) + own
-
-
-def _evaluator_problems(loader: Loader, images: dict[Path, dict[Any, str] | None]) -> Iterator[Problem]:
-    """Evaluators that compare detections with the annotations of other images than their loader reads.
-
-    Args:
-        loader: The loader.
-        images: File names by image id of each annotation file.
-    """
-    data = [one for one in loader.data if one is not None]
-    if loader.evaluator is None or loader.format_only or not data or len(data) < len(loader.data):
-        return
-    if len(loader.evaluated) > 1 < len(data):
-        return  # a metric for each of several data sets
-    loaded: dict[Any, str] = {}
-    for one in data:
-        read = images[one.annotations.resolve()]
-        if read is None:
-            return
-        repeated = [str(number) for number in read if number in loaded]
-        if repeated:
-            yield Problem(
-                "repeated_image_id",
-                str(one.annotations),
-                "",
-                f"image ids ({listed(repeated)}) occur in another file of {loader.name} too: number them anew",
-                fatal=True,
-            )
-        loaded |= read
-    names = " and ".join(str(one.annotations) for one in data)
-    for evaluated in loader.evaluated:
-        known = images[evaluated.path.resolve()]
-        if evaluated.format_only or known is None:
-            continue
-        message = _other_images(loaded, known)
-        if message:
-            yield Problem(
-                "other_file",
-                f"{loader.evaluator}.ann_file",
-                "",
-                f"it is {evaluated.path} and {loader.name} reads {names}: {message}; name the file that the loader "
-                "reads",
-                fatal=True,
-            )
-
-
-def _other_images(loaded: dict[Any, str], evaluated: dict[Any, str]) -> str:
-    """How the images of a loader (id: file name) differ from those of an evaluator; empty if they do not."""
-    unknown = [number for number in loaded if number not in evaluated]
-    if unknown:
-        return f"{len(unknown)} of {len(loaded)} images (id {listed(map(str, unknown))}) are not in it"
-    unread = len(evaluated) - len(loaded)
-    if unread:
-        return f"{unread} of its {len(evaluated)} images are not loaded and would count as images without detections"
-    renamed = [number for number, name in loaded.items() if Path(name).name != Path(evaluated[number]).name]
-    if renamed:
-        number = renamed[0]
-        return f"image {number} is {evaluated[number]} in it and {loaded[number]} in the loader's file"
-    return ""
+    if has_own_classes(dataset):
+        return listed(classes, 5)
+    return f"{listed(classes, 5)}, the {len(classes)} of {dataset.get('type')} (no metainfo is given)"

@@ -33,22 +33,35 @@ class FileUse:
     """What an annotation file is used for, on which it depends what it must have.
 
     Attributes:
+        loaded: A data set reads its images.
         annotated: A data set reads its annotations, to train on them or for its evaluator.
-        evaluated: COCO's evaluation compares detections with its annotations: it needs ``iscrowd`` of each, and a
-            category for each class.
-        masks: Masks are read: each annotation needs a ``segmentation``.
+        evaluated: COCO's evaluation compares detections with its annotations.
+        masks: Masks are loaded: each object needs a ``segmentation``.
+        evaluated_masks: Masks are evaluated.
+        optional: Other files are trained on beside it, so that it may have no object.
     """
 
+    loaded: bool = True
     annotated: bool = True
     evaluated: bool = False
     masks: bool = False
+    evaluated_masks: bool = False
+    optional: bool = False
 
     def __or__(self, other: FileUse) -> FileUse:
         return FileUse(
+            loaded=self.loaded or other.loaded,
             annotated=self.annotated or other.annotated,
             evaluated=self.evaluated or other.evaluated,
             masks=self.masks or other.masks,
+            evaluated_masks=self.evaluated_masks or other.evaluated_masks,
+            optional=self.optional and other.optional,
         )
+
+    @property
+    def needs_annotations(self) -> bool:
+        """Whether the file must have ``annotations``."""
+        return self.evaluated or (self.annotated and not self.optional)
 
 
 def check_coco(
@@ -74,29 +87,49 @@ def check_coco(
     def report(kind: str, where: str, message: str, fatal: bool = False) -> None:
         problems.append(Problem(kind, file, where, message, fatal))
 
-    _check_ids(content, report)
-    _check_categories(content["categories"], classes, use, report)
-    images = _check_images(content, report)
-    usable = _check_annotations(content, table, images, use, report)
+    _check_ids(content, use, report)
+    _check_categories(content["categories"], classes, report)
+    images = _check_images(content, use, report)
+    usable = _check_annotations(content, table, images, classes, use, report)
     if not content["images"]:
         report("no_images", "", "there are no images", fatal=True)
     elif not usable and (use.annotated or use.evaluated):
-        report("no_objects", "", "no image has a usable object" + _if_normalised(table), fatal=True)
+        message = "no image has a usable object" + ("" if classes is None else " of the config's classes")
+        report("no_objects", "", message + _if_normalised(table), fatal=use.needs_annotations)
     return problems
 
 
-def _check_ids(content: dict, report: Report) -> None:
+def _check_ids(content: dict, use: FileUse, report: Report) -> None:
     for kind, entries in (("category", "categories"), ("image", "images"), ("annotation", "annotations")):
-        for number, count in Counter(hashable(entry.get("id")) for entry in content[entries]).items():
+        ids = [entry.get("id") for entry in content[entries]]
+        for number, count in Counter(map(hashable, ids)).items():
             if number is None:
                 report("missing_key", "", f"{count} {entries} have no id", fatal=True)
             elif count > 1:
                 report(f"duplicate_{kind}_id", f"{kind} {number}", f"the id occurs {count} times", fatal=True)
+        types = {type(number) for number in ids if number is not None}
+        if not types <= {int, str, float}:
+            report("not_an_id", "", f"an id of {entries} is no number and no text", fatal=True)
+        if use.evaluated and kind != "category" and len(types) > 1:
+            report("not_an_id", "", f"ids of {entries} are partly numbers and partly texts", fatal=True)
+        if use.evaluated and kind == "annotation":
+            if types - {int}:
+                report(
+                    "not_an_id",
+                    "",
+                    "ids of annotations are no integers, as COCO's evaluation needs",
+                    fatal=True,
+                )
+            if 0 in ids:
+                report(
+                    "zero_annotation_id",
+                    "annotation 0",
+                    "COCO's evaluation takes a match with annotation 0 for none: number annotations from 1",
+                    fatal=True,
+                )
 
 
-def _check_categories(
-    categories: list[dict], classes: Sequence[str] | None, use: FileUse, report: Report
-) -> None:
+def _check_categories(categories: list[dict], classes: Sequence[str] | None, report: Report) -> None:
     unnamed = [category.get("id") for category in categories if "name" not in category]
     if unnamed:
         report("missing_key", "", f"{len(unnamed)} categories have no name", fatal=True)
@@ -113,13 +146,13 @@ def _check_categories(
                 fatal=classes is None or name in classes,
             )
     if classes is not None and not any(len(same) > 1 for name, same in ids.items() if name in classes):
-        _check_classes(categories, classes, use, report)
+        _check_classes(categories, classes, report)
 
 
-def _check_classes(categories: list[dict], classes: Sequence[str], use: FileUse, report: Report) -> None:
+def _check_classes(categories: list[dict], classes: Sequence[str], report: Report) -> None:
     in_file = labelled_names(categories, classes)
-    if not in_file and classes:
-        known = listed([str(category.get("name")) for category in categories], 5)
+    known = listed([str(category.get("name")) for category in categories], 5)
+    if not in_file:
         report(
             "absent_class",
             "",
@@ -128,39 +161,59 @@ def _check_classes(categories: list[dict], classes: Sequence[str], use: FileUse,
             fatal=True,
         )
         return
-    shifted = next((label for label, name in enumerate(in_file) if classes[label] != name), None)
-    if shifted is not None:
-        report(
-            "class_order",
-            "",
-            f"label {shifted} is {in_file[shifted]!r} by the file's categories ({listed(in_file, 5)}) and "
-            f"{classes[shifted]!r} by the config's classes ({listed(classes, 5)}): MMDetection numbers labels in the "
-            "file's order and names them in the config's; bring both into one order",
-            fatal=True,
-        )
+    message = label_mismatch(in_file, classes)
+    if message:
+        report("class_order", "", message, fatal=True)
     for name in classes:
         if name not in in_file:
-            known = listed([str(category.get("name")) for category in categories], 5)
-            needed = ": its evaluation needs a category for each class" if use.evaluated else ""
             report(
                 "absent_class",
                 "",
-                f"class {name!r} of the config is no category of the file ({known}){needed}",
-                fatal=use.evaluated,
+                f"class {name!r} of the config is no category of the file ({known}): add the category (it needs no "
+                "objects), or take the class out of the config",
+                fatal=True,
             )
 
 
-def _check_images(content: dict, report: Report) -> dict[Any, dict]:
+def label_mismatch(in_file: Sequence[str], classes: Sequence[str]) -> str:
+    """How the labels of a file's categories differ from the classes of a config; empty if they do not.
+
+    Args:
+        in_file: Of :func:`labelled_names`.
+        classes: The class names of the config.
+    """
+    for label, (own, meant) in enumerate(zip(in_file, classes, strict=False)):
+        if own != meant:
+            return (
+                f"label {label} is {own!r} by the file's categories ({listed(in_file, 5)}) and {meant!r} by the "
+                f"config's classes ({listed(classes, 5)}): MMDetection numbers labels in the file's order and names "
+                "them in the config's; bring both into one order"
+            )
+    return ""
+
+
+def _check_images(content: dict, use: FileUse, report: Report) -> dict[Any, dict]:
     images = {}
     for image in content["images"]:
         where = f"image {image.get('id')}"
         images[hashable(image.get("id"))] = image
+        if not use.loaded:
+            continue
         missing = [key for key in ("file_name", "width", "height") if key not in image]
         if missing:
             report("missing_key", where, f"no {listed(missing)}", fatal=True)
+        elif not (is_number(image["width"]) and is_number(image["height"])):
+            report(
+                "not_a_size",
+                where,
+                f"its size is no numbers: {image['width']!r}x{image['height']!r}",
+                fatal=True,
+            )
         elif not (is_positive(image["width"]) and is_positive(image["height"])):
             report("zero_size_image", where, f"its size is {image['width']}x{image['height']}")
-        if "file_name" in image and leaves_folder(str(image["file_name"])):
+        if "file_name" in image and not isinstance(image["file_name"], str):
+            report("not_a_path", where, f"its file_name is no text: {image['file_name']!r:.60}", fatal=True)
+        elif "file_name" in image and leaves_folder(image["file_name"]):
             report("path_outside", where, f"its path {image['file_name']!r} leaves the image folder")
     named = Counter(str(image["file_name"]) for image in content["images"] if "file_name" in image)
     for name, count in named.items():
@@ -170,29 +223,55 @@ def _check_images(content: dict, report: Report) -> dict[Any, dict]:
 
 
 def _check_annotations(
-    content: dict, table: AnnotationTable | None, images: dict[Any, dict], use: FileUse, report: Report
+    content: dict,
+    table: AnnotationTable | None,
+    images: dict[Any, dict],
+    classes: Sequence[str] | None,
+    use: FileUse,
+    report: Report,
 ) -> int:
     """Report the annotations' problems; returns the number of objects that can be trained on."""
     annotations = content["annotations"]
     categories = {hashable(category.get("id")) for category in content["categories"]}
+    wanted = {
+        hashable(category.get("id"))
+        for category in content["categories"]
+        if classes is None or category.get("name") in classes
+    }
     usable = 0
     suspects: Sequence[dict] = annotations
     if table is not None:
         # In columns first: one by one, COCO's 860,000 boxes take seconds.
         suspect = _suspects(table)
-        usable = int((~suspect & ~table.crowd).sum())
+        names = [hashable(category.get("id")) in wanted for category in content["categories"]]
+        of_classes = np.array([*names, False], dtype=bool)[table.category]
+        usable = int((~suspect & of_classes & ~table.crowd & ~table.ignored).sum())
         suspects = [annotations[index] for index in np.flatnonzero(suspect)]
     for annotation in suspects:
         found = list(_annotation_problems(annotation, images, categories))
-        where = f"annotation {annotation.get('id')} of image {annotation.get('image_id')}"
         for kind, message, fatal in found:
-            report(kind, where, message, fatal)
-        usable += not found and not annotation.get("iscrowd", False)
-    for annotation in annotations if use.evaluated or use.masks else ():
-        for kind, message, fatal in _unmet_needs(annotation, images, use):
-            where = f"annotation {annotation.get('id')} of image {annotation.get('image_id')}"
-            report(kind, where, message, fatal)
+            report(kind, _place(annotation), message, fatal)
+        is_wanted = hashable(annotation.get("category_id")) in wanted
+        usable += not found and is_wanted and not annotation.get("iscrowd", False)
+    for annotation in annotations if use.evaluated or use.masks or use.evaluated_masks else ():
+        if hashable(annotation.get("category_id")) in wanted and _is_read(annotation, images, use):
+            for kind, message, fatal in _unmet_needs(annotation, images, use):
+                report(kind, _place(annotation), message, fatal)
     return usable
+
+
+def _place(annotation: dict) -> str:
+    return f"annotation {annotation.get('id')} of image {annotation.get('image_id')}"
+
+
+def _is_read(annotation: dict, images: dict, use: FileUse) -> bool:
+    """Whether a data set or an evaluation reads an annotation of a known class."""
+    if hashable(annotation.get("image_id")) not in images:
+        return False
+    box = annotation.get("bbox")
+    # Data sets leave these out.
+    tiny = isinstance(box, list) and len(box) == 4 and all(map(is_number, box)) and min(box[2:]) < 1
+    return use.evaluated or not (annotation.get("ignore") or tiny)
 
 
 def _suspects(table: AnnotationTable) -> np.ndarray:
@@ -206,15 +285,19 @@ def _suspects(table: AnnotationTable) -> np.ndarray:
 
 
 def _annotation_problems(annotation: dict, images: dict, categories: set) -> Iterator[tuple[str, str, bool]]:
+    if annotation.get("ignore") is True or annotation.get("ignore") == 1:
+        return  # left out before anything else of it is read
+    image = images.get(hashable(annotation.get("image_id")))
+    if image is None and "image_id" in annotation:
+        # Nobody reads it.
+        yield "unknown_image", f"there is no image {annotation['image_id']}", False
+        return
     missing = [key for key in ("image_id", "category_id", "bbox", "area") if key not in annotation]
     if missing:
         yield "missing_key", f"no {listed(missing)}", True
         return
     if hashable(annotation["category_id"]) not in categories:
         yield "unknown_category", f"its category {annotation['category_id']} is not in the file", False
-    image = images.get(hashable(annotation["image_id"]))
-    if image is None:
-        yield "unknown_image", f"there is no image {annotation['image_id']}", False
     box = annotation["bbox"]
     if not (isinstance(box, list) and len(box) == 4 and all(map(is_number, box))):
         yield "not_a_box", f"its box is not four numbers: {str(box)[:60]}", True
@@ -237,21 +320,27 @@ def _annotation_problems(annotation: dict, images: dict, categories: set) -> Ite
         if x < -SLACK or y < -SLACK or x + width > right + SLACK or y + height > bottom + SLACK:
             box = ", ".join(f"{value:g}" for value in (x, y, x + width, y + height))
             yield "box_outside", f"its box ({box}) reaches out of the {right}x{bottom} image", False
-    if not (is_number(annotation["area"]) and annotation["area"] > 0) and width > 0 and height > 0:
+    if not is_number(annotation["area"]):
+        yield "not_an_area", f"its area is no number: {annotation['area']!r:.60}", True
+    elif not annotation["area"] > 0 and width > 0 and height > 0:
         yield "zero_area", f"its area is {annotation['area']!r}, so that MMDetection leaves it out", False
 
 
 def _unmet_needs(annotation: dict, images: dict, use: FileUse) -> Iterator[tuple[str, str, bool]]:
     """What an annotation lacks of what the file is used for."""
-    if use.evaluated and "iscrowd" not in annotation:
-        yield (
-            "missing_key",
-            "no iscrowd, which COCO's evaluation needs (0 for an object, 1 for a crowd)",
-            True,
-        )
-    if use.masks:
-        image = images.get(hashable(annotation.get("image_id"))) or {}
-        problem = mask_problem(annotation.get("segmentation"), image.get("width"), image.get("height"))
+    if use.evaluated:
+        if "iscrowd" not in annotation:
+            yield (
+                "missing_key",
+                "no iscrowd, which COCO's evaluation needs (0 for an object, 1 for a crowd)",
+                True,
+            )
+        elif annotation["iscrowd"] not in (0, 1):
+            yield "not_a_crowd", f"its iscrowd is {annotation['iscrowd']!r:.60}, which must be 0 or 1", True
+    if use.masks or use.evaluated_masks:
+        image = images[hashable(annotation["image_id"])]
+        size = image.get("width"), image.get("height")
+        problem = mask_problem(annotation.get("segmentation"), *size, evaluated=use.evaluated_masks)
         if problem is not None:
             yield problem
 

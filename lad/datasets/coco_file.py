@@ -32,11 +32,14 @@ def read_coco(path: str | Path, annotated: bool = True) -> tuple[dict | None, li
         return None, [Problem(kind, str(path), "", message, fatal=True)]
 
     try:
-        with open(path, "rb") as file:
+        # As text: pycocotools reads no byte order mark and no UTF-16, which json detects in bytes.
+        with open(path, encoding="utf-8") as file:
             content = json.load(file)
     except FileNotFoundError:
         return unusable("missing_file", "there is no such annotation file")
-    except (ValueError, UnicodeDecodeError) as error:
+    except RecursionError:
+        return unusable("not_json", "not a JSON file: its lists are nested too deep")
+    except ValueError as error:
         return unusable("not_json", f"not a JSON file: {error}")
     except OSError as error:
         return unusable("unreadable_file", f"cannot be read: {error.strerror or error}")

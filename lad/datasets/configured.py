@@ -11,7 +11,7 @@ from typing import Any
 from lad.errors import ConfigError, listed
 
 from mmcv.transforms import LoadImageFromFile
-from mmdet.datasets import CocoDataset
+from mmdet.datasets import BaseDetDataset, CocoDataset
 from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine.dataset import BaseDataset
 from mmengine.fileio import list_from_file
@@ -23,18 +23,31 @@ class CocoData:
 
     Attributes:
         annotations: The annotation file.
-        images: The folder that its file names are in.
+        images: The folder that its file names are in; None if it is not a local one.
         classes: The class names that the config trains on; None for those of the file.
         color_type, imdecode_backend: How its pipeline decodes images.
         masks: Whether its pipeline loads masks.
     """
 
     annotations: Path
-    images: Path
+    images: Path | None
     classes: tuple[str, ...] | None
     color_type: str = "color"
     imdecode_backend: str | None = None
     masks: bool = False
+
+
+def setting(config: dict, key: str, kinds: type | tuple[type, ...], where: str) -> Any:
+    """A setting of a config, None if it is missing or None.
+
+    Raises:
+        ConfigError: it is of another type.
+    """
+    value = config.get(key)
+    if value is None or isinstance(value, kinds):
+        return value
+    wanted = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+    raise ConfigError(f"{where}: {key} must be a {wanted}, got {value!r:.60}.")
 
 
 def datasets_of(config: Any) -> Iterator[dict]:
@@ -44,7 +57,7 @@ def datasets_of(config: Any) -> Iterator[dict]:
     inner = config.get("datasets") or ([config["dataset"]] if config.get("dataset") is not None else [])
     if not inner:
         yield config
-    for dataset in inner:
+    for dataset in inner if isinstance(inner, (list, tuple)) else ():
         yield from datasets_of(dataset)
 
 
@@ -56,7 +69,7 @@ def dataset_type(dataset: dict) -> Any:
 
 
 def classes_of(dataset: dict, where: str) -> tuple[str, ...] | None:
-    """Class names of an innermost data set config, read as MMEngine reads them; None if the data set has none.
+    """Class names of an innermost data set config, read as MMEngine reads them.
 
     ``metainfo['classes']`` is a sequence of names or the path of a file with one name a line; without it they are those
     of the data set's type (COCO's 80 for ``CocoDataset``).
@@ -65,16 +78,15 @@ def classes_of(dataset: dict, where: str) -> tuple[str, ...] | None:
         dataset: The config.
         where: The setting that holds it (``'train_dataloader'``), for errors.
 
+    Returns:
+        The names; None if the data set has none, or if its type decides in its own way when it is built.
+
     Raises:
         ConfigError: it is a text that is no path of a file, no sequence of texts, or names a class twice.
     """
-    kind, metainfo = dataset_type(dataset), dataset.get("metainfo")
+    kind, metainfo = dataset_type(dataset), setting(dataset, "metainfo", dict, where)
     if kind is None or not issubclass(kind, BaseDataset):
         return None
-    if metainfo is not None and not isinstance(metainfo, dict):
-        raise ConfigError(
-            f"{where}: metainfo must be a dict, got {type(metainfo).__name__}: metainfo=dict(classes=(...))."
-        )
     classes = (metainfo or {}).get("classes", kind.METAINFO.get("classes"))
     if isinstance(classes, str):
         # Where it is no file's path it is refused below.
@@ -94,7 +106,7 @@ def classes_of(dataset: dict, where: str) -> tuple[str, ...] | None:
     twice = sorted({name for name in classes if list(classes).count(name) > 1})
     if twice:
         raise ConfigError(f"{where}: metainfo.classes names {listed(map(repr, twice))} twice.")
-    return tuple(classes)
+    return tuple(classes) if kind.__init__ in (CocoDataset.__init__, BaseDetDataset.__init__) else None
 
 
 def has_own_classes(dataset: dict) -> bool:
@@ -105,20 +117,24 @@ def has_own_classes(dataset: dict) -> bool:
 def is_plain_coco(dataset: dict) -> bool:
     """Whether a data set reads COCO's format as ``CocoDataset`` does; LVIS and others do it in their own way."""
     kind = dataset_type(dataset)
+    parts = ("__init__", "load_data_list", "parse_data_info", "filter_data", "COCOAPI")
     return (
         kind is not None
         and issubclass(kind, CocoDataset)
-        and kind.load_data_list is CocoDataset.load_data_list
-        and kind.parse_data_info is CocoDataset.parse_data_info
+        and all(getattr(kind, part) is getattr(CocoDataset, part) for part in parts)
     )
 
 
-def annotation_file(dataset: dict) -> Path | None:
-    """Path of a data set config's annotation file; None if it has none or is not a local one."""
-    name = dataset.get("ann_file")
-    if not name or not isinstance(name, str) or not _is_local(dataset):
+def annotation_file(dataset: dict, where: str = "dataset") -> Path | None:
+    """Path of a data set config's annotation file; None if it has none or is not a local one.
+
+    Raises:
+        ConfigError: a setting has a wrong type.
+    """
+    name, root = setting(dataset, "ann_file", str, where), setting(dataset, "data_root", str, where) or ""
+    if not name or not is_local(f"{name} {root}", dataset.get("backend_args"), where):
         return None
-    return Path(dataset.get("data_root") or "") / name
+    return Path(root) / name
 
 
 def coco_data(dataset: dict, where: str = "dataset") -> CocoData | None:
@@ -129,22 +145,33 @@ def coco_data(dataset: dict, where: str = "dataset") -> CocoData | None:
         where: The setting that holds it, for errors.
 
     Raises:
-        ConfigError: of its classes; see :func:`classes_of`.
+        ConfigError: a setting has a wrong type, or its classes are none; see :func:`classes_of`.
     """
-    path = annotation_file(dataset)
+    path = annotation_file(dataset, where)
     if not is_plain_coco(dataset) or path is None:
         return None
-    prefix = (dataset.get("data_prefix") or {}).get("img") or ""
+    prefix = setting(setting(dataset, "data_prefix", dict, where) or {}, "img", str, where) or ""
     steps = list(transforms_of(dataset.get("pipeline")))
     loading: dict = next((step for step in steps if _loads_image(step)), {})
     return CocoData(
         annotations=path,
-        images=Path(dataset.get("data_root") or "") / prefix,
+        images=None if "://" in prefix else Path(dataset.get("data_root") or "") / prefix,
         classes=classes_of(dataset, where),
         color_type=loading.get("color_type", "color"),
         imdecode_backend=loading.get("imdecode_backend"),
         masks=any(step.get("with_mask") for step in steps),
     )
+
+
+def filter_rules(dataset: dict, where: str) -> dict[str, Any]:
+    """``filter_cfg`` of a data set config.
+
+    Raises:
+        ConfigError: it, or its ``min_size``, has a wrong type.
+    """
+    rules = setting(dataset, "filter_cfg", dict, where) or {}
+    setting(rules, "min_size", (int, float), f"{where}: filter_cfg")
+    return rules
 
 
 def transforms_of(pipeline: Any) -> Iterator[dict]:
@@ -165,7 +192,11 @@ def _loads_image(transform: dict) -> bool:
     return isinstance(kind, type) and issubclass(kind, LoadImageFromFile)
 
 
-def _is_local(dataset: dict) -> bool:
-    backend = (dataset.get("backend_args") or {}).get("backend", "local")
-    paths = f"{dataset.get('ann_file')} {dataset.get('data_root')}"
-    return "://" not in paths and backend in ("local", "disk")
+def is_local(paths: str, backend_args: Any, where: str) -> bool:
+    """Whether paths are of local files, given a config's ``backend_args``.
+
+    Raises:
+        ConfigError: ``backend_args`` has a wrong type.
+    """
+    backend = setting(dict(backend_args=backend_args), "backend_args", dict, where) or {}
+    return "://" not in paths and backend.get("backend", "local") in ("local", "disk")

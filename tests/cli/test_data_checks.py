@@ -3,10 +3,19 @@
 import copy
 import json
 import logging
+from types import SimpleNamespace
 
 from lad.base.config import load_config
-from lad.cli.checks import _check_heads, _check_objects, check_annotations, check_test_data
-from lad.cli.data_checks import inspect_data, loaders_of
+from lad.cli.built_checks import build_datasets, built_problems, dropping_batch_sizes
+from lad.cli.checks import (
+    _check_heads,
+    _check_objects,
+    check_annotations,
+    check_dataset_files,
+    check_test_data,
+)
+from lad.cli.data_checks import AnnotationFile, inspect_data
+from lad.cli.loaders import loaders_of
 from lad.errors import ConfigError, DataError
 
 import pytest
@@ -14,8 +23,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS, MODELS
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
+from pycocotools import mask as mask_utils
 from torch import nn
 
 CLASSES = ("cat", "dog", "cow")
@@ -73,13 +83,25 @@ def config(folder, classes=CLASSES, **options):
     return cfg
 
 
+def problems_of(cfg):
+    """Everything that is wrong, as tools/check_dataset.py lists it."""
+    loaders = loaders_of(cfg)
+    report = inspect_data(loaders)
+    if report.fatal:
+        return report.problems
+    present = [loader for loader in loaders if loader.is_present and all(loader.data)]
+    built = build_datasets(cfg, [loader.name for loader in present])
+    return [*report.problems, *built_problems(built, present, report.files, dropping_batch_sizes(cfg))]
+
+
 def refusal(cfg):
     """The line that stops a training; None if nothing does."""
     try:
+        check_dataset_files(cfg)
         check_annotations(cfg)
     except (DataError, ConfigError) as error:
         return str(error)
-    return None
+    return next((str(problem) for problem in problems_of(cfg) if problem.fatal), None)
 
 
 @pytest.fixture
@@ -97,7 +119,7 @@ def test_data_that_belong_together_are_accepted(data):
     assert refusal(config(data)) is None
     report = inspect_data(loaders_of(config(data)))
     assert report.problems == []
-    assert [str(coverage) for coverage in report.coverage.values()] == ["6 images and 6 objects"]
+    assert [str(coverage) for _, coverage in report.coverage] == ["6 images and 6 objects"]
     assert [one.annotations.name for one in report.data] == ["train.json", "val.json"]
 
 
@@ -149,7 +171,7 @@ def test_second_concatenated_file_with_another_order_is_named(data, names):
     ("names", "says"),
     [(("dog", "cat", "cow"), "val.json: label 0 is 'dog' by the file's categories"),
      (("dog", "cow"), "val.json: label 0 is 'dog'"),
-     (("cat", "dog"), "val.json: class 'cow' of the config is no category of the file (cat, dog): its evaluation"),
+     (("cat", "dog"), "val.json: class 'cow' of the config is no category of the file (cat, dog): add the category"),
      (("horse",), "val.json: none of the config's classes (cat, dog, cow) is a category of the file (horse)")],
 )  # fmt: skip
 def test_validation_file_with_other_labels_is_refused(data, names, says):
@@ -248,7 +270,7 @@ def test_evaluators_of_concatenated_files(data):
     cfg.val_evaluator.ann_file = str(data / "all.json")
     assert refusal(cfg) is None
     write(data, more=coco(images=2))
-    assert "image ids (1, 2) occur in another file of val_dataloader too" in refusal(cfg)
+    assert "it yields images more than once (ids 1, 2)" in refusal(cfg)
 
 
 def test_test_data_are_held_against_their_evaluator_where_they_are_there(data):
@@ -259,17 +281,26 @@ def test_test_data_are_held_against_their_evaluator_where_they_are_there(data):
 
 
 def test_test_data_are_checked_before_a_test(data):
+    def check(cfg):
+        dataset = property(lambda _: build_datasets(cfg, ["test_dataloader"])["test_dataloader"])
+        loader = type("Loader", (), dict(dataset=dataset))()
+        check_test_data(SimpleNamespace(cfg=cfg, test_loop=SimpleNamespace(dataloader=loader)))
+
     cfg = config(data)
-    check_test_data(cfg)
+    check(cfg)
+    with pytest.raises(
+        DataError, match=r"test_evaluator.ann_file: it is .*train.json and test_dataloader reads val"
+    ):
+        check(config(data, **{"test_evaluator.ann_file": str(data / "train.json")}))
     write(data, val=coco(("dog", "cat", "cow"), images=3))
     with pytest.raises(DataError, match=r"val.json: label 0 is 'dog'"):
-        check_test_data(cfg)
+        check(cfg)
     cfg.test_dataloader.dataset.ann_file = "none.json"
     with pytest.raises(DataError, match=r"none.json: there is no such annotation file"):
-        check_test_data(cfg)
+        check(cfg)
     cfg.test_dataloader.dataset.metainfo.classes = "cat"
     with pytest.raises(ConfigError, match=r"test_dataloader: metainfo.classes is the text 'cat'"):
-        check_test_data(cfg)
+        check(cfg)
 
 
 def test_files_without_annotations_serve_where_detections_are_only_written(data):
@@ -315,15 +346,20 @@ def test_training_needs_no_iscrowd(data):
 
 
 RLE = dict(size=[48, 64], counts=[100, 50, 48 * 64 - 150])
+TEXT = mask_utils.frPyObjects(RLE, 48, 64)["counts"].decode()
 
 
 @pytest.mark.parametrize(
     ("segmentation", "says"),
-    [([[4, 6, 24, 6, 24, 16]], None), (RLE, None), (dict(RLE, counts="aXYZ0"), None),
+    [([[4, 6, 24, 6, 24, 16]], None), (RLE, None), (dict(RLE, counts=TEXT), None),
      ([], "no segmentation, and masks are read"), ("abc", "is a str, not polygons or RLE"),
      ([["a"]], "no list of numbers"), ([4, 6, 24, 6], "no list of numbers"),
      (dict(size=[48, 64]), "no counts"), (dict(RLE, size=[64, 48]), "its RLE is for 48x64 pixels, its image has 64x48"),
-     (dict(RLE, counts=[100, 50]), "its RLE counts 150 pixels of 3072")],
+     (dict(RLE, counts=[100, 50]), "its RLE counts 150 pixels of 3072"),
+     (dict(RLE, counts=[-1, 3073]), "other things than numbers of pixels"),
+     (dict(RLE, counts=["a"]), "other things than numbers of pixels"), (dict(RLE, counts=TEXT[:-1]), "its RLE c"),
+     (dict(RLE, counts=""), "its RLE cannot be decoded: it is cut"), (dict(RLE, counts="aXYZ0"), "its RLE counts"),
+     (dict(RLE, counts="\u00e9zz"), "its RLE cannot be decoded"), (dict(RLE, counts="PPPPPPPPPP0"), "its RLE c")],
 )  # fmt: skip
 def test_masks_that_cannot_be_read_are_refused(data, segmentation, says):
     content = coco()
@@ -354,7 +390,10 @@ def test_boxes_within_0_and_1_are_named_as_the_likely_cause(data, scale):
         annotation["bbox"] = [scale * value / 64 for value in annotation["bbox"]]
     write(data, train=content)
     line = refusal(config(data))
-    assert "no image has a usable object: all boxes lie within 0 and 1, and COCO's are in pixels" in line
+    assert (
+        "no image has a usable object of the config's classes: all boxes lie within 0 and 1, and COCO's"
+        in line
+    )
 
 
 def left_out(content, folder, classes, **options):
@@ -362,7 +401,7 @@ def left_out(content, folder, classes, **options):
     write(folder, train=content)
     cfg = config(folder, classes=classes)
     cfg.train_dataloader.dataset.update(options)
-    (coverage,) = inspect_data(loaders_of(cfg)).coverage.values()
+    [(_, coverage)] = inspect_data(loaders_of(cfg)).coverage
     return coverage, DATASETS.build(copy.deepcopy(cfg.train_dataloader.dataset))
 
 
@@ -495,12 +534,12 @@ def test_built_data_set_that_holds_something_else_is_told(data, caplog, monkeypa
         "lad.cli.checks.print_log", lambda message, **_: logging.getLogger("x").warning(message)
     )
     cfg = config(data, **{"train_dataloader.dataset.indices": 2})
-    coverage = inspect_data(loaders_of(cfg)).coverage
+    report = inspect_data(loaders_of(cfg))
     built = DATASETS.build(copy.deepcopy(cfg.train_dataloader.dataset))
-    assert _check_objects(built, coverage) == 1
+    assert _check_objects(built, report) == 1
     assert "train.json: its data set holds 2 images and 2 objects." in caplog.text
     caplog.clear()
-    assert _check_objects(DATASETS.build(copy.deepcopy(config(data).train_dataloader.dataset)), coverage) == 2
+    assert _check_objects(DATASETS.build(copy.deepcopy(config(data).train_dataloader.dataset)), report) == 2
     assert caplog.text == ""
 
 
@@ -513,4 +552,302 @@ def test_training_stops_where_no_object_is_left(data, wrapper):
     write(data, train=content)
     cfg = config(data, **{"train_dataloader.dataset.filter_cfg": dict(filter_empty_gt=True)})
     with pytest.raises(ConfigError, match=r"no object is left to train on in (6|12) images"):
-        _check_objects(DATASETS.build(WRAPPED[wrapper](copy.deepcopy(cfg.train_dataloader.dataset))), {})
+        _check_objects(DATASETS.build(WRAPPED[wrapper](copy.deepcopy(cfg.train_dataloader.dataset))), None)
+
+
+@pytest.mark.parametrize("metric", ["CocoMetric", "mmdet.CocoMetric"])
+def test_evaluators_that_sort_categories_are_numbered_as_they_sort(data, metric):
+    """Objects365's are listed in one order and numbered in another."""
+    shuffled = coco(("cow", "cat", "dog"), images=3, prefix="v")
+    for number, one in enumerate(
+        sorted(shuffled["categories"], key=lambda one: CLASSES.index(one["name"])), 1
+    ):
+        one["id"] = number
+    write(data, sorted=shuffled)
+    options = {"val_evaluator.type": metric, "val_evaluator.ann_file": str(data / "sorted.json")}
+    assert "label 0 is 'cow'" in refusal(config(data, **options))
+    assert refusal(config(data, **options, **{"val_evaluator.sort_categories": True})) is None
+    for one in shuffled["categories"]:
+        one["id"] = 4 - one["id"]
+    write(data, sorted=shuffled)
+    line = refusal(config(data, **options, **{"val_evaluator.sort_categories": True}))
+    assert "label 0 is 'cow' by the file's categories (cow, dog, cat)" in line
+
+
+@pytest.mark.parametrize("backend", [dict(backend="local"), {}, None])
+def test_evaluators_with_a_local_backend_are_checked(data, backend):
+    own = {"val_evaluator.ann_file": str(data / "train.json"), "val_evaluator.backend_args": backend}
+    assert "3 of its 6 images are not loaded" in refusal(config(data, **own))
+
+
+@pytest.mark.parametrize("wrapper", ["repeated", "balanced"])
+def test_images_that_are_evaluated_twice_are_refused(data, wrapper):
+    cfg = config(data)
+    cfg.val_dataloader.dataset = WRAPPED[wrapper](cfg.val_dataloader.dataset)
+    if wrapper == "balanced":
+        cfg.val_dataloader.dataset.oversample_thr = 2.0
+    assert "val_dataloader: it yields images more than once" in refusal(cfg)
+
+
+def test_validation_without_an_object_of_the_classes_is_refused(data):
+    content = coco(("cat", "dog", "cow", "owl"), images=4)
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 9
+    write(data, val=content)
+    assert "val.json: no image has a usable object of the config's classes" in refusal(config(data))
+
+
+@DATASETS.register_module(name="NamesItsClasses")
+class NamesItsClasses(CocoDataset):
+    """A data set whose classes no config names."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**dict(kwargs, metainfo=dict(classes=CLASSES)))
+
+
+@DATASETS.register_module(name="NamesItsFile")
+class NamesItsFile(CocoDataset):
+    """A data set whose file no config names."""
+
+    def __init__(self, folder, **kwargs):
+        super().__init__(ann_file=f"{folder}/val.json", metainfo=dict(classes=CLASSES), **kwargs)
+
+
+def test_data_sets_that_decide_for_themselves_are_compared_as_they_are_built(data):
+    cfg = config(data, classes=None)
+    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        cfg[loader].dataset.type = "NamesItsClasses"
+    assert refusal(cfg) is None
+    cfg.val_dataloader.dataset.type = "CocoDataset"
+    cfg.val_dataloader.dataset.metainfo = dict(classes=("dog", "cat", "cow"))
+    write(data, val=coco(("dog", "cat", "cow"), images=3))
+    built = build_datasets(cfg, ["train_dataloader", "val_dataloader"])
+    found = list(built_problems(built, loaders_of(cfg), {}, {}))
+    assert [problem.kind for problem in found] == ["other_classes"]
+
+
+def test_files_that_no_config_names_are_compared_as_they_are_built(data):
+    content = coco(("dog", "cat", "cow"), images=3)
+    write(data, val=content)
+    cfg = config(data)
+    cfg.val_dataloader.dataset = dict(
+        type="NamesItsFile", folder=str(data), data_prefix=dict(img=""), test_mode=True
+    )
+    cfg.val_evaluator = dict(type="CocoMetric", format_only=True, outfile_prefix="x")
+    built = build_datasets(cfg, ["train_dataloader", "val_dataloader"])
+    files = {(data / "val.json").resolve(): AnnotationFile.of(content)}
+    (problem,) = built_problems(built, loaders_of(cfg), files, {})
+    assert (problem.kind, problem.file) == ("class_order", f"{data}/val.json")
+
+
+@pytest.mark.parametrize(("batch_size", "refused"), [(1, False), (3, False), (2, True), (8, True)])
+def test_validation_that_drops_its_last_batch_is_refused(data, batch_size, refused):
+    cfg = config(data)
+    cfg.val_dataloader.update(batch_size=batch_size, drop_last=True)
+    line = refusal(cfg)
+    assert (line is not None and "drop_last=True leaves out the last" in line) == refused
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "says"),
+    [("train_dataloader.dataset.data_prefix", "train/", "train_dataloader: data_prefix must be a dict, got 'train/'"),
+     ("train_dataloader.dataset.data_root", 7, "train_dataloader: data_root must be a str, got 7"),
+     ("val_dataloader.dataset.backend_args", "petrel", "val_dataloader: backend_args must be a dict, got 'petrel'"),
+     ("train_dataloader.dataset.filter_cfg", [1], "train_dataloader: filter_cfg must be a dict, got [1]"),
+     ("train_dataloader.dataset.filter_cfg", dict(min_size="32"), "min_size must be a int or float, got '32'"),
+     ("train_dataloader.dataset.metainfo", [1], "train_dataloader: metainfo must be a dict, got [1]"),
+     ("train_dataloader.dataset.ann_file", 7, "train_dataloader: ann_file must be a str, got 7"),
+     ("val_evaluator.metric", 5, "val_evaluator: metric must be a name such as 'bbox'"),
+     ("val_evaluator.ann_file", 5, "val_evaluator: ann_file must be a path, got 5"),
+     ("val_evaluator.backend_args", "local", "val_evaluator: backend_args must be a dict, got 'local'"),
+     ("val_evaluator", "CocoMetric", "val_evaluator must be a dict or a list of dicts, got str"),
+     ("train_dataloader", [1], "train_dataloader must be a dict, got [1]"),
+     ("val_dataloader", "x", "val_dataloader must be a dict, got 'x'"),
+     ("val_dataloader.dataset", [1], "val_dataloader: dataset must be a dict, got [1]")],
+)  # fmt: skip
+def test_settings_of_a_wrong_type_are_one_line(data, setting, value, says):
+    cfg = config(data)
+    *path, last = setting.split(".")
+    node = cfg
+    for key in path:
+        node = node[key]
+    node[last] = value
+    assert says in refusal(cfg)
+
+
+@pytest.mark.parametrize("crowd", [None, -1, "no", 2])
+def test_crowds_that_no_evaluation_understands_are_refused(data, crowd):
+    content = coco(images=3)
+    content["annotations"][1]["iscrowd"] = crowd
+    write(data, val=content)
+    assert f"annotation 2 of image 2: its iscrowd is {crowd!r}, which must be 0 or 1" in refusal(config(data))
+
+
+def test_metric_without_a_file_needs_the_annotations_in_the_batches(data):
+    cfg = config(data)
+    cfg.val_evaluator = dict(type="CocoMetric")
+    cfg.val_dataloader.dataset.pipeline.append(ConfigDict(type="PackDetInputs", meta_keys=("img_id",)))
+    assert "val_evaluator: it has no ann_file, and the pipeline of val_dataloader leaves out" in refusal(cfg)
+    cfg.val_dataloader.dataset.pipeline[-1].meta_keys = ("img_id", "instances")
+    assert refusal(cfg) is None
+
+
+def test_metrics_of_the_parts_of_concatenated_data(data):
+    """Each of a list of metrics gets all detections; MultiDatasetsEvaluator gives each its part."""
+    write(data, more=coco(images=2, first=50))
+    cfg = config(data)
+    one = cfg.val_dataloader.dataset
+    cfg.val_dataloader.dataset = dict(type="ConcatDataset", datasets=[one, dict(one, ann_file="more.json")])
+    metrics = [dict(type="CocoMetric", ann_file=str(data / name)) for name in ("val.json", "more.json")]
+    cfg.val_evaluator = metrics
+    assert "2 of 5 images (id 50, 51) are not in it" in refusal(cfg)
+    cfg.val_evaluator = dict(type="MultiDatasetsEvaluator", metrics=metrics, dataset_prefixes=["a", "b"])
+    assert refusal(cfg) is None
+
+
+ODD_FILES = [
+    ("annotations", 1, "id", 0, "annotation 0: COCO's evaluation takes a match with annotation 0 for none"),
+    ("annotations", 1, "id", "two", "ids of annotations are partly numbers and partly texts"),
+    ("annotations", 1, "area", None, "its area is no number: None"),
+    ("annotations", 1, "area", "200", "its area is no number: '200'"),
+    ("images", 1, "file_name", None, "image 2: its file_name is no text: None"),
+    ("images", 1, "file_name", 5, "image 2: its file_name is no text: 5"),
+    ("images", 1, "width", "64", "image 2: its size is no numbers: '64'x48"),
+    ("images", 1, "id", [2], "an id of images is no number and no text"),
+    ("images", 1, "id", "two", "ids of images are partly numbers and partly texts"),
+]
+
+
+@pytest.mark.parametrize(("section", "number", "key", "value", "says"), ODD_FILES)
+def test_values_that_stop_mmdetection_later_are_refused(data, section, number, key, value, says):
+    content = coco(images=3)
+    content[section][number][key] = value
+    write(data, val=content)
+    assert any(says in str(problem) for problem in problems_of(config(data)) if problem.fatal)
+    assert refusal(config(data)) is not None
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_that_pycocotools_cannot_decode_are_refused(data, encoding):
+    (data / "val.json").write_text(json.dumps(coco(images=3)), encoding=encoding)
+    assert "val.json: not a JSON file" in refusal(config(data))
+
+
+def test_deeply_nested_file_is_no_json_file(data):
+    (data / "val.json").write_text("[" * 100_000)
+    assert "val.json: not a JSON file: its lists are nested too deep" in refusal(config(data))
+
+
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_training_files_without_objects_may_stand_beside_others(data, unlabelled):
+    content = dict(coco(), annotations=[])
+    if unlabelled:
+        del content["annotations"]
+    write(data, negatives=content)
+    cfg = config(data)
+    one = cfg.train_dataloader.dataset
+    negatives = dict(one, ann_file="negatives.json")
+    cfg.train_dataloader.dataset = dict(type="ConcatDataset", datasets=[one, negatives])
+    assert refusal(cfg) is None
+    cfg.train_dataloader.dataset = dict(type="ConcatDataset", datasets=[negatives, negatives])
+    assert "negatives.json: no image has a usable object" in refusal(cfg)
+    cfg.train_dataloader.dataset = negatives
+    assert "negatives.json: n" in refusal(cfg)
+
+
+def test_nothing_is_asked_of_annotations_that_nobody_reads(data):
+    content = coco(("cat", "dog", "cow", "owl"), images=8)
+    for annotation in content["annotations"]:
+        if annotation["category_id"] == 9:
+            del annotation["iscrowd"], annotation["segmentation"]
+    content["annotations"].append(dict(id=90, image_id=1, category_id=1, ignore=1))
+    content["annotations"].append(dict(id=91, image_id=77, category_id=1))
+    write(data, train=content)
+    content["annotations"] = content["annotations"][:8]
+    write(data, val=content)
+    cfg = config(data, **{"val_evaluator.metric": ["bbox", "segm"]})
+    cfg.train_dataloader.dataset.pipeline[1].with_mask = True
+    assert refusal(cfg) is None
+
+
+@pytest.mark.parametrize("metric", ["proposal", "proposal_fast", ["proposal", "proposal_fast"]])
+def test_classes_of_proposals_make_no_difference(data, metric):
+    write(data, other=coco(("dog", "cat", "cow"), images=3, prefix="v"))
+    options = {"val_evaluator.ann_file": str(data / "other.json"), "val_evaluator.metric": metric}
+    assert refusal(config(data, **options)) is None
+
+
+def test_detectors_that_are_told_their_classes_may_be_evaluated_on_others(data):
+    write(data, val=coco(("owl",), images=3))
+    cfg = config(data, **{"val_dataloader.dataset.metainfo.classes": ("owl",)})
+    cfg.test_dataloader = None
+    assert "the classes of val.json are owl" in refusal(cfg)
+    cfg.val_dataloader.dataset.return_classes = True
+    assert refusal(cfg) is None
+
+
+def test_images_elsewhere_are_not_looked_for_here(data):
+    cfg = config(data, **{"train_dataloader.dataset.data_prefix.img": "s3://bucket/train"})
+    assert refusal(cfg) is None
+    cfg = config(data, **{"train_dataloader.dataset.data_prefix.img": "none/"})
+    assert "train_dataloader: there is no image folder" in refusal(cfg)
+    content = coco()
+    for image in content["images"]:
+        image["file_name"] = f"/elsewhere/{image['file_name']}"
+    write(data, train=content)
+    assert refusal(cfg) is None
+
+
+def test_some_images_evaluated_by_a_file_of_these_are_accepted(data):
+    write(data, some=coco(images=2, prefix="v"))
+    options = {"val_dataloader.dataset.indices": 2, "test_dataloader.dataset.indices": 2}
+    assert "1 of its 3 images are not loaded" in refusal(config(data, **options))
+    options |= {f"{name}_evaluator.ann_file": str(data / "some.json") for name in ("val", "test")}
+    assert refusal(config(data, **options)) is None
+
+
+def test_images_without_objects_need_not_be_loaded(data):
+    more = coco(images=3, prefix="v")
+    more["images"] += [dict(id=90), dict(id=91, file_name="empty.jpg")]
+    write(data, more=more)
+    assert refusal(config(data, **{"val_evaluator.ann_file": str(data / "more.json")})) is None
+
+
+@pytest.mark.parametrize("names", [None, "deep\\v{}.jpg", "other/v{}.jpg"])
+def test_evaluators_file_may_name_its_images_otherwise(data, names):
+    content = coco(images=3)
+    for number, image in enumerate(content["images"]):
+        del image["file_name"], image["width"]
+        if names:
+            image["file_name"] = names.format(number)
+    write(data, bare=content)
+    assert refusal(config(data, **{"val_evaluator.ann_file": str(data / "bare.json")})) is None
+
+
+def test_detections_that_are_only_dumped_need_no_annotations(data):
+    content = coco(images=3)
+    del content["annotations"]
+    write(data, test=content)
+    cfg = config(data, **{"test_dataloader.dataset.ann_file": "test.json"})
+    dump = dict(type="DumpDetResults", out_file_path="x.pkl")
+    for evaluator in (dump, [dump, dict(type="CocoMetric", format_only=True, outfile_prefix="x")]):
+        cfg.test_evaluator = evaluator
+        assert refusal(cfg) is None
+
+
+@pytest.mark.parametrize(("min_size", "refused"), [(0, False), (32, False), (40, True)])
+def test_filters_of_validation_are_refused_where_they_drop_objects(data, min_size, refused):
+    content = coco(images=3, prefix="v")
+    content["images"][0]["height"] = 36
+    write(data, val=content)
+    cfg = config(data)
+    cfg.val_dataloader.dataset.update(test_mode=False, filter_cfg=dict(min_size=min_size))
+    line = refusal(cfg)
+    assert (line is not None and "1 of its 3 images are not loaded" in line) == refused
+
+
+def test_validation_without_any_image_left_is_refused(data):
+    cfg = config(data)
+    cfg.val_dataloader.dataset.update(test_mode=False, filter_cfg=dict(min_size=500))
+    with pytest.raises(ConfigError, match="val_dataloader: no image is left: check"):
+        refusal(cfg)

@@ -10,7 +10,7 @@ import sys
 from lad.cli.checks import bad_data_policy, check_annotations
 from lad.datasets import LoadCheckedImageFromFile
 from lad.datasets.bad_images import check_image_loading
-from lad.datasets.coco_checks import FileUse, check_coco
+from lad.datasets.coco_checks import check_coco
 from lad.datasets.coco_file import read_coco
 from lad.datasets.configured import coco_data
 from lad.datasets.images import check_image, image_problems, leaves_folder
@@ -120,17 +120,13 @@ def test_classes_in_another_order_than_the_file_are_found(tmp_path):
     assert dataset.get_data_info(0)["instances"][0]["bbox_label"] == 0
 
 
-def test_absent_class_is_fatal_where_it_moves_the_numbers_of_others():
+def test_absent_class_is_fatal_and_its_effect_on_the_labels_is_told():
     content = coco()
     content["categories"].pop()
-    assert [p.fatal for p in check_coco(content, "", ("cat", "dog"))] == [False]
-    assert [(p.kind, p.fatal) for p in check_coco(content, "", ("dog", "cat"))] == [
-        ("class_order", True),
-        ("absent_class", False),
-    ]
-    # Detections of the last class have no category in an evaluator's file.
-    evaluated = check_coco(content, "", ("cat", "dog"), FileUse(evaluated=True))
-    assert [(p.kind, p.fatal) for p in evaluated] == [("absent_class", True)]
+    kinds = [(p.kind, p.fatal) for p in check_coco(content, "", ("cat", "dog"))]
+    assert kinds == [("absent_class", True)]
+    kinds = [(p.kind, p.fatal) for p in check_coco(content, "", ("dog", "cat"))]
+    assert kinds == [("class_order", True), ("absent_class", True)]
 
 
 def test_data_sets_that_read_their_files_in_their_own_way_are_passed_over():
