@@ -45,7 +45,9 @@ def soften_logits(student: Tensor, teacher: Tensor, temperature: float = 1.0) ->
         raise ValueError(f"temperature must be positive, got {temperature}")
     student, teacher = upcast_pair(student, teacher)
     bound = torch.finfo(teacher.dtype).max / 4
-    return student / temperature, (teacher / temperature).clamp(-bound, bound)
+    if temperature != 1:
+        student, teacher = student / temperature, teacher / temperature
+    return student, teacher.clamp(-bound, bound)
 
 
 def limit_logits(logits: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def quality_kd_loss(student: Tensor, teacher: Tensor, beta: float = 1.0) -> Tens
     target = teacher.sigmoid()
     distance = (target - student.sigmoid()).abs()
     entropy = F.softplus(student) - target * student
-    return distance.pow(beta) * entropy
+    return (distance if beta == 1 else distance.pow(beta)) * entropy
 
 
 @MODELS.register_module()

@@ -12,6 +12,7 @@ from lad.methods.base import Link
 
 import pytest
 import torch
+from dense_detectors import dense
 from helpers import ROOT, build, co_learning, save_checkpoint, small_paa
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -178,6 +179,25 @@ def test_networks_that_learn_together_are_told_with_their_switch():
     losses = {line[0]: line[1] for line in lines if line and ".loss_" in line[0]}
     assert losses["small.loss_cls"] == "small"
     assert losses["big.loss_bbox"] == "big"
+
+
+def test_every_mutual_term_is_told_with_its_method_and_weight():
+    wide = dense("retinanet")
+    wide.backbone.base_channels = 16
+    wide.neck.in_channels = [16, 32, 64, 128]
+    config = dict(
+        type="DistillationDetector",
+        networks=dict(a=dense("retinanet"), b=wide),
+        exits=dict(b=dict(early=dict(levels=[1]))),
+        methods=[dict(type="MutualLogitDistillation", pairs="all", weight=0.5)],
+    )
+    lines = [line.split() for line in describe(MODELS.build(config)).splitlines()]
+    assert lines[8][:6] == ["MutualLogitDistillation", "a", "+", "b", "+", "b.early"]
+    terms = {line[0]: line for line in lines if line and line[0].startswith("loss_mutual")}
+    assert set(terms) == {f"loss_mutual.{pair}" for pair in ("a.b", "a.b.early", "b.a", "b.early.a")}
+    assert all(
+        line[1:3] == ["MutualLogitDistillation", "0.5"] and float(line[3]) > 0 for line in terms.values()
+    )
 
 
 @pytest.mark.parametrize("kind", ["DistillationDetector", "mmdet.DistillationDetector"])

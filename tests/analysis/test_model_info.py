@@ -286,6 +286,25 @@ def test_exits_have_rows_and_parts_of_their_own_and_are_no_adapters():
     } <= {part.name for part in report.step.parts}
 
 
+def test_mutual_learning_is_a_part_of_its_own(clock):
+    model = dict(
+        type="DistillationDetector",
+        networks=dict(a=small_paa(base=4), b=small_paa(base=8)),
+        methods=[dict(type="MutualLogitDistillation")],
+    )
+    detector, _ = build_offline(model)
+    wrapper = build_optim_wrapper(detector, dict(optimizer=dict(type="SGD", lr=1e-3)))
+    spending(clock, detector.trained_networks["b"].backbone, "forward", 1)
+    spending(clock, detector.methods[0].comparison, "losses", 20)
+    cost = measure_step(
+        detector, wrapper, batches(images=2, shape=(64, 96), objects=3, num_classes=3), steps=1, warmup=0
+    )
+    assert {part.name: part.seconds for part in cost.parts} == {
+        "b forward": 1,
+        "loss of MutualLogitDistillation": 20,
+    }
+
+
 def test_a_two_stage_detector_has_proposals_and_its_assigners_and_samplers_are_assignment(clock):
     detector, _ = build_offline(two_stage())
     wrapper = build_optim_wrapper(detector, dict(optimizer=dict(type="SGD", lr=1e-3)))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from fault_runs import (
     ITERATION_BASED,
+    STUDENT_CONFIG,
     Moment,
     Trainer,
     differences,
@@ -100,6 +101,34 @@ def test_stopped_run_goes_on_in_the_middle_of_the_epoch_with_the_same_data_and_r
     expected = final_state(trainer.folder / f"{name}_undisturbed")
     assert differences(expected, final_state(folder)) == []
     assert not (folder / "interrupted.pth").exists()
+
+
+TOGETHER = """
+_small = model
+model = dict(
+    _delete_=True, type='DistillationDetector', deploy='b',
+    networks=dict(
+        a=dict(config={student!r}, **_small),
+        b=dict(config={student!r}, **_small, data_preprocessor=dict(mean=[0.0] * 3, std=[255.0] * 3))),
+    exits=dict(a=dict(early=dict(levels=[1])), b=dict(early=dict(levels=[1]))),
+    methods=[dict(type='MutualLogitDistillation', pairs='all',
+        weight=dict(type='exponential', end=1.0, epochs=2))])
+optim_wrapper = dict(accumulative_counts=2)
+"""
+
+
+def test_killed_run_of_networks_that_learn_together_goes_on_equal(trainer):
+    """With exits, a scheduled weight, accumulated gradients and averaged weights."""
+    config = write_config(trainer.folder / "together.py", more=TOGETHER.format(student=str(STUDENT_CONFIG)))
+    assert trainer.run(config, "together") == 0, trainer.output
+    expected = final_state(trainer.folder / "together")
+    moment = Moment(event="iteration 5")
+    assert trainer.run(config, "apart", moment=moment) == -signal.SIGKILL, trainer.output
+    assert trainer.run(config, "apart", "--resume") == 0, trainer.output
+    assert differences(expected, final_state(trainer.folder / "apart")) == []
+    weights = expected["weights"]
+    kinds = {".".join(key.split(".")[:3]) for key in weights if key.startswith("distillation.")}
+    assert kinds == {"distillation.networks.a", "distillation.exits.a", "distillation.exits.b"}
 
 
 def test_other_seed_ends_with_other_weights(trainer, undisturbed):
