@@ -171,7 +171,8 @@ def _losses_of_phase(model: DistillationDetector, phase: str, progress: Progress
 
 def _own_source(model: DistillationDetector, name: str) -> str:
     """The learner whose own loss has this name."""
-    known = [learner for learner in model.learners if name.startswith(f"{learner}.")]
+    labels = {learner: model.learner_label(learner) for learner in model.learners}
+    known = [learner for learner, label in labels.items() if label and name.startswith(f"{label}.")]
     return max(known, key=len, default=model.deploy)
 
 

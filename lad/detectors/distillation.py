@@ -180,6 +180,10 @@ class DistillationDetector(NetworksDetector):
         route = self.bound[name].route
         return "" if route is None else self._candidates().teacher_label(route)
 
+    def learner_label(self, name: str) -> str:
+        """A learner's name in the log: empty for the only network, ``'early'`` for an exit of it."""
+        return self._candidates().learner_label(name)
+
     # -- Loss -----------------------------------------------------------------------------------------------------
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:

@@ -94,6 +94,29 @@ def test_losses_are_named_as_in_the_log_with_source_and_weight(teacher_spec):
     assert (rows[-1].weight, rows[-1].value) == ("0.5", "0.125")
 
 
+def test_losses_of_exits_are_theirs_and_connectors_follow_each_of_their_maps():
+    exits = dict(student=dict(early=dict(levels=[1]), late=dict(levels=[1, 2])))
+    model = MODELS.build(
+        dict(
+            type="DistillationDetector",
+            student=small_paa(),
+            exits=exits,
+            methods=[dict(type="SelfDistillation")],
+        )
+    )
+    rows = {row.name: (row.source, row.weight) for row in losses_of(model)}
+    assert rows["loss_cls"] == ("student", "-")
+    for name in ("early", "late"):
+        assert rows[f"{name}.loss_cls"] == (f"student.{name}", "-")
+        source = f"SelfDistillation_student_{name}"
+        assert rows[f"{name}.student.loss_self_logits"] == (source, "0.3")
+        assert rows[f"{name}.student.loss_self_features"] == (source, "0.03")
+    assert [row.student for row in wiring_of(model)] == [
+        "bbox_head", *(f"neck[{level}]" for level in range(5)),
+    ] * 2  # fmt: skip
+    assert re.search(r"student.early +exit +Exit +BatchedPAAHead", describe(model))
+
+
 def test_pretraining_has_losses_of_its_own_and_says_who_learns(teacher_spec):
     model = distil(
         teacher_spec(), dict(type="LinkProbe", pretrain=dict(iters=3)), initialise_from_teacher=["bbox_head"]
