@@ -232,6 +232,29 @@ def test_detector_data_and_random_state_are_as_before(tmp_path):
     assert data["data_samples"][1].metainfo == kept["data_samples"][1].metainfo
 
 
+def test_exit_that_learns_its_networks_labels_is_drawn_with_it_and_stays_as_it_was():
+    """Its neck has batch norms, which must not learn from the images that are drawn."""
+    early = dict(levels=[1], neck=dict(norm_cfg=dict(type="BN")))
+    replay = dict(type="LabelAssignmentDistillation", learner="student.early", taught_by="student")
+    model = MODELS.build(
+        dict(
+            type="DistillationDetector",
+            student=small_paa(),
+            exits=dict(student=dict(early=early)),
+            methods=[dict(type="SelfDistillation"), replay],
+        )
+    )
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    flags = [module.training for module in model.modules()]
+    picture, _ = assignment_pictures(model, make_data((3, 5)))
+    assert picture.panels[0].title == "student.early alone"
+    assert len(picture.panels) == 3
+    teacher, learner = (drawn([picture], panel) for panel in (1, 2))
+    assert learner == teacher
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert [module.training for module in model.modules()] == flags
+
+
 def test_image_is_rgb_and_labels_are_named():
     data = make_data((2, 0))
     data["inputs"][0][:] = torch.tensor([10, 20, 30], dtype=torch.uint8)[:, None, None]  # blue, green, red

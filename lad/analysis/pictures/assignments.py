@@ -12,7 +12,13 @@ from lad.analysis.pictures.assignment_picture import AssignmentPicture, Candidat
 from lad.analysis.pictures.decisions import Decisions, Teacher, cost_of, decide, decide_jointly, seam_of
 from lad.base.modes import evaluating
 from lad.detectors.binding import BoundMethod
-from lad.detectors.inspection import bound_methods, frozen_teachers, network_inputs, trained_networks
+from lad.detectors.inspection import (
+    bound_methods,
+    exits_of,
+    frozen_teachers,
+    network_inputs,
+    trained_networks,
+)
 from lad.errors import UnsupportedError
 from lad.methods.assignment.co_learning import CoLearningAssignment
 from lad.methods.assignment.label_assignment import LabelAssignmentDistillation
@@ -62,7 +68,8 @@ def assignment_pictures(
     batch = model.data_preprocessor(copy.deepcopy(data), training=False)
     inputs, samples = batch["inputs"], batch["data_samples"]
     networks = trained_networks(model)
-    with torch.no_grad(), as_at_test_time(list(networks.values()), inputs.device):
+    detectors = [*networks.values(), *exits_of(model).values()]
+    with torch.no_grad(), as_at_test_time(detectors, inputs.device):
         panels, changed = _panels(model, inputs, samples)
     head = next(iter(networks.values())).bbox_head
     strides = tuple(int(stride[0]) for stride in head.prior_generator.strides)
