@@ -239,6 +239,47 @@ def test_loss_can_be_another_one_under_another_name():
 # -- Networks ---------------------------------------------------------------------------------------------------------
 
 
+def logged_steps(model, count=6):
+    """The own losses of some steps of training, each on images of its own."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9)
+    for number in range(count):
+        inputs, samples = make_batch((2, 3), (64, 96), seed=number)
+        pixels = [(image * 40 + 128).clamp(0, 255).byte() for image in inputs]
+        data = model.data_preprocessor(dict(inputs=pixels, data_samples=samples), training=True)
+        torch.manual_seed(number)
+        total, logged = model.parse_losses(model.loss(data["inputs"], data["data_samples"]))
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        yield {name: value.item() for name, value in logged.items() if "loss" in name}
+
+
+@pytest.mark.parametrize("kind", ["dense", "roi"])
+def test_with_weight_zero_every_network_trains_as_it_does_alone(kind):
+    own = two_stage() if kind == "roi" else retina()
+    networks = dict(a=own, b=other(own))
+    model = learn(networks, deploy="b", mutual=dict(weight=0))
+    alone = {name: MODELS.build(copy.deepcopy(config)).train() for name, config in networks.items()}
+    for name, network in alone.items():
+        network.load_state_dict(model.trained_networks[name].state_dict())
+    alone = {name: logged_steps(network) for name, network in alone.items()}
+    for losses in logged_steps(model):
+        assert all(value == 0 for value in terms_of(losses).values())
+        for name, plain in alone.items():
+            for key, value in next(plain).items():
+                if key != "loss":
+                    assert losses[f"{name}.{key}"] == pytest.approx(value, rel=1e-6, abs=1e-6)
+
+
+def test_with_weight_zero_networks_with_exits_train_as_without_the_method():
+    model, plain = learn(exits=BOTH, mutual=dict(pairs="all", weight=0)), learn(exits=BOTH, methods=[])
+    plain.load_state_dict(model.state_dict())
+    for losses, expected in zip(logged_steps(model, 3), logged_steps(plain, 3), strict=True):
+        assert {name: value for name, value in losses.items() if "mutual" not in name} == pytest.approx(
+            expected, rel=1e-6
+        )
+
+
 @pytest.mark.parametrize("kind", ["dense", "roi"])
 def test_gradients_of_a_term_reach_its_learner_only(kind):
     networks = dict(a=two_stage(), b=other(two_stage())) if kind == "roi" else None
