@@ -13,6 +13,7 @@ from lad.errors import ConfigError, UnsupportedError, listed, nearest
 from lad.losses import FeatureLoss, HintLoss
 from lad.methods.base import DistillationMethod, JointMethod
 from lad.networks.ensemble import TeacherEnsemble
+from lad.networks.forward import HEADS
 from lad.networks.frozen import FrozenTeacher
 from lad.networks.peer import PeerTeacher
 from lad.networks.routes import TeacherRoute, check_learner_is_not_its_teacher, find_route
@@ -21,6 +22,7 @@ from lad.networks.snapshot import Snapshot
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
 from mmengine.model import ModuleDict
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -360,7 +362,8 @@ def check_trains_without_labels(methods: Sequence[DistillationMethod], student: 
     for method in methods:
         method.check_without_labels(student)
     trained = {name for method in methods for name in method.trains}
-    heads = [name for name in ("rpn_head", "roi_head", "bbox_head") if hasattr(student, name)]
+    # A head that a detector does without may be None.
+    heads = [name for name in HEADS if isinstance(getattr(student, name, None), nn.Module)]
     if left := [name for name in heads if name not in trained]:
         raise UnsupportedError(
             f"student_loss=False: no method trains the {' and '.join(left)} of {type(student).__name__}; "

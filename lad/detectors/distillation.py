@@ -23,6 +23,7 @@ from lad.detectors.binding import (
     trains_exits,
     weighted_losses,
 )
+from lad.detectors.masks import samples_for
 from lad.detectors.networks import NetworksDetector
 from lad.detectors.pretraining import find_pretraining, phase_of, pretrained
 from lad.errors import ConfigError, UnsupportedError
@@ -190,7 +191,7 @@ class DistillationDetector(NetworksDetector):
         """The networks' own losses, steered by the methods, and the methods' losses; or those of the pretraining.
 
         Args:
-            batch_inputs: Images normalised for the deployed network, (N, 3, H, W).
+            batch_inputs: Images normalised for the deployed network, (N, C, H, W).
             batch_data_samples: Ground truth and metadata of the N images.
         """
         if self.pretraining is not None and not self.optimizer_skips_resting:
@@ -207,7 +208,7 @@ class DistillationDetector(NetworksDetector):
 
         Args:
             progress: Place of the step.
-            batch_inputs: Images normalised for the deployed network, (N, 3, H, W).
+            batch_inputs: Images normalised for the deployed network, (N, C, H, W).
             batch_data_samples: Ground truth and metadata of the N images.
         """
         self.take_snapshots(progress)
@@ -283,9 +284,10 @@ class DistillationDetector(NetworksDetector):
         data_samples: SampleList,
     ) -> dict[str, Any]:
         """The own loss of one network or exit, in the contexts of the methods that steer it."""
+        network, weight = self.learners[learner], 1.0
         if start is not None:
             start.restore()
-        network, weight = self.learners[learner], 1.0
+            data_samples = samples_for(network, data_samples)
         with ExitStack() as steering:
             for name, one in self.bound.items():
                 if learner in one.learners and not one.method.is_joint:

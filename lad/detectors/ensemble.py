@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lad.detectors.masks import with_boxes
 from lad.errors import UnsupportedError
 
 from mmcv.ops import batched_nms
@@ -14,6 +15,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 ENSEMBLE = "ensemble"
+#: The fields of predicted instances that are merged; some heads add others of their own.
+FIELDS = ("bboxes", "scores", "labels", "masks")
 
 
 def predict_together(
@@ -33,7 +36,7 @@ def predict_together(
     results = []
     for name, network in networks.items():
         samples = network.predict(inputs[name], data_samples, **kwargs)
-        results.append([sample.pred_instances for sample in samples])
+        results.append([with_boxes(sample.pred_instances) for sample in samples])
     settings = merge_settings(next(iter(networks.values())))
     for sample, *instances in zip(data_samples, *results, strict=True):
         # YOLOX sets no limit.
@@ -61,11 +64,13 @@ def merge(instances: Sequence[InstanceData], nms: dict, max_per_img: int) -> Ins
     """Detections of several networks on one image, without what overlaps a better one of its class.
 
     Args:
-        instances: Each network's, with ``bboxes``, ``scores`` and ``labels``.
+        instances: Each network's, with ``bboxes``, ``scores`` and ``labels``, and possibly ``masks``. Masks are left
+            out where not all have them, other fields in any case.
         nms: Settings of the non-maximum suppression.
         max_per_img: How many are kept; -1 for all.
     """
-    together = InstanceData.cat(list(instances))
+    fields = [name for name in FIELDS if all(name in own for own in instances)]
+    together = InstanceData.cat([InstanceData(**{name: own[name] for name in fields}) for own in instances])
     if len(together) == 0:
         return together
     scored, keep = batched_nms(together.bboxes, together.scores, together.labels, nms)

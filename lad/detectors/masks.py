@@ -12,6 +12,9 @@ from mmcv.transforms import LoadAnnotations
 from mmdet.models.data_preprocessors import BoxInstDataPreprocessor
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import TRANSFORMS
+from mmdet.structures import SampleList
+from mmdet.structures.mask import mask2bbox
+from mmengine.structures import InstanceData
 from torch import nn
 
 #: What MMDetection calls the modules that predict instance masks, in a detector or in one of its heads.
@@ -60,6 +63,41 @@ def num_mask_classes(head: nn.Module) -> int | None:
     # MaskFormer counts regions that are no objects as well.
     count = getattr(head, "num_things_classes", getattr(head, "num_classes", None))
     return count if isinstance(count, int) else None
+
+
+def samples_for(network: BaseDetector, data_samples: SampleList) -> SampleList:
+    """Data samples for one of several networks, whose loss may change the ground truth that it is given.
+
+    Heads of RTMDet-Ins replace the masks by tensors, and RTMDet's assigner cannot read masks that are none: a network
+    that predicts no masks gets none.
+
+    Args:
+        network: The network or exit.
+        data_samples: Those of all networks; left as they are.
+    """
+    own, wants_masks = [], predicts_masks(network)
+    for sample in data_samples:  # of objects on the host
+        twin = sample.clone()
+        twin.gt_instances = sample.gt_instances.clone()
+        if "masks" in twin.gt_instances and not wants_masks:
+            del twin.gt_instances.masks
+        own.append(twin)
+    return own
+
+
+def with_boxes(instances: InstanceData) -> InstanceData:
+    """Predicted instances with the boxes of their masks, where a detector predicts masks alone.
+
+    SOLO returns boxes of zeros.
+
+    Args:
+        instances: ``bboxes`` (n, 4), and possibly ``masks`` (n, H, W) in the same pixels; left as it is.
+    """
+    if "masks" not in instances or bool(instances.bboxes.any()):  # predictions are on their way to the host
+        return instances
+    boxed = InstanceData(**dict(instances.items()))
+    boxed.bboxes = mask2bbox(instances.masks.bool()).to(instances.bboxes)
+    return boxed
 
 
 def check_loads_masks(model: BaseDetector, pipeline: Sequence[Any], where: str = "train_dataloader") -> None:

@@ -27,7 +27,7 @@ class Step:
     """One training step as a method sees it.
 
     Attributes:
-        inputs: Images normalised for the learner, (N, 3, H, W).
+        inputs: Images normalised for the learner, (N, C, H, W).
         data_samples: Ground truth and metadata of the N images.
         student: The learner: the network, or the exit, that the method trains.
         teacher: The method's view of its teacher on these images; None for methods without one.

@@ -8,15 +8,20 @@ from contextlib import contextmanager
 from lad.base.modes import evaluating
 
 from mmdet.models.detectors import BaseDetector, SingleStageDetector, TwoStageDetector
+from mmdet.models.detectors.single_stage_instance_seg import SingleStageInstanceSegmentor
 from torch import Tensor, nn
 
 #: Heads that take the features alone.
 DENSE_HEADS = ("bbox_head", "rpn_head")
 #: Feature extractions that are backbone, then neck, and nothing else.
-PLAIN_FEATURES = (SingleStageDetector.extract_feat, TwoStageDetector.extract_feat)
+PLAIN_FEATURES = (
+    SingleStageDetector.extract_feat,
+    SingleStageInstanceSegmentor.extract_feat,
+    TwoStageDetector.extract_feat,
+)
 #: Modules whose outputs change meaning with the training flag of the head alone (FCOS multiplies boxes by the
 #: stride, VFNet and RepPoints return fewer tensors in eval mode).
-HEADS = ("bbox_head", "rpn_head", "roi_head", "mask_head", "query_head")
+HEADS = ("bbox_head", "rpn_head", "roi_head", "mask_head", "panoptic_head", "query_head")
 
 
 def run_dense(model: BaseDetector, inputs: Tensor, heads: Iterable[str] = DENSE_HEADS) -> None:
@@ -35,7 +40,7 @@ def run_dense(model: BaseDetector, inputs: Tensor, heads: Iterable[str] = DENSE_
         return
     features = model.extract_feat(inputs)
     for name in DENSE_HEADS:
-        if name in heads and hasattr(model, name):
+        if name in heads and isinstance(getattr(model, name, None), nn.Module):  # SOLO's bbox_head is None
             getattr(model, name)(features)
 
 

@@ -10,10 +10,11 @@ from lad.base.modes import evaluating
 from lad.compat.messages import TORCH_SHAPE_MISMATCH, expected_channels
 from lad.errors import ConfigError
 from lad.networks.channels import check_preprocessing, zero_images
+from lad.networks.forward import PLAIN_FEATURES
 
 import torch
 from mmdet.models.dense_heads import AnchorFreeHead, AnchorHead
-from mmdet.models.detectors import BaseDetector, SingleStageDetector, TwoStageDetector
+from mmdet.models.detectors import BaseDetector
 from torch import Tensor, nn
 
 #: Side of the images in pixels; MMDetection's detectors take it whatever they were made for.
@@ -40,7 +41,7 @@ def check_shapes(model: BaseDetector, path: str = "model") -> None:
             check_shapes(network, f"{path}.{name}" if len(networks) == 1 else f"{path}.networks.{name}")
         return None
     check_preprocessing(model, path)
-    if type(model).extract_feat not in (SingleStageDetector.extract_feat, TwoStageDetector.extract_feat):
+    if type(model).extract_feat not in PLAIN_FEATURES:
         return None
     try:
         with evaluating(model), torch.random.fork_rng(devices=[]), torch.no_grad():

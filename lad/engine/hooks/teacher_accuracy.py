@@ -8,6 +8,7 @@ from typing import Any
 
 from lad.base.modes import evaluating
 from lad.detectors.inspection import frozen_teachers
+from lad.detectors.masks import with_boxes
 from lad.engine.model import detector_of
 from lad.engine.randomness import Draw, SeededItems
 from lad.errors import ConfigError
@@ -132,7 +133,7 @@ def predictions_of(
         with evaluating(teacher.model), teacher.speed.running(inputs.device):
             inputs = teacher.renormalisation(inputs, data_samples)
             results = teacher.model.predict(inputs, data_samples, rescale=False)
-        found += [sample.pred_instances for sample in results]
+        found += [with_boxes(sample.pred_instances) for sample in results]
     return found
 
 

@@ -15,6 +15,7 @@ from lad.methods.roi.heads import (
     channels_of,
     check_classifiers,
     check_roi_head,
+    forward_masks,
     forward_stage,
     is_sigmoid,
     score_rois,
@@ -221,8 +222,10 @@ class RoIDistillation(DistillationMethod):
         return seen
 
     def _run_without_proposals(self, step: Step, number: int) -> Tensor:
-        """0, with a gradient of 0 for a stage of the student."""
-        features = self._student_features(step)
+        """0, with a gradient of 0 for a stage of the student, its mask head too."""
+        roi_head, features = step.student.roi_head, self._student_features(step)
         rois = features[0].new_zeros(0, 5)
-        parts = forward_stage(step.student.roi_head, number, features, rois)
+        parts = [*forward_stage(roi_head, number, features, rois)]
+        if roi_head.with_mask:
+            parts.append(forward_masks(roi_head, number, features, rois))
         return sum((part.sum() for part in parts), start=rois.new_zeros(()))

@@ -48,6 +48,12 @@ def forward_stage(
     return results["cls_score"], results["bbox_pred"]
 
 
+def forward_masks(roi_head: BaseRoIHead, stage: int, features: Sequence[Tensor], rois: Tensor) -> Tensor:
+    """Masks (n, C, h, w) of (n, 5) boxes by one stage of a RoI head."""
+    stages = (stage,) if isinstance(roi_head, CascadeRoIHead) else ()
+    return roi_head._mask_forward(*stages, features, rois)["mask_preds"]
+
+
 def of_class(deltas: Tensor, labels: Tensor) -> Tensor:
     """(n, 4) deltas of each proposal's class out of (n, C, 4), or (n, 1, 4) that serve every class."""
     classes = deltas.shape[1]
