@@ -150,6 +150,7 @@ RULES = [
     Rule(r"benchmarks/evaluation.py", "--images 20 --detections 5 --classes 3 --repeats 1", slow=True),
     Rule(r"benchmarks/inference.py", "--repeats 1", slow=True),
     Rule(r"benchmarks/seams.py", "--repeats 1 --only tood"),
+    Rule(r"benchmarks/self_distillation.py", "--repeats 1", slow=True),
 ]  # fmt: skip
 
 #: What is not run here, why, and what is checked instead (a function below).

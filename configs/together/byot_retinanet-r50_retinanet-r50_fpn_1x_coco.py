@@ -1,4 +1,4 @@
-# BYOT (arXiv 1905.08094), with the paper's weights: exits on C3 and on C3 and C4 learn from the deepest predictor.
+# BYOT (arXiv 1905.08094), with MMRazor's weights: exits on C3 and on C3 and C4 learn from the deepest predictor.
 _base_ = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
 custom_imports = dict(imports=["lad"], allow_failed_imports=False)
 model = dict(

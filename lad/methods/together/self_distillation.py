@@ -29,8 +29,8 @@ class SelfDistillation(DenseDistillation):
 
         (1 - alpha) own_k + alpha temperature^2 KL(deep || exit k) + feature_weight ||F_k - F_deep||,
 
-    beside the network's own loss, which stays as it is. The paper's alpha of the features, lambda, is
-    ``feature_weight``. What the deep side predicts is constant in it: the terms train the exit's neck and head and, as
+    beside the network's own loss, which stays as it is; ``feature_weight`` is the paper's lambda. The defaults are
+    those of MMRazor's config. What the deep side predicts is constant: the terms train the exit's neck and head and, as
     the exit's own loss does, the part of the backbone that the exit shares; they do not reach the network's neck, its
     head, or the stages of its backbone behind the exit.
 
@@ -116,7 +116,8 @@ class SelfDistillation(DenseDistillation):
         if self.logits is not None:
             # A function of the step alone, so that a resumed run continues with the same value.
             loss: Any = self.logits.loss
-            loss.temperature = self.temperature.at(step.progress)
+            if hasattr(loss, "temperature"):
+                loss.temperature = self.temperature.at(step.progress)
             [value] = self.logits.losses(step).values()
             terms["loss_self_logits"] = self.alpha.at(step.progress) * value
         if self.features is not None:
