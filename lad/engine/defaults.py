@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from lad.engine.checkpoints import LAST_CHECKPOINT, find_resumable
@@ -46,7 +47,7 @@ def survive_interruption(cfg: Config) -> None:
         hooks.setdefault("phases", ConfigDict(type="PhaseHook"))
     if (cfg.get("model") or {}).get("keep_exits"):
         hooks.setdefault("exits", ConfigDict(type="SaveExitsHook"))
-    _drop_disabled(hooks)
+    _drop_disabled(hooks, ADDED_HOOKS)
     _replace_type(hooks.checkpoint, HOOKS)
     if "type" not in cfg.train_cfg:
         by_epoch = cfg.train_cfg.pop("by_epoch", True)
@@ -64,12 +65,12 @@ def verify_checkpoints(cfg: Config) -> None:
     if cfg.get("default_hooks") is None:
         cfg.default_hooks = {}
     cfg.default_hooks.setdefault("checkpoint_fit", ConfigDict(type="CheckpointFitHook"))
-    _drop_disabled(cfg.default_hooks)
+    _drop_disabled(cfg.default_hooks, ["checkpoint_fit"])
 
 
-def _drop_disabled(hooks: ConfigDict) -> None:
-    """Remove this package's default hooks that a config disables; MMEngine accepts None only for its own."""
-    for name in ADDED_HOOKS:
+def _drop_disabled(hooks: ConfigDict, names: Iterable[str]) -> None:
+    """Remove hooks of this package that a config disables; MMEngine accepts None only for its own."""
+    for name in names:
         if hooks.get(name, {}) is None:
             del hooks[name]
 

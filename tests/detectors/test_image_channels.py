@@ -86,7 +86,9 @@ def test_students_learn_from_teachers_of_images_of_as_many_channels(
     alone, _ = prepared(model.teacher.model, data, training=False)
     with torch.no_grad():
         expected = getattr(model.teacher.model, "extract_feat" if module == "neck" else "backbone")(alone)
-    torch.testing.assert_close(tuple(view.outputs[module]), tuple(expected), rtol=1e-2, atol=1e-1)
+    for found, wanted in zip(view.outputs[module], expected, strict=True):
+        # Renormalised pixels differ by rounding; SSD's activations are in the thousands.
+        assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max()
     if family == "ssd":
         return  # a step on images as large as its neck needs takes seconds
     losses = model.loss(inputs, samples)
