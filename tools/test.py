@@ -9,7 +9,8 @@ import argparse
 from pathlib import Path
 
 from lad.cli.arguments import add_arguments, read_config
-from lad.cli.messages import one_line_errors
+from lad.cli.checks import check_test_data
+from lad.cli.messages import config_errors, one_line_errors
 from lad.engine.defaults import verify_checkpoints
 from lad.engine.leaving import leaving_process_group
 from lad.engine.plain_config import student_only
@@ -61,7 +62,9 @@ def with_tta(cfg: Config) -> Config:
 
 def test(cfg: Config, out: str | None) -> None:
     """Test as the config says; with a file, write the predictions."""
-    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    with config_errors():
+        runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+        check_test_data(runner)
     if out is not None:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
     runner.test()
@@ -74,15 +77,16 @@ def main() -> None:
             raise ConfigError(f"--out must end in .pkl or .pickle, got {args.out!r}.")
         if "://" not in args.checkpoint and not Path(args.checkpoint).is_file():
             raise CheckpointError(f"there is no checkpoint {args.checkpoint!r}.")
-        cfg = student_only(read_config(args))
-        cfg.load_from = args.checkpoint
-        # A config from the work_dir of a resumed run has resume=True.
-        cfg.resume = False
-        verify_checkpoints(cfg)
-        if args.show or args.show_dir:
-            trigger_visualization_hook(cfg, args)
-        if args.tta:
-            with_tta(cfg)
+        with config_errors():
+            cfg = student_only(read_config(args))
+            cfg.load_from = args.checkpoint
+            # A config from the work_dir of a resumed run has resume=True.
+            cfg.resume = False
+            verify_checkpoints(cfg)
+            if args.show or args.show_dir:
+                trigger_visualization_hook(cfg, args)
+            if args.tta:
+                with_tta(cfg)
         test(cfg, args.out)
 
 

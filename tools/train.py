@@ -14,7 +14,7 @@ from lad.cli.arguments import (
     read_config,
 )
 from lad.cli.checks import check_training
-from lad.cli.messages import one_line_errors
+from lad.cli.messages import config_errors, one_line_errors
 from lad.detectors.configs import check_layer_decay
 from lad.engine import standalone
 from lad.engine.leaving import leaving_process_group
@@ -60,9 +60,10 @@ def parse_args() -> argparse.Namespace:
 
 def train(cfg: Config) -> None:
     """Train as the prepared config says."""
-    plain = plain_configs(cfg)
-    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
-    check_training(runner)
+    with config_errors():
+        plain = plain_configs(cfg)
+        runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+        check_training(runner)
     if is_main_process():
         for name, config in plain.items():
             standalone(config).dump(Path(runner.work_dir) / f"{name}.py")
@@ -74,19 +75,21 @@ def train(cfg: Config) -> None:
 def main() -> None:
     args = parse_args()
     with one_line_errors(), leaving_process_group():
-        cfg = read_config(args)
+        with config_errors():
+            cfg = read_config(args)
         if args.dry_run:
             print(describe_config(cfg))
             return
-        prepare_training(
-            cfg,
-            amp=args.amp,
-            auto_scale_lr=args.auto_scale_lr,
-            resume=args.resume,
-            resume_schedule=args.resume_schedule,
-        )
-        if args.tensorboard:
-            log_to_tensorboard(cfg)
+        with config_errors():
+            prepare_training(
+                cfg,
+                amp=args.amp,
+                auto_scale_lr=args.auto_scale_lr,
+                resume=args.resume,
+                resume_schedule=args.resume_schedule,
+            )
+            if args.tensorboard:
+                log_to_tensorboard(cfg)
         check_layer_decay(cfg)
         train(cfg)
 

@@ -95,10 +95,17 @@ def detector_config(spec: str | dict, role: str) -> ConfigDict:
                 f"{role} needs 'config' (a path) or 'type' (a detector); got {sorted(overrides)}."
             )
         return ConfigDict(overrides)
+    if not isinstance(path, str):
+        raise ConfigError(
+            f"{role}: config must be the path of a config file, got {type(path).__name__}; a model config itself is "
+            f"given as {role}=dict(type=...)."
+        )
     config = load_config(path)
     if "model" not in config:
         raise ConfigError(f"{role}: {path} has no `model`; give the config of a detector.")
     model = config.model
+    if not isinstance(model, dict):
+        raise ConfigError(f"{role}: `model` of {path} must be a dict, got {type(model).__name__}.")
     if {"student", "networks"} & set(model):
         raise ConfigError(f"{role}: {path} is itself a distillation config; name its student's or teacher's.")
     return ConfigDict(Config._merge_a_into_b(overrides, model))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lad.base.config import load_config, merge_options
 from lad.cli.checks import bad_data_policy, check_completeness, check_dataset_files
+from lad.cli.config_types import check_types
 from lad.datasets.bad_images import check_image_loading
 from lad.detectors.configs import is_distillation
 from lad.engine.defaults import resume_request, survive_interruption
@@ -45,6 +46,7 @@ def read_config(args: argparse.Namespace) -> Config:
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         merge_options(cfg, args.cfg_options, "--cfg-options")
+    check_types(cfg)
     if is_distillation(cfg.get("model")):
         # MMEngine would put one that a base config has beside its model (SSD, YOLOv3) in the place of the student's, in
         # training alone: the plain config that is tested has the student's. On purpose it is model.data_preprocessor.
@@ -73,11 +75,10 @@ def prepare_training(
     Raises:
         ConfigError: the config lacks what an option or the training needs.
     """
+    check_types(cfg)
     for key in ("model", "train_dataloader", "train_cfg", "optim_wrapper"):
         if cfg.get(key) is None:
             raise ConfigError(f"the config has no {key!r}: it describes no training.")
-        if not isinstance(cfg[key], dict):
-            raise ConfigError(f"{key} must be a dict, got {type(cfg[key]).__name__}.")
     check_completeness(cfg)
     if amp:
         if get_device() == "cpu":
@@ -104,6 +105,8 @@ def prepare_training(
     check_image_loading(cfg.train_dataloader, images)
     # Hooks that exchange the pipeline for the last epochs.
     check_image_loading(cfg.get("custom_hooks"), images)
+    # No other image can be evaluated instead.
+    check_image_loading(cfg.get("val_dataloader"), "stop")
     check_dataset_files(cfg)
     return cfg
 

@@ -16,7 +16,7 @@ from lad.compat.messages import (
     unregistered_type,
     without_worker_traceback,
 )
-from lad.errors import LadError, nearest
+from lad.errors import ConfigError, LadError, nearest
 
 import mmdet.registry
 from mmengine.registry import Registry, build_from_cfg
@@ -44,6 +44,39 @@ def one_line_errors() -> Iterator[None]:
         return
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+#: What Python's own code raises for a value of another type or kind than it expects.
+_WRONG_VALUE = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    NotImplementedError,
+)
+
+
+@contextmanager
+def config_errors() -> Iterator[None]:
+    """Raise :class:`lad.errors.ConfigError` for what a wrong value in a config ends in, while it is built from.
+
+    MMEngine and MMDetection check few types: what is wrong is found wherever the value is first used, by an error of
+    Python's own.
+
+    Raises:
+        ConfigError: from any such error that :func:`explain` has no line for.
+    """
+    try:
+        yield
+    except _WRONG_VALUE as error:
+        if explain(error) is not None:
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"nothing can be built from the config: {type(error).__name__}: {reason} (LAD_TRACEBACK=1 shows where)."
+        ) from error
 
 
 def explain(error: Exception) -> str | None:
@@ -86,6 +119,15 @@ def _config_being_built(error: Exception) -> str | None:
     built = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code is build_from_cfg.__code__:
-            kind = frame.f_locals.get("obj_type")
-            built = f"dict(type={kind!r})" if isinstance(kind, str) else getattr(kind, "__name__", built)
+            # Before it is assigned, the config itself was refused.
+            kind = frame.f_locals.get("obj_type", _ABSENT)
+            if kind is _ABSENT:
+                built = repr(frame.f_locals.get("cfg"))[:80]
+            elif isinstance(kind, type) or callable(kind):
+                built = getattr(kind, "__name__", built)
+            else:
+                built = f"dict(type={kind!r})"
     return built
+
+
+_ABSENT = object()

@@ -17,14 +17,17 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict, _ParamScheduler
 _RESTORED = ("optimizer", "paramwise_cfg", "constructor")
 
 
-def restored_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
+def restored_settings(cfg: Mapping[str, Any]) -> dict[str, Any] | None:
     """The part of a config that a checkpoint's state replaces when a run is resumed, as plain data.
 
-    Optimizers with their settings by parameter, schedulers, and the scaling of the learning rate. A scheduler without
-    ``end`` ends with the training, which is filled in.
+    None for a run whose optimizer is no part of its config. Optimizers with their settings by parameter, schedulers,
+    and the scaling of the learning rate. A scheduler without ``end`` ends with the training, which is filled in.
     """
-    settings = dict(
-        optim_wrapper=_optimizers(cfg.get("optim_wrapper")),
+    wrapper = cfg.get("optim_wrapper")
+    if not isinstance(wrapper, Mapping):
+        return None
+    settings: dict[str, Any] = dict(
+        optim_wrapper=_optimizers(wrapper),
         param_scheduler=_with_ends(cfg.get("param_scheduler"), cfg.get("train_cfg")),
     )
     scaling = cfg.get("auto_scale_lr")
@@ -48,9 +51,7 @@ def followed_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return plain(settings)
 
 
-def _optimizers(wrapper: Any) -> Any:
-    if not isinstance(wrapper, Mapping):
-        return wrapper
+def _optimizers(wrapper: Mapping[str, Any]) -> dict[str, Any]:
     if "optimizer" in wrapper:
         return {key: wrapper[key] for key in _RESTORED if wrapper.get(key) is not None}
     return {name: _optimizers(value) for name, value in wrapper.items() if isinstance(value, Mapping)}

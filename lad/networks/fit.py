@@ -133,7 +133,8 @@ def _without_data(model: nn.Module) -> Iterator[None]:
     replaced: list[tuple[dict[str, Any], dict[str, Any]]] = []
     try:
         for module in model.modules():
-            for tensors in (module._parameters, module._buffers):
+            stores: list[dict[str, Any]] = [module._parameters, module._buffers]
+            for tensors in stores:
                 replaced.append((tensors, dict(tensors)))
                 for name, value in tensors.items():
                     if value is not None and not is_lazy(value):

@@ -32,6 +32,10 @@ def load_verified(model: BaseDetector, path: str, owner: str) -> dict:
     Raises:
         CheckpointError: missing, unexpected or mismatched keys; an unreadable file.
     """
+    if not isinstance(path, str):
+        raise CheckpointError(
+            f"{owner}: checkpoint must be a path or URL, got {type(path).__name__} {path!r}."
+        )
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location="cpu", logger=None)
     except FileNotFoundError as error:

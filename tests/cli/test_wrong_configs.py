@@ -10,7 +10,7 @@ from unittest import mock
 from lad.base.config import load_config
 from lad.cli.arguments import prepare_training
 from lad.cli.checks import check_training
-from lad.cli.messages import explain, one_line_errors
+from lad.cli.messages import config_errors, explain, one_line_errors
 from lad.datasets import DigitsParameters, make_digits
 from lad.engine.plain_config import plain_configs
 from lad.errors import DataError
@@ -20,6 +20,7 @@ import pytest
 import torch
 from helpers import ROOT, build, save_checkpoint, small_detector
 from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
 from mmengine.runner import Runner
 
 STUDENT = ROOT / "configs/lad/paa_r18-c16_fpn_digits.py"
@@ -83,7 +84,34 @@ PLAIN_MISTAKES = [
     ({"optim_wrapper.optimizer.lr": "fast"}, r"dict\(type='AdamW'\) of the config cannot be built: .*'str'"),
     ({"optim_wrapper.optimizer.lr": -0.1}, r"dict\(type='AdamW'\) .* Invalid learning rate: -0.1"),
     ({"optim_wrapper.clip_grad": 35}, r"dict\(type='OptimWrapper'\) .* `clip_grad` .* should be a `dict`"),
-    ({"optim_wrapper": "AdamW"}, "optim_wrapper must be a dict, got str"),
+    ({"optim_wrapper": "AdamW"}, "optim_wrapper must be a dict, got str 'AdamW'"),
+    ({"train_dataloader": [1]}, r"train_dataloader must be a dict, got list \[1\]"),
+    ({"train_dataloader.dataset": "train.json"}, "train_dataloader.dataset must be a dict, got str 'train.json'"),
+    ({"val_evaluator": "CocoMetric"}, "val_evaluator must be a dict or a list, got str"),
+    ({"param_scheduler": "LinearLR"}, "param_scheduler must be a dict or a list, got str"),
+    ({"param_scheduler": [3]}, "param_scheduler.0 must be a dict, got int 3"),
+    ({"param_scheduler.0.type": {}}, r"param_scheduler.0.type must be the name of a class, got ConfigDict \{\}"),
+    ({"default_hooks": ["LoggerHook"]}, "default_hooks must be a dict, got list"),
+    ({"default_hooks.logger": "LoggerHook"}, "default_hooks.logger must be a dict, got str 'LoggerHook'"),
+    ({"default_hooks.logger": [dict(type="LoggerHook")]}, "default_hooks.logger must be a dict, got list"),
+    ({"custom_hooks": dict(type="EMAHook")}, "custom_hooks must be a list, got ConfigDict"),
+    ({"custom_hooks": ["EMAHook"]}, "custom_hooks.0 must be a dict, got str 'EMAHook'"),
+    ({"custom_imports": "lad"}, "custom_imports must be a dict, got str 'lad'"),
+    ({"load_from": 3}, "load_from must be a text, got int 3"),
+    ({"load_from": ["a.pth"]}, "load_from must be a text, got list"),
+    ({"load_strict": "no"}, "load_strict must be True or False, got str 'no'"),
+    ({"resume": "auto"}, "resume must be True or False, got str 'auto'"),
+    ({"randomness.seed": "three"}, "randomness.seed must be an integer, got str 'three'"),
+    ({"auto_scale_lr": [16]}, "auto_scale_lr must be a dict, got list"),
+    ({"optim_wrapper.optimizer": "AdamW"}, "optim_wrapper.optimizer must be a dict, got str 'AdamW'"),
+    ({"optim_wrapper.accumulative_counts": "two"}, "optim_wrapper.accumulative_counts must be an integer, got str"),
+    ({"optim_wrapper.accumulative_counts": True}, "accumulative_counts must be an integer, got bool True"),
+    ({"optim_wrapper.type": 7}, "optim_wrapper.type must be the name of a class, got int 7"),
+    ({"model": "PAA"}, "model must be a dict, got str 'PAA'"),
+    ({"model.type": ["PAA"]}, r"model.type must be the name of a class, got list \['PAA'\]"),
+    ({"model.backbone": "ResNet"}, "of the config cannot be built"),
+    ({"model.neck": [3]}, "of the config cannot be built"),
+    ({"model.backbone.depth": None}, r"dict\(type='ResNet'\) of the config cannot be built"),
     ({"model": None}, "the config has no 'model': it describes no training"),
     ({"val_evaluator": None}, "validation needs .*; val_evaluator is None: set it, or all to None"),
 ]  # fmt: skip
@@ -106,6 +134,28 @@ DISTILLATION_MISTAKES = [
     (LAD, {f"{TEACHER}.speed": dict(fusion=True)}, "speed takes inference_mode, .* got .'fusion'"),
     (LAD, {f"{TEACHER}.backbone.base_channels": 8}, "of another architecture or number of classes"),
     (LAD, {"model.student": 3}, "student must be a config path or a dict, got int"),
+    (LAD, {f"{TEACHER}.config": dict(type="PAA")}, "teacher: config must be the path of a config file, got ConfigDict"),
+    (LAD, {f"{TEACHER}.config": 3}, "teacher: config must be the path of a config file, got int"),
+    (LAD, {f"{TEACHER}.config": ["a.py"]}, "teacher: config must be the path of a config file, got list"),
+    (LAD, {"model.student": dict(_delete_=True, config=dict(type="PAA"))}, "student: config must be the path"),
+    (LAD, {TEACHER: "paa.py"}, "teacher needs a checkpoint"),
+    (LAD, {TEACHER: [dict(config="paa.py")]}, "teacher needs a checkpoint"),
+    (LAD, {f"{TEACHER}.checkpoint": 3}, "checkpoint"),
+    (LAD, {f"{TEACHER}.checkpoint": ["t.pth"]}, "checkpoint"),
+    (LAD, {"model.teachers": "a"}, "got both"),
+    (LAD, {METHOD: "LabelAssignmentDistillation"}, "methods"),
+    (LAD, {METHOD: [3]}, "method"),
+    (LAD, {METHOD: None}, "methods"),
+    (LAD, {"model.exits": [3]}, "exits must be like"),
+    (LAD, {"model.exits": dict(student=3)}, "exits must be like"),
+    (LAD, {"model.deploy": 3}, "deploy=3"),
+    (LAD, {"model.student_loss": "no"}, "student_loss"),
+    (COLAD, {"model.networks": ["a.py", "b.py"]}, "networks"),
+    (COLAD, {"model.networks.big": 3}, "network big must be a config path or a dict, got int"),
+    (COLAD, {"model.networks.big": None}, "network big must be a config path or a dict, got NoneType"),
+    (COLAD, {"model.deploy": ["big"]}, r"deploy=\['big'\]"),
+    (COLAD, {SWITCH: "StdMeanSwitch"}, "'StdMeanSwitch' of the config cannot be built: cfg should be a dict"),
+    (COLAD, {SWITCH: [3]}, r"\[3\] of the config cannot be built: cfg should be a dict"),
     (LAD, {"model.student": dict(_delete_=True, backbone=dict())}, r"student needs 'config' \(a path\) or 'type'"),
     (LAD, {"model.student": student(num_classes=7)}, "student has 7 classes and the teacher 10"),
     (LAD, {"model.student": student(anchor_generator=dict(strides=[4, 8, 16, 32, 64]))}, "are not the teacher's"),
@@ -172,16 +222,31 @@ def answer(workplace, config, options, capsys):
                 cfg.merge_from_dict(settings(workplace))
                 if "teacher" in cfg.model:
                     cfg.model.teacher.checkpoint = str(workplace / "teacher.pth")
-                cfg.merge_from_dict(copy.deepcopy(options))
-                prepare_training(cfg, amp=False, auto_scale_lr=False, resume=None)
-                plain_configs(cfg)
-                runner = Runner.from_cfg(cfg)
-                check_training(runner)
+                for path, value in options.items():
+                    put(cfg, path, value)
+                with config_errors():
+                    prepare_training(cfg, amp=False, auto_scale_lr=False, resume=None)
+                    plain_configs(cfg)
+                    runner = Runner.from_cfg(cfg)
+                    check_training(runner)
                 runner.train()
         except SystemExit:
             (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
             return line
     return None
+
+
+def put(cfg, path, value):
+    """Set what a dotted path names: as ``--cfg-options`` does, or in its place where it is of another type."""
+    *parents, last = path.split(".")
+    owner = cfg._cfg_dict
+    for key in parents:
+        owner = owner[int(key)] if isinstance(owner, (list, tuple)) else owner.setdefault(key, ConfigDict())
+    before = owner.get(last) if isinstance(owner, dict) else owner[int(last)]
+    if isinstance(value, dict) and ("_delete_" in value or not isinstance(before, (str, list))):
+        cfg.merge_from_dict({path: copy.deepcopy(value)})
+    else:
+        owner[last if isinstance(owner, dict) else int(last)] = copy.deepcopy(value)
 
 
 def name_of(row):

@@ -313,6 +313,48 @@ def test_file_that_holds_no_training_is_one_line(tmp_path, key, value):
         Run(config(), tmp_path / "other", tmp_path / "damaged.pth").train()
 
 
+def test_runner_that_was_built_without_a_config_resumes(tmp_path):
+    """Of its optimizer and schedulers only the states are known."""
+    run = Run(config(), tmp_path / "old")
+    run.runner.cfg = Config()
+    run.train()
+    saved = torch.load(tmp_path / "old/epoch_2.pth", weights_only=False)
+    assert SCHEDULE not in saved
+    part = Run(
+        config(optim_wrapper__optimizer__lr=0.3), tmp_path / "part", tmp_path / "old/epoch_2.pth"
+    ).train()
+    assert part.warnings() == []
+    check_equal(run.weights, part.weights)
+    fewer = Run(config(param_scheduler=[]), tmp_path / "fewer", tmp_path / "old/epoch_2.pth")
+    with pytest.raises(
+        CheckpointError, match="has 1 param_schedulers and the config has 0: restore param_scheduler, or"
+    ):
+        fewer.train()
+
+
+def test_momentum_schedule_of_adam_is_no_other_optimizer(tmp_path):
+    cfg = config(optim_wrapper__optimizer=ADAMW)
+    Run(
+        config(optim_wrapper__optimizer=ADAMW, param_scheduler=[dict(type="ConstantMomentum")]),
+        tmp_path / "old",
+    ).train()
+    part = Run(cfg, tmp_path / "part", tmp_path / "old/epoch_1.pth").train()
+    assert len(part.warnings("param_scheduler.0 is ConstantMomentum")) == 1
+
+
+def test_run_without_its_ema_goes_on_from_the_average_with_a_warning(tmp_path):
+    averaged = config(custom_hooks=[dict(type="TraceHook"), dict(type="EMAHook")])
+    Run(averaged, tmp_path / "old").train()
+    part = Run(config(), tmp_path / "part", tmp_path / "old/epoch_1.pth").train()
+    assert len(part.warnings("has averaged weights (EMAHook) and the config has no EMAHook")) == 1
+    whole = torch.load(tmp_path / "old/epoch_4.pth", weights_only=False)
+    same = Run(averaged, tmp_path / "same", tmp_path / "old/epoch_1.pth").train()
+    assert same.warnings() == []
+    saved = torch.load(tmp_path / "same/epoch_4.pth", weights_only=False)
+    for key in ("state_dict", "ema_state_dict"):
+        check_equal(whole[key], saved[key])
+
+
 def test_one_cycle_that_ends_before_the_checkpoint_is_one_line(tmp_path):
     Run(config(), tmp_path / "old").train()
     cycle = [dict(type="OneCycleLR", eta_max=0.1, total_steps=4, by_epoch=False)]

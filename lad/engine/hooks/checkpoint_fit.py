@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict
 from dataclasses import replace
 from typing import Any
 
@@ -20,14 +20,14 @@ from mmengine.runner import BaseLoop, Runner
 from torch import Tensor
 
 
-def compare_detector(model: BaseDetector, state: Mapping[str, Tensor]) -> Fit:
+def compare_detector(model: BaseDetector, state: OrderedDict[str, Tensor]) -> Fit:
     """Compare a state dict with a detector by the names of keys in checkpoints; neither is changed.
 
     Snapshots are left out: the checkpoint's replace the run's where they fit, and are taken anew otherwise.
     """
-    kept = type(state)((key, value) for key, value in state.items() if not key.startswith(SNAPSHOTS))
+    kept = OrderedDict((key, value) for key, value in state.items() if not key.startswith(SNAPSHOTS))
     if hasattr(state, "_metadata"):
-        kept._metadata = state._metadata
+        kept._metadata = state._metadata  # type: ignore[attr-defined]  # torch's own convention
     fit = compare_state(model, kept)
     return fit.renamed(outside_name) if isinstance(model, NetworksDetector) else fit
 

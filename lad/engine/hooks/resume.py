@@ -88,7 +88,7 @@ class ResumeHook(Hook):
         saved_config = read_saved_config(str(checkpoint["meta"].get("cfg") or ""))
         saved = checkpoint.pop(SCHEDULE, None)
         if not isinstance(saved, dict):  # written without this hook
-            saved = restored_settings(saved_config) if saved_config else None
+            saved = restored_settings(saved_config)
         self._check_same_run(runner, checkpoint, saved, source)
         self._accumulated = checkpoint.pop(ACCUMULATED, None)
         if "ema_state_dict" in checkpoint and not any(isinstance(hook, EMAHook) for hook in runner.hooks):
@@ -135,9 +135,15 @@ class ResumeHook(Hook):
         states = {"": checkpoint["optimizer"]} if "" in own else checkpoint["optimizer"]
         if set(states) != set(own) or not all(_is_optimizer_state(state) for state in states.values()):
             raise CheckpointError(f"{source} has other optimizers than the config; {advice}")
-        kinds = _optimizer_types(None if saved is None else saved.get("optim_wrapper"))
+        saved_kinds, kinds = (
+            _optimizer_types((settings or {}).get("optim_wrapper")) for settings in (saved, self._settings)
+        )
         for name, wrapper in own.items():
-            if problem := _other_optimizer(states[name], wrapper, kinds.get(name)):
+            if name in saved_kinds and name in kinds and saved_kinds[name] != kinds[name]:
+                problem = f"was trained with {saved_kinds[name]} and the config has {kinds[name]}"
+            else:
+                problem = _other_optimizer(states[name], wrapper)
+            if problem:
                 raise CheckpointError(f"{source} {problem}; {advice}")
 
     def _report_followed(self, runner: Runner, saved_config: dict[str, Any]) -> None:
@@ -151,7 +157,7 @@ class ResumeHook(Hook):
             )
 
     def _choose_schedule(self, runner: Runner, checkpoint: dict, saved: dict[str, Any] | None) -> None:
-        found = [] if saved is None else changes(saved, self._settings)
+        found = [] if saved is None or self._settings is None else changes(saved, self._settings)
         if self.schedule == "config":
             self._take_config(runner, checkpoint)
             if found:
@@ -213,20 +219,22 @@ def _optimizer_types(settings: Any) -> dict[str, str]:
     return kinds
 
 
-#: Settings that tell kinds of optimizers apart where a checkpoint does not name its own.
+#: Settings that tell kinds of optimizers apart where a checkpoint does not name its own; no version of torch adds them.
 _TELLTALE = ("betas", "momentum", "alpha", "rho", "lr_decay", "etas", "d_coef")
 
 
-def _other_optimizer(state: dict, wrapper: OptimWrapper, saved_type: str | None) -> str:
+def _telltale(groups: list[dict]) -> set[str]:
+    keys = set().union(*groups) & set(_TELLTALE)
+    # MMEngine's momentum schedulers add a momentum to Adam's.
+    return keys - {"momentum"} if "betas" in keys else keys
+
+
+def _other_optimizer(state: dict, wrapper: OptimWrapper) -> str:
     """What keeps an optimizer from taking over a saved state; empty if nothing does."""
     optimizer = wrapper.optimizer
-    kind = type(optimizer).__name__
     groups, own = state["param_groups"], optimizer.param_groups
-    if saved_type is not None and saved_type != kind:
-        return f"was trained with {saved_type} and the config has {kind}"
-    saved_keys, own_keys = (set().union(*group) & set(_TELLTALE) for group in (groups, own))
-    if saved_type is None and saved_keys != own_keys:
-        return f"was trained with another optimizer than {kind}"
+    if _telltale(groups) != _telltale(own):
+        return f"was trained with another optimizer than {type(optimizer).__name__}"
     count, own_count = (sum(len(group["params"]) for group in each) for each in (groups, own))
     if len(groups) != len(own) or count != own_count:
         return (
