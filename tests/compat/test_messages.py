@@ -18,6 +18,7 @@ from lad.compat.messages import (
     UnregisteredType,
     expected_channels,
     refused_global,
+    size_mismatch,
     unpickling_reason,
     unregistered_type,
     without_worker_traceback,
@@ -194,3 +195,13 @@ def test_warning_of_num_anchors():
         warnings.simplefilter("always")
         assert head.num_anchors == 9
     assert [str(warning.message)[: len(INTERNAL_WARNINGS[1])] for warning in caught] == [INTERNAL_WARNINGS[1]]
+
+
+@pytest.mark.parametrize(("saved", "own"), [((2, 3), (4, 3)), ((), (5,)), ((2, 3, 1, 1), (2,))])
+def test_torch_names_key_and_shapes_of_what_does_not_fit(saved, own):
+    model = nn.Module()
+    model.register_buffer("deep", torch.zeros(own))
+    with pytest.raises(RuntimeError) as caught:
+        model.load_state_dict({"deep": torch.zeros(saved)})
+    assert size_mismatch(str(caught.value)) == ("deep", (saved, own))
+    assert size_mismatch("Missing key(s) in state_dict") is None
