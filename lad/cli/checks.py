@@ -16,14 +16,15 @@ from lad.cli.built_checks import (
 )
 from lad.cli.data_checks import DataReport, inspect_data
 from lad.cli.loaders import loaders_of
-from lad.datasets.configured import annotation_file, datasets_of, setting
+from lad.datasets.configured import annotation_file, datasets_of, loaded_channels, setting
 from lad.datasets.coverage import content_of, innermost
 from lad.datasets.problems import Problem, summary
-from lad.detectors.inspection import bound_methods, teacher_label
+from lad.detectors.inspection import bound_methods, deployed_network, teacher_label
 from lad.detectors.masks import check_loads_masks, mask_heads, num_mask_classes, predicts_masks
 from lad.engine.model import detector_of
 from lad.errors import ConfigError, DataError, nearest
 from lad.evaluation.configured import evaluated_files
+from lad.networks.channels import image_channels
 from lad.networks.shapes import check_shapes
 
 from mmdet.models.detectors import RPN
@@ -193,6 +194,7 @@ def check_training(runner: Runner) -> None:
     model = detector_of(runner)
     check_shapes(model)
     check_loads_masks(model, runner.cfg.train_dataloader)
+    _check_channels(runner.cfg, model)
     _check_mask_metric(runner.cfg, model)
     dataset = built("train_dataloader", lambda: runner.train_loop.dataloader.dataset)
     highest = _check_objects(dataset, report)
@@ -280,6 +282,20 @@ def head_classes(model: nn.Module) -> Iterator[tuple[str, int]]:
         known = num_mask_classes(head)
         if known is not None:
             yield name, known
+
+
+def _check_channels(cfg: Config, model: nn.Module) -> None:
+    """Refuse pipelines that load images of another number of channels than the detector takes."""
+    taken = image_channels(deployed_network(model))
+    for loader in ("train_dataloader", "val_dataloader"):
+        for dataset in datasets_of((cfg.get(loader) or {}).get("dataset")):
+            loaded = loaded_channels(dataset.get("pipeline"))
+            if loaded is not None and loaded != taken:
+                raise ConfigError(
+                    f"{loader}: its pipeline loads images of {loaded} channels and the detector takes {taken}: set "
+                    "color_type of its LoadImageFromFile ('grayscale' for 1, 'color' for 3), or in_channels of the "
+                    "backbone."
+                )
 
 
 def _check_mask_metric(cfg: Config, model: nn.Module) -> None:

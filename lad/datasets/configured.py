@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lad.errors import ConfigError, listed
 
-from mmcv.transforms import LoadImageFromFile
+from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 from mmdet.datasets import BaseDetDataset, CocoDataset
 from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine.dataset import BaseDataset
 from mmengine.fileio import list_from_file
+
+#: Channels of images by ``color_type`` of ``LoadImageFromFile``; those of 'unchanged' are the file's.
+LOADED_CHANNELS = {
+    "color": 3,
+    "color_ignore_orientation": 3,
+    "grayscale": 1,
+    "grayscale_ignore_orientation": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -159,7 +168,7 @@ def coco_data(dataset: dict, where: str = "dataset") -> CocoData | None:
         classes=classes_of(dataset, where),
         color_type=loading.get("color_type", "color"),
         imdecode_backend=loading.get("imdecode_backend"),
-        masks=any(step.get("with_mask") for step in steps),
+        masks=any(loads_masks(step) for step in steps),
     )
 
 
@@ -186,10 +195,50 @@ def transforms_of(pipeline: Any) -> Iterator[dict]:
             yield from transforms_of(value)
 
 
-def _loads_image(transform: dict) -> bool:
+def transform_type(transform: Mapping) -> Any:
+    """Class of a transform's config; None if it is not registered."""
     kind: Any = transform["type"]
     kind = TRANSFORMS.get(kind) if isinstance(kind, str) else kind
-    return isinstance(kind, type) and issubclass(kind, LoadImageFromFile)
+    return kind if isinstance(kind, type) else None
+
+
+def loads_masks(transform: Mapping) -> bool | None:
+    """Whether a transform that loads annotations loads masks; None for any other transform."""
+    kind = transform_type(transform)
+    if kind is None or not issubclass(kind, LoadAnnotations):
+        return None
+    if "with_mask" in transform:
+        return bool(transform["with_mask"])
+    for base in kind.__mro__:
+        default = inspect.signature(base).parameters.get("with_mask")
+        if default is not None:
+            return default.default is True
+    return False
+
+
+def loaded_channels(pipeline: Any) -> int | None:
+    """Channels of the images that a pipeline gives: 1 or 3; None where a transform may have changed them.
+
+    Args:
+        pipeline: Configs of transforms, at any depth.
+    """
+    channels = None
+    for step in transforms_of(pipeline):
+        kind = transform_type(step)
+        if (
+            kind is None
+            or kind.__module__.split(".")[0] not in ("mmcv", "mmdet", "lad")
+            or "Gray" in kind.__name__
+        ):
+            return None
+        if issubclass(kind, LoadImageFromFile):
+            channels = LOADED_CHANNELS.get(step.get("color_type", "color"))
+    return channels
+
+
+def _loads_image(transform: dict) -> bool:
+    kind = transform_type(transform)
+    return kind is not None and issubclass(kind, LoadImageFromFile)
 
 
 def is_local(paths: str, backend_args: Any, where: str) -> bool:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from lad.datasets.configured import loads_masks, transforms_of
 from lad.errors import ConfigError
 
-from mmcv.transforms import LoadAnnotations
 from mmdet.models.data_preprocessors import BoxInstDataPreprocessor
 from mmdet.models.detectors import BaseDetector
-from mmdet.registry import TRANSFORMS
 from mmdet.structures import SampleList
 from mmdet.structures.mask import mask2bbox
 from mmengine.structures import InstanceData
@@ -115,37 +113,10 @@ def check_loads_masks(model: BaseDetector, pipeline: Sequence[Any], where: str =
     """
     if not learns_from_masks(model):
         return
-    loads = [loaded for transform in _transforms(pipeline) if (loaded := _loads_masks(transform)) is not None]
+    loads = [loaded for step in transforms_of(pipeline) if (loaded := loads_masks(step)) is not None]
     if loads and not any(loads):
         name, head = next(iter(mask_heads(model).items()))
         raise ConfigError(
             f"{name.removeprefix('student.')} ({type(head).__name__}) learns masks, and the pipeline of {where} loads "
             "none: set with_mask=True of its LoadAnnotations."
         )
-
-
-def _transforms(pipeline: Any) -> Iterator[Mapping]:
-    """Every transform of a pipeline, also those that others apply."""
-    if isinstance(pipeline, Mapping):
-        if "type" in pipeline:
-            yield pipeline
-        pipeline = pipeline.values()
-    elif not isinstance(pipeline, (list, tuple)):
-        return
-    for value in pipeline:
-        yield from _transforms(value)
-
-
-def _loads_masks(transform: Mapping) -> bool | None:
-    """Whether a transform that loads annotations loads masks; None for any other transform."""
-    kind = transform["type"]
-    kind = TRANSFORMS.get(kind) if isinstance(kind, str) else kind
-    if not isinstance(kind, type) or not issubclass(kind, LoadAnnotations):
-        return None
-    if "with_mask" in transform:
-        return bool(transform["with_mask"])
-    for base in kind.__mro__:
-        default = inspect.signature(base).parameters.get("with_mask")
-        if default is not None:
-            return default.default is True
-    return False

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from lad.base.config import load_config
 from lad.cli.built_checks import build_datasets, built_problems, dropping_batch_sizes
 from lad.cli.checks import (
+    _check_channels,
     _check_heads,
     _check_objects,
     check_annotations,
@@ -16,9 +17,11 @@ from lad.cli.checks import (
 )
 from lad.cli.data_checks import AnnotationFile, inspect_data
 from lad.cli.loaders import loaders_of
+from lad.datasets.configured import loaded_channels
 from lad.errors import ConfigError, DataError
 
 import pytest
+from helpers import small_paa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmdet.datasets import CocoDataset
@@ -851,3 +854,33 @@ def test_validation_without_any_image_left_is_refused(data):
     cfg.val_dataloader.dataset.update(test_mode=False, filter_cfg=dict(min_size=500))
     with pytest.raises(ConfigError, match="val_dataloader: no image is left: check"):
         refusal(cfg)
+
+
+GREY, COLOUR = dict(type="LoadImageFromFile", color_type="grayscale"), dict(type="LoadImageFromFile")
+
+
+@pytest.mark.parametrize(
+    ("steps", "channels"),
+    [([GREY], 1), ([COLOUR], 3), ([COLOUR, dict(type="mmdet.Resize", scale=3)], 3), ([], None),
+     ([COLOUR, dict(type="RandomGrayscale")], None), ([COLOUR, dict(type="TheirOwn")], None),
+     ([dict(type="LoadImageFromFile", color_type="unchanged")], None)],
+)  # fmt: skip
+def test_channels_of_the_images_of_a_pipeline(steps, channels):
+    assert loaded_channels(steps) == channels
+
+
+@pytest.mark.parametrize(
+    ("in_channels", "step", "refused"),
+    [(3, COLOUR, False), (3, GREY, True), (1, GREY, False), (1, COLOUR, True)],
+)
+def test_images_of_other_channels_than_the_detectors_are_refused(data, in_channels, step, refused):
+    model = small_paa(base=4)
+    model.backbone.in_channels = in_channels
+    cfg = config(data)
+    for loader in ("train_dataloader", "val_dataloader"):
+        cfg[loader].dataset.pipeline[0] = step
+    if refused:
+        with pytest.raises(ConfigError, match="train_dataloader: its pipeline loads images of"):
+            _check_channels(cfg, MODELS.build(model))
+    else:
+        _check_channels(cfg, MODELS.build(model))
