@@ -410,6 +410,17 @@ def test_labels_of_a_shared_assignment_can_be_learnt_beside_it():
 # -- Mistakes ---------------------------------------------------------------------------------------------------------
 
 
+def proposals():
+    """A region proposal network alone, without classes."""
+    config = two_stage()
+    for part in ("roi_head", "train_cfg", "test_cfg"):
+        rest = config.pop(part)
+        if part != "roi_head":
+            config[part] = dict(rpn=rest.rpn)
+    config.type = "RPN"
+    return config
+
+
 def anchors(scale):
     config = retina()
     config.bbox_head.anchor_generator.octave_base_scale = scale
@@ -422,6 +433,8 @@ def anchors(scale):
         (None, dict(pairs="both"), {}, "pairs must be 'output' or 'all', got 'both'"),
         (None, dict(loss_name="mutual"), {}, "loss_name must begin with 'loss', got 'mutual'"),
         (None, dict(weight=-1), {}, "weight must be at least 0, got -1"),
+        (None, dict(loss="KDLoss"), {}, r"loss must be like dict\(type='KDLoss'\), got 'KDLoss'"),
+        (dict(a=proposals(), b=proposals()), {}, {}, r"does not fit student RPN \(RPNHead\)"),
         (None, dict(weight=dict(type="linear")), {}, "MutualLogitDistillation: weight: a schedule needs end"),
         (None, dict(pairs="all"), {}, r"pairs='all' compares exits too, and a, b have none: add exits=dict"),
         (None, dict(learner="a"), {}, "it has among=.* and no learner"),

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Literal, get_args
 
 from lad.base.schedules import build_schedule
 from lad.errors import ConfigError, UnsupportedError, listed
 from lad.methods.base import JointMethod, Step
-from lad.methods.roi.heads import stages_of
 from lad.methods.together.comparisons import Comparison, DenseComparison, RoIComparison
 from lad.methods.together.pairs import mutual_pairs
 
 import torch
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 #: Which predictors learn from each other: the networks' main heads alone, or their exits too.
 Predictors = Literal["output", "all"]
@@ -72,6 +72,8 @@ class MutualLogitDistillation(JointMethod):
         owner = type(self).__name__
         if pairs not in get_args(Predictors):
             raise ConfigError(f"{owner}: pairs must be 'output' or 'all', got {pairs!r}.")
+        if loss is not None and not isinstance(loss, dict):
+            raise ConfigError(f"{owner}: loss must be like dict(type='KDLoss'), got {loss!r}.")
         if not isinstance(loss_name, str) or not loss_name.startswith("loss"):
             raise ConfigError(f"{owner}: loss_name must begin with 'loss', got {loss_name!r}.")
         self.takes_exits = pairs == "all"
@@ -139,8 +141,7 @@ def _check_same_classes(owner: str, networks: Mapping[str, BaseDetector]) -> Non
     counts = {
         name: count for name, network in networks.items() if (count := _num_classes(network)) is not None
     }
-    (first, number), *others = counts.items()
-    for name, count in others:
+    for (first, number), (name, count) in pairwise(counts.items()):
         if count != number:
             raise UnsupportedError(
                 f"{owner}: {first} has {number} classes and {name} {count}; networks that learn from each other need "
@@ -150,8 +151,9 @@ def _check_same_classes(owner: str, networks: Mapping[str, BaseDetector]) -> Non
 
 def _num_classes(network: BaseDetector) -> int | None:
     """Number of classes of a detector's RoI head or dense head; None where it has neither."""
-    head = stages_of(network)[0] if hasattr(network, "roi_head") else getattr(network, "bbox_head", None)
-    return getattr(head, "num_classes", None)
+    head = getattr(getattr(network, "roi_head", network), "bbox_head", None)
+    first = head[0] if isinstance(head, nn.ModuleList) else head  # of a cascade
+    return getattr(first, "num_classes", None)
 
 
 def _dense_loss(networks: Mapping[str, BaseDetector]) -> dict:
