@@ -8,6 +8,7 @@ from typing import Any
 from lad.errors import ConfigError
 
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
 
 _DICT: tuple[type, ...] = (Mapping,)
 _SERIES: tuple[type, ...] = (list, tuple)
@@ -88,6 +89,11 @@ def check_types(cfg: Config | Mapping[str, Any]) -> None:
         if value is not None and (not isinstance(value, types) or is_flag):
             expected = " or ".join(filter(None, (_NAMES[kind] for kind in types)))
             raise ConfigError(f"{path} must be {expected}, got {_short(value)}.")
+    wrapper = settings.get("optim_wrapper")
+    if isinstance(wrapper, Mapping) and not _has_optimizer(wrapper):
+        raise ConfigError(
+            f"optim_wrapper must be like dict(optimizer=dict(type='SGD', lr=0.01)), got {_short(wrapper)}."
+        )
     for path in _OF_CONFIGS:
         value = _find(settings, path)
         if isinstance(value, Mapping) and "type" in value:
@@ -100,6 +106,12 @@ def check_types(cfg: Config | Mapping[str, Any]) -> None:
             if not (item is None or is_nested or isinstance(item, Mapping) or hasattr(item, "__dict__")):
                 raise ConfigError(f"{path}.{key} must be a dict, got {_short(item)}.")
     _check_kinds(settings, "")
+
+
+def _has_optimizer(wrapper: Mapping[str, Any]) -> bool:
+    # Wrappers that are built already may be given by name.
+    built = bool(wrapper) and all(isinstance(item, OptimWrapper) for item in wrapper.values())
+    return built or not {"type", "constructor", "optimizer"}.isdisjoint(wrapper)
 
 
 def _find(cfg: Mapping[str, Any], path: str) -> Any:

@@ -153,6 +153,12 @@ def test_type_that_names_no_class_is_found_at_any_depth(kind):
         check_types(cfg)
 
 
+@pytest.mark.parametrize("value", [{}, dict(a=1), dict(lr=0.1), dict(clip_grad=dict(max_norm=1))])
+def test_optimizer_wrapper_without_an_optimizer_is_named(value):
+    with pytest.raises(ConfigError, match=r"^optim_wrapper must be like dict\(optimizer=dict"):
+        check_types(dict(optim_wrapper=value))
+
+
 def test_configs_with_classes_and_what_is_left_out_pass():
     check_types(
         ConfigDict(model=dict(type=dict), custom_hooks=[dict(type=ExitStack)], load_from=None, val_cfg=None)
