@@ -26,8 +26,8 @@ class Loop(BaseLoop):
         pass
 
 
-def load(model, checkpoint, training=False, **settings):
-    """Give the hook a checkpoint; returns its warnings."""
+def load(model, checkpoint, training=False, classes=None, **settings):
+    """Give the hook a checkpoint, for a test on data of these classes; returns its warnings."""
     logger = logging.Logger("fit")
     handler = Handler()
     logger.addHandler(handler)
@@ -38,6 +38,9 @@ def load(model, checkpoint, training=False, **settings):
         cfg=Config(settings),
         model=model,
         logger=logger,
+        test_loop=SimpleNamespace(
+            dataloader=SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=classes)))
+        ),
     )
     CheckpointFitHook().after_load_checkpoint(runner, copy.deepcopy(checkpoint))
     return [line for level, line in handler.lines if level == "WARNING"]
@@ -188,3 +191,32 @@ def test_training_from_a_checkpoint_in_part(tmp_path, monkeypatch):
     run.runner._load_from = str(tmp_path / "old/epoch_1.pth")
     run.train()
     assert any("2 that the checkpoint lacks (adapter.weight, adapter.bias)" in line for _, line in run.lines)
+
+
+@pytest.mark.parametrize(
+    ("trained", "tested"),
+    [
+        (("a", "b", "c"), ("b", "a", "c")),
+        (("a", "b", "c"), ["a", "c", "b"]),
+        (["c", "b", "a"], ("a", "b", "c")),
+    ],
+)
+def test_test_data_with_the_classes_in_another_order_are_refused(trained, tested):
+    checkpoint = dict(
+        state_dict=build(small_paa()).state_dict(), meta=dict(dataset_meta=dict(classes=trained))
+    )
+    with pytest.raises(
+        CheckpointError, match=r"label \d is '.' for it and '.' in the test data"
+    ):
+        load(build(small_paa()), checkpoint, classes=tested)
+    # A training may start from it.
+    assert load(build(small_paa()), checkpoint, training=True, classes=tested) == []
+
+
+def test_test_data_with_other_names_of_the_classes_are_a_warning():
+    meta = dict(dataset_meta=dict(classes=("aeroplane", "b", "c")))
+    checkpoint = dict(state_dict=build(small_paa()).state_dict(), meta=meta)
+    (line,) = load(build(small_paa()), checkpoint, classes=("airplane", "b", "c"))
+    assert "label 0 is 'aeroplane' for it and 'airplane' in the test data" in line
+    assert load(build(small_paa()), checkpoint, classes=("aeroplane", "b", "c")) == []
+    assert load(build(small_paa()), dict(checkpoint, meta={}), classes=("airplane", "b", "c")) == []

@@ -9,7 +9,7 @@ from typing import Any
 from lad.detectors.networks import NetworksDetector
 from lad.detectors.state import NETWORKS, SNAPSHOTS, outside_name
 from lad.engine.model import loaded_model
-from lad.errors import ConfigError
+from lad.errors import CheckpointError, ConfigError
 from lad.networks.fit import Fit, compare_state
 from lad.networks.verified_checkpoint import BESIDE, refuse_misfit, state_dict_of
 
@@ -50,6 +50,23 @@ def needed(fit: Fit) -> Fit:
     )
 
 
+def _check_classes(runner: Runner, checkpoint: Any, source: str) -> None:
+    """Refuse to test a detector on data that have its classes in another order; other names are a warning."""
+    meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
+    trained = ((meta or {}).get("dataset_meta") or {}).get("classes")
+    tested = getattr(runner.test_loop.dataloader.dataset, "metainfo", None)
+    tested = tested.get("classes") if isinstance(tested, dict) else None
+    if not isinstance(trained, (list, tuple)) or not isinstance(tested, (list, tuple)):
+        return
+    label = next((k for k, pair in enumerate(zip(trained, tested, strict=False)) if pair[0] != pair[1]), None)
+    if label is None:
+        return
+    told = f"{source}: label {label} is {trained[label]!r} for it and {tested[label]!r} in the test data"
+    if sorted(trained) == sorted(tested):
+        raise CheckpointError(f"{told}: bring the classes of the test data (metainfo, file) into its order.")
+    runner.logger.warning(f"{told}: they are taken for the same class.")
+
+
 @HOOKS.register_module()
 class CheckpointFitHook(Hook):
     """Refuse a checkpoint (``load_from``, or that of a test) that does not fit the detector key by key.
@@ -77,6 +94,8 @@ class CheckpointFitHook(Hook):
             raise ConfigError(f"load_strict must be True or False, got {strict!r}.")
         owner = "load_from" if isinstance(runner._train_loop, BaseLoop) else "test"
         source = f"{owner}: checkpoint {runner._load_from}"
+        if owner == "test":
+            _check_classes(runner, checkpoint, source)
         fit = compare_detector(loaded_model(runner), state_dict_of(checkpoint, source))
         if strict or not fit.loaded:
             or_partly = ", or load what fits with load_strict=False" if fit.loaded else ""
