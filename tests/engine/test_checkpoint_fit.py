@@ -205,9 +205,7 @@ def test_test_data_with_the_classes_in_another_order_are_refused(trained, tested
     checkpoint = dict(
         state_dict=build(small_paa()).state_dict(), meta=dict(dataset_meta=dict(classes=trained))
     )
-    with pytest.raises(
-        CheckpointError, match=r"label \d is '.' for it and '.' in the test data"
-    ):
+    with pytest.raises(CheckpointError, match=r"label \d is '.' for it and '.' in the test data"):
         load(build(small_paa()), checkpoint, classes=tested)
     # A training may start from it.
     assert load(build(small_paa()), checkpoint, training=True, classes=tested) == []
