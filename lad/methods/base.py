@@ -180,8 +180,8 @@ class JointMethod(DistillationMethod):
     """Base of methods that train several networks together.
 
     In a config it has ``among=``, the names of the networks (by default all), instead of ``learner=`` and
-    ``taught_by=``. Either it computes their own losses in one go (:meth:`own_losses`), or every network computes its own
-    and the method adds loss terms (:meth:`joint_losses`).
+    ``taught_by=``. Either it computes their own losses in one go (:meth:`own_losses`), or every network computes its
+    own and the method adds loss terms (:meth:`joint_losses`).
     """
 
     is_joint = True

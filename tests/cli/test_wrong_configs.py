@@ -68,7 +68,7 @@ PLAIN_MISTAKES = [
     # Classes
     ({f"{HEAD}.num_classes": 7}, "num_classes=7 but the training data has 10 classes"),
     ({f"{HEAD}.num_classes": "ten"}, r"dict\(type='BatchedPAAHead'\) of the config cannot be built: .*'str' and 'int'"),
-    ({f"{DATA}.metainfo.classes": ["zero", "1"]}, "classes of .*val.json are 0, 1, .* of .*train.json in train_dataloader are zero, 1"),
+    ({f"{DATA}.metainfo.classes": ["zero", "1"]}, "classes of .*val.json are 0, 1, .* are zero, 1"),
     # Missing files
     ({f"{DATA}.ann_file": "annotations/trian.json"}, "there is no annotation file .*trian.json; set train_dataloader"),
     ({f"{DATA}.data_prefix.img": "images/trian/"}, "there is no image folder .*images/trian; set train_dataloader"),
