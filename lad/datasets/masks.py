@@ -12,6 +12,25 @@ import numpy as np
 MaskProblem = tuple[str, str, bool]
 
 
+#: Types of coordinates.
+_NUMBERS = frozenset({int, float})
+
+
+def has_closed_polygons(segmentation: Any) -> bool:
+    """Whether a ``segmentation`` is a list of polygons of at least three corners each, which no reader objects to."""
+    return (
+        isinstance(segmentation, list)
+        and bool(segmentation)
+        and all(
+            isinstance(polygon, list)
+            and len(polygon) >= 6
+            and len(polygon) % 2 == 0
+            and _NUMBERS.issuperset(map(type, polygon))
+            for polygon in segmentation
+        )
+    )
+
+
 def mask_problem(segmentation: Any, width: Any, height: Any, evaluated: bool = False) -> MaskProblem | None:
     """The problem of an annotation's ``segmentation``; None if it has none.
 
