@@ -151,6 +151,9 @@ RULES = [
     Rule(r"benchmarks/inference.py", "--repeats 1", slow=True),
     Rule(r"benchmarks/seams.py", "--repeats 1 --only tood"),
     Rule(r"benchmarks/self_distillation.py", "--repeats 1", slow=True),
+    Rule(r"benchmarks/mutual.py", "--repeats 1", slow=True),
+    # The stand-in for the checkpoint has weights alone.
+    Rule(r"tools/label.py", "--classes 0 1 2 3 4 5 6 7 8 9", {"FOLDER": "data/mine/train"}),
 ]  # fmt: skip
 
 #: What is not run here, why, and what is checked instead (a function below).
