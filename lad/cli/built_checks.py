@@ -189,8 +189,9 @@ def built(name: str, build: Callable[[], Any]) -> Any:
     except ValueError as error:
         if NUMPY_NOTHING_TO_CONCATENATE not in str(error):
             raise
+    purpose = " to train on" if LOADERS[name] is None else ""
     raise ConfigError(
-        f"{name}: no image is left: check that the data set's classes (metainfo) are those of the annotation file, and "
+        f"{name}: no image is left{purpose}: check that the data set's classes (metainfo) are those of the annotation file, and "
         "filter_cfg."
     )
 

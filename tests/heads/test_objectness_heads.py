@@ -388,7 +388,8 @@ def test_soft_labels_compare_logits_and_leave_out_an_iou_that_is_missing(student
         deltas = torch.cat([level.flatten(2) for level in outputs[1]], dim=2).transpose(1, 2)
         overlaps = [
             bbox_overlaps(
-                detector.bbox_head.bbox_coder.decode(anchors, own), sample.gt_instances.bboxes
+                detector.bbox_head.bbox_coder.decode(anchors, own, max_shape=sample.img_shape),
+                sample.gt_instances.bboxes,
             ).amax(1)
             for own, sample in zip(deltas, samples, strict=True)
         ]
