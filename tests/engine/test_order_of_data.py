@@ -167,7 +167,7 @@ def test_restarted_run_resumes_without_being_asked_from_its_own_checkpoint_alone
     assert resume_request(str(tmp_path), "some.pth") == "some.pth"
     torch.save(dict(reason="a loss was NaN"), tmp_path / "bad_batch.pth")
     assert resume_request(str(tmp_path), "auto") is None  # so that load_from is not given up for it
-    state = dict(state_dict={}, meta={}, message_hub={}, optimizer={})
+    state = dict(state_dict={}, meta=dict(epoch=1, iter=5), message_hub={}, optimizer={})
     torch.save(state, tmp_path / "epoch_1.pth")
     assert resume_request(str(tmp_path), "auto") == "auto"
     monkeypatch.setenv(variable, "1")
