@@ -191,8 +191,8 @@ def built(name: str, build: Callable[[], Any]) -> Any:
             raise
     purpose = " to train on" if LOADERS[name] is None else ""
     raise ConfigError(
-        f"{name}: no image is left{purpose}: check that the data set's classes (metainfo) are those of the annotation file, and "
-        "filter_cfg."
+        f"{name}: no image is left{purpose}: check that the data set's classes (metainfo) are those of the annotation "
+        "file, and filter_cfg."
     )
 
 
