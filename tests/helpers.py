@@ -73,6 +73,24 @@ def co_learning(networks: dict, switch: dict, **settings) -> dict:
     return dict(type="DistillationDetector", networks=copy.deepcopy(networks), methods=[method], **settings)
 
 
+def distillation_of(
+    folder: Path, student: dict, teacher: dict, *methods: dict, **settings
+) -> torch.nn.Module:
+    """A student with weights of seed 0 and a teacher with those of seed 1, from a checkpoint in a folder."""
+    path = save_checkpoint(build(teacher, 1), folder / "teacher.pth")
+    model = MODELS.build(
+        dict(
+            type="DistillationDetector",
+            student=copy.deepcopy(student),
+            teacher=dict(copy.deepcopy(teacher), checkpoint=path),
+            methods=copy.deepcopy(list(methods)),
+            **settings,
+        )
+    )
+    model.student.load_state_dict(build(student).state_dict())
+    return model
+
+
 def at(model: torch.nn.Module, iteration: int, epoch: int | None = None) -> None:
     """Let a detector's ``loss`` be that of this place in a run; the epoch has the iteration's number by default."""
     place = Progress(iteration, iteration if epoch is None else epoch)

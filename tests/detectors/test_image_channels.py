@@ -13,7 +13,7 @@ from lad.networks.cache import fingerprint
 
 import pytest
 import torch
-from helpers import build, make_batch, save_checkpoint, small_paa
+from helpers import build, distillation_of, make_batch, small_paa
 from image_channels import detector, preprocessing
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -21,21 +21,6 @@ from two_stage_detectors import seeded_loss, two_stage
 
 FEATURES = dict(type="FeatureDistillation", loss=dict(type="CWDLoss"))
 SIZE = (128, 128)
-
-
-def distil(folder, student, teacher, *methods, **settings):
-    path = save_checkpoint(build(teacher, 1), folder / "teacher.pth")
-    model = MODELS.build(
-        dict(
-            type="DistillationDetector",
-            student=copy.deepcopy(student),
-            teacher=dict(copy.deepcopy(teacher), checkpoint=path),
-            methods=copy.deepcopy(list(methods)),
-            **settings,
-        )
-    )
-    model.student.load_state_dict(build(student).state_dict())
-    return model
 
 
 def images_of(channels, count=2, seed=0):
@@ -77,7 +62,7 @@ def test_students_learn_from_teachers_of_images_of_as_many_channels(
     student = detector(family, channels, values)
     teacher = detector(family, channels, taught_values)
     method = dict(FEATURES, student=module, teacher=module)
-    model = distil(tmp_path, student, teacher, method).train()
+    model = distillation_of(tmp_path, student, teacher, method).train()
     model.init_weights()
     data = images_of(channels)
     inputs, samples = prepared(model, data)
@@ -104,7 +89,7 @@ def test_students_learn_from_teachers_of_images_of_as_many_channels(
 def test_with_weights_of_zero_it_is_the_plain_detectors_training(tmp_path, channels, values):
     config = detector("retinanet", channels, values)
     method = dict(FEATURES, loss=dict(type="CWDLoss", loss_weight=0.0), student="neck", teacher="neck")
-    model = distil(tmp_path, config, config, method).train()
+    model = distillation_of(tmp_path, config, config, method).train()
     data = images_of(channels)
     plain = build(config).train()
     expected = plain.loss(*prepared(plain, data))
@@ -120,7 +105,7 @@ def test_with_weights_of_zero_it_is_the_plain_detectors_training(tmp_path, chann
 def test_a_colour_teacher_of_a_grey_student_sees_what_a_grey_file_is_read_as(tmp_path, values):
     student, teacher = detector("faster", 1), detector("faster", 3, values)
     method = dict(FEATURES, student="neck", teacher="neck")
-    model = distil(tmp_path, student, teacher, method, dict(type="RCNNDistillation")).train()
+    model = distillation_of(tmp_path, student, teacher, method, dict(type="RCNNDistillation")).train()
     data = images_of(1)
     inputs, samples = prepared(model, data)
     assert inputs.shape[1] == 1
@@ -155,7 +140,7 @@ def test_other_numbers_are_refused_in_one_line(tmp_path, own, taught):
     with pytest.raises(
         UnsupportedError, match=rf"^teacher \(RetinaNet\) takes images of {taught} .* have {own}: give both"
     ):
-        distil(tmp_path, *configs, dict(FEATURES, student="neck", teacher="neck"))
+        distillation_of(tmp_path, *configs, dict(FEATURES, student="neck", teacher="neck"))
     networks = dict(zip("ab", configs, strict=True))
     with pytest.raises(
         UnsupportedError, match=rf"^network b \(RetinaNet\) takes images of {taught} .* have {own}"
@@ -166,7 +151,7 @@ def test_other_numbers_are_refused_in_one_line(tmp_path, own, taught):
 def test_a_teacher_whose_own_config_does_not_fit_is_refused(tmp_path):
     teacher = detector("retinanet", 1, 3)
     with pytest.raises(ConfigError, match=r"^teacher\.data_preprocessor has mean and std of 3 values"):
-        distil(tmp_path, detector("retinanet", 1), teacher)
+        distillation_of(tmp_path, detector("retinanet", 1), teacher)
 
 
 # -- What else looks at images ----------------------------------------------------------------------------------------
@@ -176,7 +161,7 @@ def test_a_teacher_whose_own_config_does_not_fit_is_refused(tmp_path):
 def test_dry_run_and_profile_show_networks_their_own_images(tmp_path, own, taught):
     student, teacher = detector("retinanet", own), detector("retinanet", taught)
     method = dict(FEATURES, student="neck", teacher="neck")
-    text = describe(distil(tmp_path, student, teacher, method))
+    text = describe(distillation_of(tmp_path, student, teacher, method))
     assert "2x32x16x16" in text
     assert "could not be computed" not in text
     model = dict(
@@ -204,7 +189,9 @@ def test_pictures_show_grey_images_grey_and_the_first_three_channels_of_others(c
 
 @pytest.mark.parametrize(("own", "taught"), [(1, 1), (6, 6), (1, 3)])
 def test_the_check_of_the_teacher_shows_it_its_own_images(tmp_path, caplog, own, taught):
-    model = distil(tmp_path, paa(own), paa(taught, values=None), dict(type="LabelAssignmentDistillation"))
+    model = distillation_of(
+        tmp_path, paa(own), paa(taught, values=None), dict(type="LabelAssignmentDistillation")
+    )
     items = [
         dict(inputs=data["inputs"][0], data_samples=data["data_samples"][0])
         for data in (images_of(own, count=1, seed=seed) for seed in range(4))
@@ -224,7 +211,7 @@ def test_the_check_of_the_teacher_shows_it_its_own_images(tmp_path, caplog, own,
 @pytest.mark.parametrize("channels", [1, 4])
 def test_a_cached_teacher_is_found_again(tmp_path, channels, values):
     method = dict(type="LabelAssignmentDistillation", cache=dict(dir=str(tmp_path / "cache")))
-    model = distil(tmp_path, paa(channels, values), paa(channels), method).train()
+    model = distillation_of(tmp_path, paa(channels, values), paa(channels), method).train()
     data = images_of(channels)
     first, second = (model.loss(*prepared(model, data)) for _ in range(2))
     cache = model.methods[0].cache

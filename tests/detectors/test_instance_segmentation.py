@@ -14,7 +14,7 @@ from lad.networks.shapes import check_shapes
 
 import pytest
 import torch
-from helpers import build, make_batch, save_checkpoint
+from helpers import build, distillation_of, make_batch
 from mask_detectors import SEGMENTORS, segmentor
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -32,19 +32,8 @@ def batch():
     return inputs, with_masks(samples)
 
 
-def taught(folder, student, teacher, *methods, **settings):
-    path = save_checkpoint(build(teacher, 1), folder / "teacher.pth")
-    model = MODELS.build(
-        dict(
-            type="DistillationDetector",
-            student=copy.deepcopy(student),
-            teacher=dict(copy.deepcopy(teacher), checkpoint=path),
-            methods=copy.deepcopy(list(methods)),
-            **settings,
-        )
-    )
-    model.student.load_state_dict(build(student).state_dict())
-    return model.train()
+def training(*args, **settings):
+    return distillation_of(*args, **settings).train()
 
 
 PAIRS = [
@@ -69,7 +58,7 @@ def test_mask_heads_train_by_their_own_loss_whatever_the_boxes_learn(tmp_path, s
     )
     sum(own.values(), torch.zeros(())).backward() if own else None
     for methods in ([RPN, RCNN], [LOGITS, HINT]):
-        model = taught(tmp_path, student, teacher, *methods)
+        model = training(tmp_path, student, teacher, *methods)
         losses = seeded_loss(model, *batch())
         assert {name for name in losses if "mask" in name} == set(own)
         for name, value in own.items():
@@ -107,7 +96,7 @@ def test_batch_without_proposals_keeps_mask_heads_in_the_graph(tmp_path, kind, m
     """MMDetection leaves a cascade after the first stage then."""
     student = two_stage(kind)
     student.train_cfg.rpn_proposal.min_bbox_size = 10_000
-    model = taught(tmp_path, student, student, *methods)
+    model = training(tmp_path, student, student, *methods)
     inputs, samples = make_batch((0, 0), (64, 64))
     model.parse_losses(seeded_loss(model, inputs, with_masks(samples)))[0].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -118,7 +107,7 @@ def test_batch_without_proposals_keeps_mask_heads_in_the_graph(tmp_path, kind, m
 def test_dense_segmentors_learn_features_beside_their_own_losses(tmp_path, kind, weight):
     config = segmentor(kind)
     method = dict(FEATURES, loss=dict(type="CWDLoss", loss_weight=weight))
-    model = taught(tmp_path, config, config, method)
+    model = training(tmp_path, config, config, method)
     check_shapes(model)
     losses = seeded_loss(model, *batch())
     for name, value in seeded_loss(build(config).train(), *batch()).items():
@@ -134,7 +123,7 @@ def test_segmentors_of_different_kinds_teach_each_other_and_detectors_of_boxes(t
     method = dict(FEATURES, student="backbone", teacher="backbone")
     for student, teacher in pairs:
         student = segmentor(student)
-        model = taught(tmp_path, student, segmentor(teacher, base=16), method)
+        model = training(tmp_path, student, segmentor(teacher, base=16), method)
         losses = seeded_loss(model, *batch())
         assert losses["loss_cwd"] > 0
         for name, value in seeded_loss(build(student).train(), *batch()).items():
@@ -145,7 +134,7 @@ def test_segmentors_of_different_kinds_teach_each_other_and_detectors_of_boxes(t
 def test_the_trained_student_is_a_plain_segmentor_that_predicts_the_same_masks(tmp_path, kind):
     config = segmentor(kind)
     methods = [FEATURES] if kind in DENSE else [RPN, RCNN, HINT]
-    model = taught(tmp_path, config, config, *methods)
+    model = training(tmp_path, config, config, *methods)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-5)
     model.parse_losses(seeded_loss(model, *batch()))[0].backward()
     optimizer.step()
@@ -280,7 +269,7 @@ def test_boxes_of_masks_alone():
 def test_the_check_of_the_teacher_compares_the_boxes_of_what_it_predicts(tmp_path, caplog, kind):
     """A teacher that knows the masks, and SOLO's boxes of zeros."""
     config = segmentor(kind)
-    model = taught(tmp_path, config, config, FEATURES)
+    model = training(tmp_path, config, config, FEATURES)
 
     def predict(inputs, data_samples, rescale):
         for sample in data_samples:
@@ -310,7 +299,7 @@ def test_the_check_of_the_teacher_compares_the_boxes_of_what_it_predicts(tmp_pat
 @pytest.mark.parametrize("kind", ["mask", "cascade_mask", "solo", "rtmdet_ins"])
 def test_dry_run_and_profile_make_masks(tmp_path, kind):
     config = segmentor(kind)
-    text = describe(taught(tmp_path, config, config, FEATURES))
+    text = describe(training(tmp_path, config, config, FEATURES))
     assert "loss_mask" in text
     assert "could not be computed" not in text
     report = profile_config(
@@ -335,7 +324,7 @@ def test_dry_run_and_profile_make_masks(tmp_path, kind):
 def test_masks_are_not_learnt_without_labels(tmp_path, kind, methods, says):
     config = segmentor(kind)
     with pytest.raises(UnsupportedError, match=says) as error:
-        taught(tmp_path, config, config, *methods, student_loss=False)
+        training(tmp_path, config, config, *methods, student_loss=False)
     assert "\n" not in str(error.value)
 
 
@@ -355,5 +344,5 @@ def test_parts_of_dense_segmentors_that_do_not_fit_are_found(kind):
 def test_features_of_mask_heads_are_refused_in_one_line(tmp_path, kind, module):
     method = dict(FEATURES, student=module, teacher=module)
     with pytest.raises(UnsupportedError, match="does not see the whole image") as error:
-        taught(tmp_path, segmentor(kind), segmentor(kind), method)
+        training(tmp_path, segmentor(kind), segmentor(kind), method)
     assert "\n" not in str(error.value)
