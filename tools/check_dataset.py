@@ -98,8 +98,7 @@ def report_of_file(path: Path, images: Path | None) -> DataReport:
         table = AnnotationTable.of(content)
         problems = check_coco(content, str(path), table=table)
         if table is not None:
-            names = [category.get("name") for category in content["categories"]]
-            coverage = [(path, expected_coverage(table, names, None))]
+            coverage = [(path, expected_coverage(table, None))]
     if images is not None and not images.is_dir():
         problems.append(
             Problem("missing_folder", str(images), "", "there is no such image folder", fatal=True)

@@ -28,7 +28,7 @@ from lad.engine.labelling import (
 )
 from lad.engine.plain_config import student_only
 from lad.errors import CheckpointError, ConfigError
-from lad.networks.verified_checkpoint import load_verified
+from lad.networks.verified_checkpoint import class_names, load_verified
 
 from mmdet.registry import MODELS
 from mmengine.config import DictAction
@@ -69,7 +69,7 @@ def label(args: argparse.Namespace) -> None:
     cfg = student_only(cfg)
     model = MODELS.build(cfg.model)
     meta = load_verified(model, str(checkpoint), owner="label.py")
-    classes = args.classes or (meta.get("dataset_meta") or {}).get("classes") or meta.get("CLASSES")
+    classes = args.classes or class_names(meta)
     if not classes:
         raise ConfigError("the checkpoint does not name its classes: give their names with --classes.")
     for name, known in head_classes(model):

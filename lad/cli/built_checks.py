@@ -40,11 +40,16 @@ def built_problems(
         batch_sizes: Of the loaders that drop an incomplete last batch, by name.
     """
     yield from _class_problems(datasets, loaders, files)
-    for loader in loaders:
-        if loader.name in datasets and loader.compares and not loader.in_parts:
-            images = images_of(datasets[loader.name])
-            yield from _image_problems(loader, images, files)
-            yield from _dropped_images(loader, len(images), batch_sizes.get(loader.name))
+    compared = [
+        loader for loader in loaders if loader.name in datasets and loader.compares and not loader.in_parts
+    ]
+    # Validation and test often share a data set.
+    read = {id(datasets[loader.name]): datasets[loader.name] for loader in compared}
+    images_by_id = {number: images_of(dataset) for number, dataset in read.items()}
+    for loader in compared:
+        images = images_by_id[id(datasets[loader.name])]
+        yield from _image_problems(loader, images, files)
+        yield from _dropped_images(loader, len(images), batch_sizes.get(loader.name))
 
 
 def _class_problems(

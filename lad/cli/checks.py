@@ -16,7 +16,13 @@ from lad.cli.built_checks import (
 )
 from lad.cli.data_checks import DataReport, inspect_data
 from lad.cli.loaders import loaders_of
-from lad.datasets.configured import annotation_file, datasets_of, loaded_channels, setting
+from lad.datasets.configured import (
+    annotation_file,
+    datasets_of,
+    first_difference,
+    loaded_channels,
+    setting,
+)
 from lad.datasets.coverage import content_of, innermost
 from lad.datasets.problems import Problem, summary
 from lad.detectors.inspection import bound_methods, deployed_network, teacher_label
@@ -318,8 +324,11 @@ def _check_teacher_classes(model: nn.Module, classes: tuple[str, ...]) -> None:
                     f"{name}: classes {', '.join(method.classes)} are not the training data's {', '.join(classes)}: "
                     "give the data set's classes in its order."
                 )
-        elif method.compares_classes and len(taught) == len(classes) and taught != classes:
-            first = next(i for i, pair in enumerate(zip(taught, classes, strict=True)) if pair[0] != pair[1])
+        elif (
+            method.compares_classes
+            and len(taught) == len(classes)
+            and (first := first_difference(taught, classes)) is not None
+        ):
             label = teacher_label(model, name)
             which = f" {label}" if label else ""
             raise ConfigError(

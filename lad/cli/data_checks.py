@@ -137,11 +137,10 @@ class _File:
             found = check_coco(seen, str(self.path), classes, use, table)
             problems += [problem for problem in found if problem not in problems]
         coverage = []
-        names = [category.get("name") for category in content["categories"]]
         for dataset, loader, classes in self.trained_by:
             rules = filter_rules(dataset, loader), dataset.get("test_mode", False)
             if columns is not None:
-                coverage.append(expected_coverage(columns, names, classes, *rules))
+                coverage.append(expected_coverage(columns, classes, *rules))
         return _Inspected(problems, coverage, AnnotationFile.of(content))
 
 

@@ -15,6 +15,7 @@ from lad.datasets.coco_file import (
     is_positive,
     labelled_names,
 )
+from lad.datasets.configured import first_difference
 from lad.datasets.images import leaves_folder
 from lad.datasets.masks import has_closed_polygons, mask_problem
 from lad.datasets.problems import Problem
@@ -182,14 +183,14 @@ def label_mismatch(in_file: Sequence[str], classes: Sequence[str]) -> str:
         in_file: Of :func:`labelled_names`.
         classes: The class names of the config.
     """
-    for label, (own, meant) in enumerate(zip(in_file, classes, strict=False)):
-        if own != meant:
-            return (
-                f"label {label} is {own!r} by the file's categories ({listed(in_file, 5)}) and {meant!r} by the "
-                f"config's classes ({listed(classes, 5)}): MMDetection numbers labels in the file's order and names "
-                "them in the config's; bring both into one order"
-            )
-    return ""
+    label = first_difference(in_file, classes)
+    if label is None:
+        return ""
+    return (
+        f"label {label} is {in_file[label]!r} by the file's categories ({listed(in_file, 5)}) and {classes[label]!r} "
+        f"by the config's classes ({listed(classes, 5)}): MMDetection numbers labels in the file's order and names "
+        "them in the config's; bring both into one order"
+    )
 
 
 def _check_images(content: dict, use: FileUse, report: Report) -> dict[Any, dict]:

@@ -85,6 +85,7 @@ class AnnotationTable:
         crowd: (n,) bool, ``iscrowd``.
         ignored: (n,) bool, ``ignore``, which ``CocoDataset`` leaves out.
         sizes: (m, 2) float64, width and height of the images in pixels.
+        names: Names of the categories.
     """
 
     boxes: np.ndarray
@@ -94,6 +95,7 @@ class AnnotationTable:
     crowd: np.ndarray
     ignored: np.ndarray
     sizes: np.ndarray
+    names: tuple[str, ...]
 
     @classmethod
     def of(cls, content: dict) -> AnnotationTable | None:
@@ -120,6 +122,7 @@ class AnnotationTable:
                 crowd=np.array([bool(one.get("iscrowd")) for one in annotations], dtype=bool),
                 ignored=np.array([bool(one.get("ignore")) for one in annotations], dtype=bool),
                 sizes=np.array(sizes, dtype=np.float64).reshape(-1, 2),
+                names=tuple(str(category.get("name")) for category in content["categories"]),
             )
         except (KeyError, TypeError, OverflowError):  # absent, not hashable, an int above every float
             return None

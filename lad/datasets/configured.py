@@ -118,6 +118,12 @@ def classes_of(dataset: dict, where: str) -> tuple[str, ...] | None:
     return tuple(classes) if kind.__init__ in (CocoDataset.__init__, BaseDetDataset.__init__) else None
 
 
+def first_difference(first: Sequence[str], second: Sequence[str]) -> int | None:
+    """The first label that two series of class names call differently; None if they agree as far as both go."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((label for label, (own, other) in pairs if own != other), None)
+
+
 def has_own_classes(dataset: dict) -> bool:
     """Whether a data set config names its classes itself."""
     return "classes" in (dataset.get("metainfo") or {})

@@ -8,6 +8,7 @@ from typing import Any
 
 from lad.datasets.coco_file import AnnotationTable
 from lad.datasets.tail import ClassCount, class_counts
+from lad.errors import listed
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -46,7 +47,6 @@ class Coverage:
 
 def expected_coverage(
     table: AnnotationTable,
-    names: Sequence[Any],
     classes: Sequence[str] | None,
     filter_cfg: dict | None = None,
     test_mode: bool = False,
@@ -55,17 +55,17 @@ def expected_coverage(
 
     Args:
         table: The file's annotations.
-        names: Names of its categories.
         classes: The class names of the data set; None for all categories.
         filter_cfg: Of the data set: ``filter_empty_gt`` and ``min_size``.
         test_mode: Of the data set: images are not filtered.
     """
-    known = np.array([classes is None or name in classes for name in names] + [False], dtype=bool)
+    known = np.array([classes is None or name in classes for name in table.names] + [False], dtype=bool)
     x, y, width, height = table.boxes.T
     right, bottom = table.image_sizes().T
     inside = (np.minimum(x + width, right) > np.maximum(x, 0)) & (
         np.minimum(y + height, bottom) > np.maximum(y, 0)
     )
+    others = [name for name, is_known in zip(table.names, known[:-1], strict=True) if not is_known]
     # CocoDataset's rules, each counted where no earlier one applies.
     rules = {
         "of no image of the file": table.image < 0,
@@ -73,7 +73,7 @@ def expected_coverage(
         "outside their image": ~inside & (width >= 1) & (height >= 1),
         "without area": ~(table.area > 0) | ~(width > 0) | ~(height > 0),
         "below one pixel": ~((width >= 1) & (height >= 1)),
-        f"of other categories ({_others(names, known)})": ~known[table.category],
+        f"of other categories ({listed(others)})": ~known[table.category],
     }
     objects, kept = _count(rules)
     image_rules = {} if test_mode else _image_rules(table, known, filter_cfg or {})
@@ -88,7 +88,7 @@ def expected_coverage(
         all_objects=len(table.boxes),
         images_left_out=images,
         objects_left_out=objects,
-        classes=class_counts(table, [str(name) for name in names], classes, kept & ~of_images),
+        classes=class_counts(table, classes, kept & ~of_images),
     )
 
 
@@ -113,12 +113,6 @@ def _count(rules: dict[str, np.ndarray]) -> tuple[dict[str, int], np.ndarray]:
             counts[reason] = number
         kept = kept & ~applies
     return counts, kept
-
-
-def _others(names: Sequence[Any], known: np.ndarray) -> str:
-    others = [str(name) for name, is_known in zip(names, known, strict=False) if not is_known]
-    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-    return ", ".join(others[:3]) + more
 
 
 def _of(number: int, total: int) -> str:
@@ -147,15 +141,15 @@ class Content:
 
 def content_of(dataset: BaseDataset) -> Content | None:
     """Count the images and objects of an innermost built data set; None if it does not list its objects."""
-    objects, highest, listed = 0, -1, False
+    objects, highest, lists_objects = 0, -1, False
     for index in range(len(dataset)):
         instances = dataset.get_data_info(index).get("instances")
         if instances is None:
             continue
-        listed = True
+        lists_objects = True
         objects += len(instances)
         highest = max([highest, *(instance.get("bbox_label", -1) for instance in instances)])
-    return Content(len(dataset), objects, highest) if listed else None
+    return Content(len(dataset), objects, highest) if lists_objects else None
 
 
 def innermost(dataset: Any) -> Iterator[BaseDataset]:

@@ -63,16 +63,12 @@ class ClassCount:
 
 
 def class_counts(
-    table: AnnotationTable,
-    names: Sequence[str],
-    classes: Sequence[str] | None = None,
-    kept: np.ndarray | None = None,
+    table: AnnotationTable, classes: Sequence[str] | None = None, kept: np.ndarray | None = None
 ) -> list[ClassCount]:
     """Count the images and objects of each class of an annotation file.
 
     Args:
         table: The file's annotations.
-        names: Names of its categories.
         classes: The classes to count, in the order of the result; by default the categories.
         kept: (n,) bool, the annotations to count; by default all.
     """
@@ -80,13 +76,14 @@ def class_counts(
     if kept is not None:
         counted &= kept
     category, image = table.category[counted], table.image[counted]
-    objects = np.bincount(category, minlength=len(names))
+    objects = np.bincount(category, minlength=len(table.names))
     pairs = np.unique(np.stack([category, image]), axis=1)
-    images = np.bincount(pairs[0], minlength=len(names))
+    images = np.bincount(pairs[0], minlength=len(table.names))
     found = {
-        name: ClassCount(name, int(images[index]), int(objects[index])) for index, name in enumerate(names)
+        name: ClassCount(name, int(images[index]), int(objects[index]))
+        for index, name in enumerate(table.names)
     }
-    return [found.get(name, ClassCount(name, 0, 0)) for name in (names if classes is None else classes)]
+    return [found.get(name, ClassCount(name, 0, 0)) for name in (table.names if classes is None else classes)]
 
 
 def describe_tail(counts: Sequence[ClassCount], bounds: FrequencyBounds | None = None) -> str:

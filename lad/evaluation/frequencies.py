@@ -23,8 +23,7 @@ def read_class_counts(path: str | Path) -> dict[str, ClassCount]:
     if content is None or table is None:
         reason = str(problems[0]) if problems else f"{path}: its entries are malformed"
         raise DataError(f"{reason}; tools/check_dataset.py --json lists all.")
-    names = [str(category.get("name")) for category in content["categories"]]
-    return {count.name: count for count in class_counts(table, names)}
+    return {count.name: count for count in class_counts(table)}
 
 
 def precision_by_frequency(

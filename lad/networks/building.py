@@ -10,7 +10,7 @@ from lad.networks.channels import check_preprocessing, repeats_of_grey
 from lad.networks.frozen import FrozenTeacher
 from lad.networks.preprocessing import Renormalisation
 from lad.networks.speed import TeacherSpeed
-from lad.networks.verified_checkpoint import load_verified
+from lad.networks.verified_checkpoint import class_names, load_verified
 
 import torch
 from mmdet.models.detectors import BaseDetector
@@ -46,9 +46,8 @@ def build_teacher(spec: dict, student: BaseDetector, role: str = "teacher") -> F
     check_preprocessing(model, role)
     repeat = repeats_of_grey(role, model, images_of=student)
     meta = load_verified(model, checkpoint, owner=f"{role} {name}")
-    classes = (meta.get("dataset_meta") or {}).get("classes") or meta.get("CLASSES")
     renormalisation = Renormalisation(student.data_preprocessor, model.data_preprocessor, repeat=repeat)
-    return FrozenTeacher(model, renormalisation, tuple(classes) if classes else None, config, speed)
+    return FrozenTeacher(model, renormalisation, class_names(meta), config, speed)
 
 
 def without_pretraining(config: Any) -> Any:

@@ -52,6 +52,12 @@ def load_verified(model: BaseDetector, path: str, owner: str) -> dict:
     return meta if isinstance(meta, dict) else {}
 
 
+def class_names(meta: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The class names in a checkpoint's ``meta``, MMDetection 2's (``CLASSES``) too; None if it names none."""
+    classes = (meta.get("dataset_meta") or {}).get("classes") or meta.get("CLASSES")
+    return tuple(classes) if classes else None
+
+
 def state_dict_of(checkpoint: Any, source: str) -> OrderedDict[str, Tensor]:
     """A copy of the state dict in the content of a checkpoint file, without DDP's prefix ``module.``.
 

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import Any
 
+from lad.datasets.configured import first_difference
 from lad.detectors.networks import NetworksDetector
 from lad.detectors.state import NETWORKS, SNAPSHOTS, outside_name
 from lad.engine.model import loaded_model
@@ -58,7 +59,7 @@ def _check_classes(runner: Runner, checkpoint: Any, source: str) -> None:
     tested = tested.get("classes") if isinstance(tested, dict) else None
     if not isinstance(trained, (list, tuple)) or not isinstance(tested, (list, tuple)):
         return
-    label = next((k for k, pair in enumerate(zip(trained, tested, strict=False)) if pair[0] != pair[1]), None)
+    label = first_difference(trained, tested)
     if label is None:
         return
     told = f"{source}: label {label} is {trained[label]!r} for it and {tested[label]!r} in the test data"
