@@ -151,6 +151,7 @@ RULES = [
     Rule(r"benchmarks/inference.py", "--repeats 1", slow=True),
     Rule(r"benchmarks/seams.py", "--repeats 1 --only tood"),
     Rule(r"benchmarks/self_distillation.py", "--repeats 1", slow=True),
+    Rule(r"benchmarks/data_checks.py", "--images 50 --boxes 200 --repeats 1"),
     Rule(r"benchmarks/mutual.py", "--repeats 1", slow=True),
     # The stand-in for the checkpoint has weights alone.
     Rule(r"tools/label.py", "--classes 0 1 2 3 4 5 6 7 8 9", {"FOLDER": "data/mine/train"}),
