@@ -7,6 +7,7 @@ from lad.losses.activation_boundaries import ABLoss, activation_boundary_loss
 from lad.losses.attention_transfer import ATLoss, attention_transfer_loss
 from lad.losses.bounded_regression import BoundedRegressionLoss, bounded_regression_loss
 from lad.losses.channel_wise import CWDLoss, channel_wise_divergence
+from lad.losses.contrastive import nt_xent_loss
 from lad.losses.decoupled import DKDLoss, binary_decoupled_kd_loss, decoupled_kd_loss
 from lad.losses.factor_transfer import FTLoss, factor_transfer_loss
 from lad.losses.feature import FeatureLoss, Objects
@@ -65,6 +66,7 @@ __all__ = [
     "kl_divergence",
     "localisation_distillation_loss",
     "negative_expectation",
+    "nt_xent_loss",
     "object_masks",
     "partial_l2_loss",
     "pearson_distillation_loss",

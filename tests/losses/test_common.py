@@ -91,6 +91,16 @@ def partial(student, teacher):
     return ((teacher - student).square() * counted).mean(dim=(1, 2, 3))
 
 
+def contrastive(first, second):
+    """Temperature 0.1; the row of each embedding by itself."""
+    views = F.normalize(torch.cat([first, second]), dim=1)
+    others = torch.arange(10).roll(5)
+    rows = [10 * views @ views[i] for i in range(10)]
+    return torch.stack(
+        [torch.cat([row[:i], row[i + 1 :]]).logsumexp(0) - row[others[i]] for i, row in enumerate(rows)]
+    )
+
+
 def focal(prob, labels):
     hit = F.one_hot(labels, 5)[:, :4]
     return -(0.25 * hit * (1 - prob) ** 2 * prob.log() + 0.75 * (1 - hit) * prob**2 * (1 - prob).log())
@@ -131,6 +141,7 @@ CASES = dict(
     channel_wise=LossCase(
         losses.channel_wise_divergence, lambda s, t: categorical(s.flatten(2), t.flatten(2)), *MAPS
     ),
+    contrastive=LossCase(losses.nt_xent_loss, contrastive, *LOGITS, per_sample=False, taught=False),
     decoupled=LossCase(
         lambda s, t, y: losses.decoupled_kd_loss(s, t, y, beta=2.0), decoupled, *LOGITS, others=(LABELS,)
     ),

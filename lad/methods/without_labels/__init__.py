@@ -1,0 +1,1 @@
+"""Methods that train backbone and neck on images without labels."""
