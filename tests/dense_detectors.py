@@ -36,6 +36,15 @@ def dense(family: str, **bbox_head) -> ConfigDict:
     return config
 
 
+def differing(config: ConfigDict) -> ConfigDict:
+    """The detector with a wider backbone, group norm, and images in RGB from 0 to 1."""
+    config = copy.deepcopy(config)
+    config.backbone.update(base_channels=16, norm_cfg=dict(type="GN", num_groups=4))
+    config.neck.in_channels = [16, 32, 64, 128]
+    config.data_preprocessor.update(mean=[0.0] * 3, std=[255.0] * 3, bgr_to_rgb=False)
+    return config
+
+
 def distil(
     folder: Path,
     methods: list[dict],

@@ -9,6 +9,8 @@ from lad.losses.bounded_regression import BoundedRegressionLoss, bounded_regress
 from lad.losses.channel_wise import CWDLoss, channel_wise_divergence
 from lad.losses.contrastive import nt_xent_loss
 from lad.losses.decoupled import DKDLoss, binary_decoupled_kd_loss, decoupled_kd_loss
+from lad.losses.direction import direction_distance
+from lad.losses.diversity import complementary_attention, complementary_features, diversity_loss
 from lad.losses.factor_transfer import FTLoss, factor_transfer_loss
 from lad.losses.feature import FeatureLoss, Objects
 from lad.losses.feature_distance import FeatureDistanceLoss, feature_distance_loss
@@ -56,7 +58,11 @@ __all__ = [
     "binary_soft_cross_entropy",
     "bounded_regression_loss",
     "channel_wise_divergence",
+    "complementary_attention",
+    "complementary_features",
     "decoupled_kd_loss",
+    "direction_distance",
+    "diversity_loss",
     "factor_transfer_loss",
     "feature_distance_loss",
     "focal_kl_loss",

@@ -17,6 +17,7 @@ from lad.methods.response.soft_label import SoftLabelDistillation
 from lad.methods.roi.logits import RoILogitDistillation
 from lad.methods.roi.rcnn import RCNNDistillation
 from lad.methods.roi.rpn import RPNDistillation
+from lad.methods.together.feature_fusion import FeatureFusionSelfDistillation
 from lad.methods.together.mutual import MutualLogitDistillation
 from lad.methods.together.self_distillation import SelfDistillation
 
@@ -28,6 +29,7 @@ __all__ = [
     "DistillationMethod",
     "FactorTransferDistillation",
     "FeatureDistillation",
+    "FeatureFusionSelfDistillation",
     "HintDistillation",
     "JointMethod",
     "LabelAssignmentDistillation",

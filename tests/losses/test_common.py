@@ -76,6 +76,26 @@ def relations(student, teacher):
     return 25 * F.smooth_l1_loss(own_d, taught_d) + 50 * F.smooth_l1_loss(own_a, taught_a)
 
 
+def diversity(student, other):
+    """Position by position, by the definition of the complement."""
+    own, taught = (maps.square().mean(1).flatten(1) for maps in (student, other))
+    rows = []
+    for mine, theirs in zip(own, taught, strict=True):
+        norm = theirs.norm()
+        unit = theirs / norm
+        threshold = unit.sort().values[len(unit) // 3 - 1]
+        target = [u if u < threshold else norm / 2 if u == threshold else norm - u for u in unit]
+        rows.append(((mine / mine.norm() - torch.stack(target)) ** 2).mean())
+    return torch.stack(rows)
+
+
+def directions(student, teacher):
+    cosine = torch.stack(
+        [(s * t).sum() / (s.norm() * t.norm()) for s, t in zip(student, teacher, strict=True)]
+    )
+    return 2 * (1 - cosine) / student[0].numel()
+
+
 def bounded(student, teacher, target):
     own, bound = (student - target).square().sum(1), (teacher - target).square().sum(1)
     return torch.stack([a if a > b else a * 0 for a, b in zip(own, bound, strict=True)])
@@ -151,6 +171,9 @@ CASES = dict(
         *LOGITS,
         others=(LABELS,),
     ),
+    direction=LossCase(losses.direction_distance, directions, *MAPS),
+    # The sizes of the target are the other map's, so that large inputs are compared less finely.
+    diversity=LossCase(losses.diversity_loss, diversity, *MAPS),
     factor_transfer=LossCase(
         losses.factor_transfer_loss,
         lambda s, t: (
@@ -235,7 +258,13 @@ CASES = dict(
     ),
 )
 #: Of ``losses.__all__``: no losses but parts of them.
-PARTS = {"negative_expectation", "object_masks", "focal_terms"}
+PARTS = {
+    "complementary_attention",
+    "complementary_features",
+    "focal_terms",
+    "negative_expectation",
+    "object_masks",
+}
 
 every_loss = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 

@@ -12,7 +12,7 @@ from lad.methods.together.pairs import mutual_pairs
 import pytest
 import torch
 import torch.nn.functional as F
-from dense_detectors import dense, flat, outputs_of
+from dense_detectors import dense, differing, flat, outputs_of
 from detr_detectors import small_detr
 from helpers import at, make_batch
 from mmdet.apis import init_detector
@@ -24,15 +24,6 @@ from two_stage_detectors import two_stage
 MUTUAL = dict(type="MutualLogitDistillation")
 EXITS = dict(early=dict(levels=[1]), late=dict(levels=[1, 2]))
 BOTH = dict(a=EXITS, b=EXITS)
-
-
-def other(config):
-    """The detector with a wider backbone, group norm, and images in RGB from 0 to 1."""
-    config = copy.deepcopy(config)
-    config.backbone.update(base_channels=16, norm_cfg=dict(type="GN", num_groups=4))
-    config.neck.in_channels = [16, 32, 64, 128]
-    config.data_preprocessor.update(mean=[0.0] * 3, std=[255.0] * 3, bgr_to_rgb=False)
-    return config
 
 
 def retina(**bbox_head):
@@ -47,7 +38,7 @@ def softmax_retina():
 
 def learn(networks=None, seed=0, mutual=None, **settings):
     """Networks that learn from each other, with random weights whose logits differ."""
-    networks = networks or dict(a=retina(), b=other(retina()))
+    networks = networks or dict(a=retina(), b=differing(retina()))
     config = dict(type="DistillationDetector", networks=networks, methods=[dict(MUTUAL, **(mutual or {}))])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -115,7 +106,7 @@ def labels_of(network, outputs, samples):
 @pytest.mark.parametrize("form", ["sigmoid", "softmax"])
 def test_dense_terms_are_those_of_the_formula(form):
     config = retina() if form == "sigmoid" else softmax_retina()
-    networks = dict(a=config, b=other(config))
+    networks = dict(a=config, b=differing(config))
     model = learn(networks, mutual=dict(weight=0.5))
     inputs, samples = make_batch((3, 0, 5))
     losses = losses_of(model, (inputs, samples))
@@ -154,7 +145,7 @@ def test_terms_of_exits_are_those_of_the_formula():
 
 @pytest.mark.parametrize("kind", ["faster", "cascade"])
 def test_roi_heads_are_compared_on_the_learners_own_proposals(kind):
-    networks = dict(a=two_stage(kind), b=other(two_stage(kind)))
+    networks = dict(a=two_stage(kind), b=differing(two_stage(kind)))
     model = learn(networks)
     inputs, samples = make_batch((3, 2))
     seen = {}
@@ -186,7 +177,7 @@ def test_roi_heads_are_compared_on_the_learners_own_proposals(kind):
 
 
 def test_three_networks_have_six_terms_which_are_those_of_each_two():
-    networks = dict(a=retina(), b=other(retina()), c=retina())
+    networks = dict(a=retina(), b=differing(retina()), c=retina())
     model = learn(networks)
     batch = make_batch((3, 5))
     terms = terms_of(losses_of(model, batch))
@@ -203,8 +194,8 @@ def test_three_networks_have_six_terms_which_are_those_of_each_two():
             torch.testing.assert_close(terms[name], value, rtol=1e-4, atol=1e-6)
 
 
-def test_two_of_three_networks_learn_from_each_other():
-    model = learn(dict(a=retina(), b=other(retina()), c=retina()), mutual=dict(among=["c", "b"]))
+def test_two_of_three_networks_learn_from_each_differing():
+    model = learn(dict(a=retina(), b=differing(retina()), c=retina()), mutual=dict(among=["c", "b"]))
     losses = losses_of(model)
     assert set(terms_of(losses)) == {"loss_mutual.b.c", "loss_mutual.c.b"}
     assert "a.loss_cls" in losses
@@ -257,7 +248,7 @@ def logged_steps(model, count=6):
 @pytest.mark.parametrize("kind", ["dense", "roi"])
 def test_with_weight_zero_every_network_trains_as_it_does_alone(kind):
     own = two_stage() if kind == "roi" else retina()
-    networks = dict(a=own, b=other(own))
+    networks = dict(a=own, b=differing(own))
     model = learn(networks, deploy="b", mutual=dict(weight=0))
     alone = {name: MODELS.build(copy.deepcopy(config)).train() for name, config in networks.items()}
     for name, network in alone.items():
@@ -282,7 +273,7 @@ def test_with_weight_zero_networks_with_exits_train_as_without_the_method():
 
 @pytest.mark.parametrize("kind", ["dense", "roi"])
 def test_gradients_of_a_term_reach_its_learner_only(kind):
-    networks = dict(a=two_stage(), b=other(two_stage())) if kind == "roi" else None
+    networks = dict(a=two_stage(), b=differing(two_stage())) if kind == "roi" else None
     model = learn(
         networks, exits={} if kind == "roi" else BOTH, mutual=dict(pairs="output" if kind == "roi" else "all")
     )
@@ -334,7 +325,7 @@ def test_every_network_runs_once_a_step():
 
 @pytest.mark.parametrize("objects", [(0, 0), (0, 1), (1,)])
 def test_images_without_objects_and_a_batch_of_one_image_train(objects):
-    for networks in (None, dict(a=two_stage(), b=other(two_stage()))):
+    for networks in (None, dict(a=two_stage(), b=differing(two_stage()))):
         model = learn(networks)
         total, _ = model.parse_losses(losses_of(model, make_batch(objects)))
         total.backward()
@@ -343,7 +334,7 @@ def test_images_without_objects_and_a_batch_of_one_image_train(objects):
 
 @pytest.mark.parametrize("deploy", ["a", "b"])
 def test_every_networks_file_loads_in_plain_mmdetection_and_predicts_bit_equal(deploy, tmp_path):
-    configs = dict(a=retina(), b=other(retina()))
+    configs = dict(a=retina(), b=differing(retina()))
     for config in configs.values():
         config.test_cfg.score_thr = 0.0
     model = learn(configs, exits=BOTH, deploy=deploy, mutual=dict(pairs="all"))
@@ -392,7 +383,7 @@ def test_average_of_weights_learns_by_its_own_networks():
 
 @pytest.mark.parametrize("kind", ["dense", "roi"])
 def test_terms_are_float32_in_mixed_precision(kind):
-    model = learn(dict(a=two_stage(), b=other(two_stage())) if kind == "roi" else None)
+    model = learn(dict(a=two_stage(), b=differing(two_stage())) if kind == "roi" else None)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = losses_of(model)
     assert all(value.dtype == torch.float32 and value.isfinite() for value in terms_of(losses).values())
@@ -400,7 +391,7 @@ def test_terms_are_float32_in_mixed_precision(kind):
 
 def test_labels_of_a_shared_assignment_can_be_learnt_beside_it():
     """CoLAD decides the labels and the networks learn each other's logits on them."""
-    networks = dict(a=dense("paa"), b=other(dense("paa")))
+    networks = dict(a=dense("paa"), b=differing(dense("paa")))
     shared = dict(type="CoLearningAssignment", switch=dict(type="StdMeanSwitch", per="gt_level"))
     losses = losses_of(learn(networks, methods=[shared, MUTUAL]))
     assert {"a.share", "a.loss_cls", "loss_mutual.a.b", "loss_mutual.b.a"} <= set(losses)

@@ -64,9 +64,7 @@ class DenseDistillation(DistillationMethod):
 
     def labels(self, step: Step) -> DenseLabels:
         """The labels of the batch that the student has just trained on."""
-        levels = step.outputs["bbox_head"][0]
-        reader: LabelReader = step.observations[self]
-        return reader.labels(len(levels[0]), level_counts(step.student.bbox_head, levels))
+        return labels_of(step.student.bbox_head, step.outputs["bbox_head"], step.observations[self])
 
     def heads(self, student: BaseDetector, teacher: Teacher) -> list[Any]:
         """The heads of the two, None where there is none."""
@@ -76,6 +74,17 @@ class DenseDistillation(DistillationMethod):
 def has_class_scores(head: BaseDenseHead | None) -> bool:
     """Whether a head's outputs begin with the class scores of its priors."""
     return isinstance(head, HEADS) and not isinstance(head, ATSSVLFusionHead)
+
+
+def labels_of(head: BaseDenseHead, outputs: Sequence[Any], reader: LabelReader) -> DenseLabels:
+    """The labels of a batch that a head has just trained on.
+
+    Args:
+        head: The head.
+        outputs: What its ``forward`` returned.
+        reader: What has recorded its loss.
+    """
+    return reader.labels(len(outputs[0][0]), level_counts(head, outputs[0]))
 
 
 def level_counts(head: BaseDenseHead, cls_scores: Sequence[Tensor]) -> list[int]:

@@ -6,13 +6,14 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from lad.errors import UnsupportedError
 from lad.exchange.labels import DenseLabels, LabelReader, reading_labels
 from lad.heads.dense import class_logits
 from lad.methods.base import Step
-from lad.methods.response.dense import check_dense_heads, check_labels_known, check_same_count, level_counts
+from lad.methods.response.dense import check_dense_heads, check_labels_known, check_same_count, labels_of
 from lad.methods.response.logits import build_logit_loss, logit_loss
 from lad.methods.roi.logits import RoILogitDistillation
 from lad.networks.peer import PeerTeacher, PeerView
@@ -94,24 +95,12 @@ class DenseComparison(Comparison):
         logits, labels = {}, {}
         for name, step in steps.items():
             logits[name] = class_logits(step.student.bbox_head, step.outputs["bbox_head"])
-            labels[name] = self._labels(step, observed[name])
+            labels[name] = labels_of(step.student.bbox_head, step.outputs["bbox_head"], observed[name])
         terms = {}
         for (learner, teacher), name in self.names.items():
-            own, taught = logits[learner], logits[teacher].detach()
-            check_same_count(pair_label(self.owner, learner, teacher), own, taught)
-            terms[name] = logit_loss(
-                self.loss,
-                own.flatten(0, 1),
-                taught.flatten(0, 1),
-                labels[learner].labels.flatten(),
-                labels[learner].counts.flatten().float(),
-                avg_factor=labels[learner].avg_factor,
-            )
+            pair = pair_label(self.owner, learner, teacher)
+            terms[name] = compare_dense(pair, self.loss, logits[learner], logits[teacher], labels[learner])
         return terms
-
-    def _labels(self, step: Step, reader: LabelReader) -> DenseLabels:
-        levels = step.outputs["bbox_head"][0]
-        return reader.labels(len(levels[0]), level_counts(step.student.bbox_head, levels))
 
     def loss_weight(self) -> float:
         """See :meth:`Comparison.loss_weight`."""
@@ -165,6 +154,56 @@ class RoIComparison(Comparison):
     def loss_weight(self) -> float:
         """See :meth:`Comparison.loss_weight`."""
         return getattr(next(iter(self.by_pair.values())).loss, "loss_weight", 1.0)
+
+
+def compare_dense(
+    owner: str, loss: nn.Module, student: Tensor, teacher: Tensor, labels: DenseLabels
+) -> Tensor:
+    """A loss of logits at every prior that counts in the student's own loss, over what that loss is divided by.
+
+    Args:
+        owner: For messages.
+        loss: What :func:`lad.methods.response.logits.build_logit_loss` built.
+        student: (N, P, C) logits.
+        teacher: Likewise; no gradient flows to them.
+        labels: What the student's head trains on.
+
+    Raises:
+        UnsupportedError: the numbers of priors differ.
+    """
+    check_same_count(owner, student, teacher)
+    return logit_loss(
+        loss,
+        student.flatten(0, 1),
+        teacher.detach().flatten(0, 1),
+        labels.labels.flatten(),
+        labels.counts.flatten().float(),
+        avg_factor=labels.avg_factor,
+    )
+
+
+def check_same_classes(owner: str, networks: Mapping[str, BaseDetector]) -> None:
+    """Refuse networks with other numbers of classes.
+
+    Raises:
+        UnsupportedError: names two of them.
+    """
+    counts = {
+        name: count for name, network in networks.items() if (count := _num_classes(network)) is not None
+    }
+    for (first, number), (name, count) in pairwise(counts.items()):
+        if count != number:
+            raise UnsupportedError(
+                f"{owner}: {first} has {number} classes and {name} {count}; networks that learn from each other need "
+                "the same classes: set num_classes alike."
+            )
+
+
+def _num_classes(network: BaseDetector) -> int | None:
+    """Number of classes of a detector's RoI head or dense head; None where it has neither."""
+    head = getattr(getattr(network, "roi_head", network), "bbox_head", None)
+    first = head[0] if isinstance(head, nn.ModuleList) else head  # of a cascade
+    return getattr(first, "num_classes", None)
 
 
 def pair_label(owner: str, learner: str, teacher: str) -> str:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Literal, get_args
 
 from lad.base.schedules import build_schedule
 from lad.errors import ConfigError, UnsupportedError, listed
 from lad.methods.base import JointMethod, Step
-from lad.methods.together.comparisons import Comparison, DenseComparison, RoIComparison
+from lad.methods.together.comparisons import Comparison, DenseComparison, RoIComparison, check_same_classes
 from lad.methods.together.pairs import mutual_pairs
 
 import torch
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 #: Which predictors learn from each other: the networks' main heads alone, or their exits too.
 Predictors = Literal["output", "all"]
@@ -101,7 +100,7 @@ class MutualLogitDistillation(JointMethod):
             raise ConfigError(
                 f"{owner}: pairs='all' compares exits too, and {listed(networks, 5)} have none: {hint}."
             )
-        _check_same_classes(owner, networks)
+        check_same_classes(owner, networks)
         self.names = {pair: f"{self.loss_name}.{name}" for pair, name in mutual_pairs(networks).items()}
         self.comparison: Comparison
         if any(kinds.values()):
@@ -135,25 +134,6 @@ class MutualLogitDistillation(JointMethod):
     def loss_weights(self) -> dict[str, float]:
         """The factor of each term, of a schedule the last."""
         return dict.fromkeys(self.names.values(), self.weight.end * self.comparison.loss_weight())
-
-
-def _check_same_classes(owner: str, networks: Mapping[str, BaseDetector]) -> None:
-    counts = {
-        name: count for name, network in networks.items() if (count := _num_classes(network)) is not None
-    }
-    for (first, number), (name, count) in pairwise(counts.items()):
-        if count != number:
-            raise UnsupportedError(
-                f"{owner}: {first} has {number} classes and {name} {count}; networks that learn from each other need "
-                "the same classes: set num_classes alike."
-            )
-
-
-def _num_classes(network: BaseDetector) -> int | None:
-    """Number of classes of a detector's RoI head or dense head; None where it has neither."""
-    head = getattr(getattr(network, "roi_head", network), "bbox_head", None)
-    first = head[0] if isinstance(head, nn.ModuleList) else head  # of a cascade
-    return getattr(first, "num_classes", None)
 
 
 def _dense_loss(networks: Mapping[str, BaseDetector]) -> dict:
