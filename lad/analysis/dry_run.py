@@ -15,7 +15,7 @@ from lad.base.capture import Outputs, levels_of, split_level
 from lad.base.config import detector_config
 from lad.base.progress import Progress
 from lad.base.replace import replaced
-from lad.detectors.binding import BoundMethod
+from lad.detectors.bound import BoundMethod
 from lad.detectors.configs import is_distillation, with_networks
 from lad.detectors.distillation import DistillationDetector
 from lad.detectors.inspection import bound_methods
@@ -23,9 +23,11 @@ from lad.detectors.masks import predicts_masks
 from lad.detectors.networks import NetworksDetector
 from lad.errors import ConfigError
 from lad.methods.assignment.co_learning import CoLearningAssignment
+from lad.methods.base import Link, SeveralTeachersMethod
 from lad.networks.building import without_pretraining
 from lad.networks.channels import image_channels
 from lad.networks.dry_run import dry_run
+from lad.networks.routes import Teacher, TeacherRoute
 from lad.networks.shapes import SIDE, check_shapes
 from lad.networks.snapshot import Snapshot
 
@@ -92,25 +94,35 @@ def wiring_of(model: DistillationDetector) -> list[WiringRow]:
             rows.append(WiringRow(name, " + ".join(one.learners), *[NOTHING] * 6))
             continue
         learner = one.learner if len(model.learners) > 1 else NOTHING
-        links = one.method.links()
-        own = _outputs(model.learners[one.learner], [link.student for link in links])
-        taught = _outputs(one.route.teacher.model, [link.teacher for link in links])
-        for link in links:
-            rows.append(
-                WiringRow(
-                    name,
-                    learner,
-                    model.taught_by(name) or NOTHING,
-                    link.student or NOTHING,
-                    _shape(own, link.student),
-                    link.teacher or NOTHING,
-                    _shape(taught, link.teacher),
-                    link.connector or NOTHING,
+        for label, teacher, links in _taught(model, one, one.route):
+            own = _outputs(model.learners[one.learner], [link.student for link in links])
+            taught = _outputs(teacher.model, [link.teacher for link in links])
+            for link in links:
+                rows.append(
+                    WiringRow(
+                        name,
+                        learner,
+                        label,
+                        link.student or NOTHING,
+                        _shape(own, link.student),
+                        link.teacher or NOTHING,
+                        _shape(taught, link.teacher),
+                        link.connector or NOTHING,
+                    )
                 )
-            )
-        if not links:
-            rows.append(WiringRow(name, learner, model.taught_by(name) or NOTHING, *[NOTHING] * 5))
+            if not links:
+                rows.append(WiringRow(name, learner, label, *[NOTHING] * 5))
     return rows
+
+
+def _taught(
+    model: DistillationDetector, one: BoundMethod, route: TeacherRoute
+) -> list[tuple[str, Teacher, list[Link]]]:
+    """The name, the teacher and the pairs of modules of each teacher of a method; an ensemble is one."""
+    if route.teacher is not None:
+        return [(model.taught_by(one.name) or NOTHING, route.teacher, one.method.links())]
+    assert isinstance(one.method, SeveralTeachersMethod)  # the others have a teacher
+    return [(name, member, one.method.links_of_teacher(name)) for name, member in route.members.items()]
 
 
 def _outputs(model: BaseDetector, names: Iterable[str | None]) -> Outputs:

@@ -30,6 +30,7 @@ from lad.detectors.masks import check_loads_masks, mask_heads, num_mask_classes,
 from lad.engine.model import detector_of
 from lad.errors import ConfigError, DataError, nearest
 from lad.evaluation.configured import evaluated_files
+from lad.methods.base import DistillationMethod
 from lad.networks.channels import image_channels
 from lad.networks.shapes import check_shapes
 
@@ -315,24 +316,40 @@ def _check_mask_metric(cfg: Config, model: nn.Module) -> None:
 
 def _check_teacher_classes(model: nn.Module, classes: tuple[str, ...]) -> None:
     for name, one in bound_methods(model).items():
-        method, taught = one.method, None if one.route is None else one.route.teacher.classes
-        if taught is None:
+        if one.route is None:
             continue
-        if method.classes is not None:
-            if tuple(method.classes) != classes:
-                raise ConfigError(
-                    f"{name}: classes {', '.join(method.classes)} are not the training data's {', '.join(classes)}: "
-                    "give the data set's classes in its order."
-                )
-        elif (
-            method.compares_classes
-            and len(taught) == len(classes)
-            and (first := first_difference(taught, classes)) is not None
-        ):
-            label = teacher_label(model, name)
-            which = f" {label}" if label else ""
+        method, teacher = one.method, one.route.teacher
+        known = {teacher_label(model, name): teacher} if teacher is not None else one.route.members
+        for label, each in known.items():
+            _check_classes(name, method, label, each.classes or (), classes)
+
+
+def _check_classes(
+    name: str, method: DistillationMethod, label: str, taught: tuple[str, ...], classes: tuple[str, ...]
+) -> None:
+    """Refuse a method's classes, or those of one of its teachers, that are not the training data's.
+
+    Args:
+        name: The method's.
+        method: The method.
+        label: The teacher's name; empty for the only one.
+        taught: The teacher's classes; empty if its checkpoint records none.
+        classes: The training data's.
+    """
+    if method.classes is not None:
+        if tuple(method.classes) != classes:
             raise ConfigError(
-                f"the teacher{which} was trained on other classes than the training data: class {first} is "
-                f"{taught[first]!r} for the teacher and {classes[first]!r} here; bring the data set's classes into the "
-                "teacher's order, or name them where a method takes `classes`."
+                f"{name}: classes {', '.join(method.classes)} are not the training data's {', '.join(classes)}: "
+                "give the data set's classes in its order."
             )
+    elif (
+        method.compares_classes
+        and len(taught) == len(classes)
+        and (first := first_difference(taught, classes)) is not None
+    ):
+        which = f" {label}" if label else ""
+        raise ConfigError(
+            f"the teacher{which} was trained on other classes than the training data: class {first} is "
+            f"{taught[first]!r} for the teacher and {classes[first]!r} here; bring the data set's classes into the "
+            "teacher's order, or name them where a method takes `classes`."
+        )

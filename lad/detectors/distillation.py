@@ -10,35 +10,32 @@ from lad.base.capture import Capture, Outputs, root_of
 from lad.base.phases import Phase
 from lad.base.progress import Progress
 from lad.base.random_state import RandomState
-from lad.compat.messages import TORCH_ONE_VALUE
-from lad.detectors.binding import (
-    BoundMethod,
-    Candidates,
-    add_terms,
-    build_methods,
+from lad.detectors.binding import build_methods
+from lad.detectors.bound import BoundMethod, Candidates
+from lad.detectors.conflicts import (
+    check_can_learn_without_labels,
     check_is_list_of_methods,
     check_is_method,
     check_trains_without_labels,
     steering_order,
-    trains_exits,
-    weighted_losses,
 )
 from lad.detectors.masks import samples_for
+from lad.detectors.names import trains_exits
 from lad.detectors.networks import NetworksDetector
 from lad.detectors.pretraining import find_pretraining, phase_of, pretrained
-from lad.errors import ConfigError, UnsupportedError
+from lad.detectors.steps import Batch, modules_to_capture, steps_of
+from lad.detectors.terms import add_terms, weighted_losses
+from lad.errors import ConfigError
 from lad.methods.base import DistillationMethod, JointMethod, Step
 from lad.networks.cache import take_fingerprints
-from lad.networks.forward import DENSE_HEADS, run_dense
+from lad.networks.forward import run_dense
 from lad.networks.initialisation import Inheritance, find_inheritance, inherit, wanted_modules
-from lad.networks.peer import PeerView
 from lad.networks.roles import teacher_configs, trained_configs
-from lad.networks.routes import Teacher, find_route, modules_read, resolve_views
+from lad.networks.routes import Teacher, find_route
+from lad.networks.single_value import explaining_single_values
 from lad.networks.snapshot import Snapshot
-from lad.networks.view import TeacherView
 
 import torch
-from mmdet.models.detectors import DetectionTransformer
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmengine.logging import print_log
@@ -64,8 +61,9 @@ class DistillationDetector(NetworksDetector):
             ``distillation.``. ``learner`` names the network or exit that it trains (default: the deployed network),
             ``taught_by`` its teacher (default: the only frozen one; methods of exits: every exit of the deployed
             network, taught by that network); ``taught_by=['a', 'b']`` with
-            ``ensemble='average'`` or ``'attention'`` (:func:`lad.networks.ensemble.combine`) combines several. Where
-            there are several, the names of its losses begin with the learner's and the teacher's, ``a.loss_hint``.
+            ``ensemble='average'`` or ``'attention'`` (:func:`lad.networks.ensemble.combine`) combines several, and
+            :class:`lad.methods.base.SeveralTeachersMethod` takes them apart. Where there are several, the names of
+            its losses begin with the learner's and the teacher's, ``a.loss_hint``.
         student_loss: Whether the student learns its own loss too. False: from the teacher alone, by the methods'
             losses; labels are then needed only where a method needs them.
         data_preprocessor: Replaces the deployed network's.
@@ -114,7 +112,7 @@ class DistillationDetector(NetworksDetector):
         self._build_teachers(teacher_configs(teacher, teachers, required=alone))
         self.student_loss = student_loss
         if not student_loss:
-            self._check_can_learn_without_labels()
+            check_can_learn_without_labels(self.student, self.learners)
         # Adapters draw their initial weights here; the networks' own must not depend on which methods there are.
         with torch.random.fork_rng(devices=[]):
             self.bound = build_methods(methods, self._candidates())
@@ -136,22 +134,9 @@ class DistillationDetector(NetworksDetector):
     def _candidates(self) -> Candidates:
         return Candidates(self.learners, tuple(self.trained_networks), self.deploy, self.teachers)
 
-    def _check_can_learn_without_labels(self) -> None:
-        if len(self.learners) > 1:
-            raise UnsupportedError(
-                "student_loss=False: networks that are trained together, and exits, learn their own losses; it works "
-                "with a single student."
-            )
-        dense = any(hasattr(self.student, name) for name in DENSE_HEADS)
-        if not dense or isinstance(self.student, DetectionTransformer):
-            raise UnsupportedError(
-                f"student_loss=False needs a dense head ({', '.join(DENSE_HEADS)}), which "
-                f"{type(self.student).__name__} has not."
-            )
-
     def _plan_inheritance(self, setting: str | Sequence[str] | dict) -> None:
         name, modules = wanted_modules(setting)
-        source = find_route(self.teachers, {}, name, None, "initialise_from_teacher").teacher
+        [source] = find_route(self.teachers, {}, name, None, "initialise_from_teacher").members.values()
         if isinstance(source, Snapshot):
             raise ConfigError(
                 "initialise_from_teacher: a snapshot has the weights of a network of the same run; name a "
@@ -172,12 +157,12 @@ class DistillationDetector(NetworksDetector):
         return list(self.distillation.values())
 
     def teacher_of(self, name: str) -> Teacher | None:
-        """The teacher of the method of this name; None for a joint method."""
+        """The teacher of the method of this name; None for one that is joint or takes several teachers apart."""
         route = self.bound[name].route
         return None if route is None else route.teacher
 
     def taught_by(self, name: str) -> str:
-        """The name of a method's teacher, 'a+b' for an ensemble; empty for the only frozen teacher."""
+        """The name of a method's teacher, 'a+b' for several; empty for the only frozen teacher, or for all apart."""
         route = self.bound[name].route
         return "" if route is None else self._candidates().teacher_label(route)
 
@@ -234,7 +219,8 @@ class DistillationDetector(NetworksDetector):
         images = self._network_images(inputs, data_samples)
         with ExitStack() as observing:
             outputs = self._capture(observing, self.bound, is_pretraining=False)
-            steps = self._steps(self.bound, progress, images, data_samples, outputs, is_pretraining=False)
+            batch = Batch(progress, images, data_samples, outputs, self.student_loss)
+            steps = steps_of(self.bound, self._candidates(), batch, is_pretraining=False)
             for name, one in self.bound.items():
                 for step in steps[name].values():
                     observing.enter_context(one.method.observe(step))
@@ -294,18 +280,10 @@ class DistillationDetector(NetworksDetector):
                     step = steps[name][learner]
                     steering.enter_context(one.method.steer(step))
                     weight *= one.method.own_loss_weight(step.progress)
-            try:
+            with explaining_single_values(learner, inputs):
                 if self.student_loss:
                     return weighted_losses(network.loss(inputs, data_samples), weight)
                 run_dense(network, inputs)
-            except ValueError as error:
-                if TORCH_ONE_VALUE not in str(error):
-                    raise
-                raise UnsupportedError(
-                    f"{learner}: a batch or group norm has a single value to normalise, on the coarsest map of a batch "
-                    f"of {len(inputs)} of {inputs.shape[-2]}x{inputs.shape[-1]} pixels: train with at least two images "
-                    "a process (train_dataloader.batch_size), or with larger ones."
-                ) from error
             return {}
 
     def _pretraining_losses(
@@ -318,7 +296,8 @@ class DistillationDetector(NetworksDetector):
                 if found.names:
                     own = images[learner.partition(".")[0]]
                     run_dense(self.learners[learner], own, set(map(root_of, found.names)))
-        steps = self._steps(methods, progress, images, data_samples, outputs, is_pretraining=True)
+        batch = Batch(progress, images, data_samples, outputs, self.student_loss)
+        steps = steps_of(methods, self._candidates(), batch, is_pretraining=True)
         losses: dict[str, Tensor] = {}
         for name, one in methods.items():
             add_terms(losses, one, one.method.pretraining_losses(steps[name][one.learner]))
@@ -336,87 +315,14 @@ class DistillationDetector(NetworksDetector):
         """Capture, for the length of a stack, what methods read of each learner."""
         # At the first step and not before: MMEngine exchanges batch norms when it wraps a model for several processes.
         if is_pretraining not in self._captures:
+            wanted = modules_to_capture(methods, self.learners, self.exits, is_pretraining)
             self._captures[is_pretraining] = {
-                learner: Capture(self.learners[learner], modules)
-                for learner, modules in self._modules_to_capture(methods, is_pretraining).items()
+                learner: Capture(self.learners[learner], modules) for learner, modules in wanted.items()
             }
         return {
             learner: stack.enter_context(found.record())
             for learner, found in self._captures[is_pretraining].items()
         }
-
-    def _modules_to_capture(
-        self, methods: Mapping[str, BoundMethod], is_pretraining: bool
-    ) -> dict[str, list[str]]:
-        """Names of the modules of each learner that methods read, as their student's or as their teacher's."""
-        wanted: dict[str, list[str]] = {learner: [] for learner in self.learners}
-        for network in self.exits if not is_pretraining else ():
-            wanted[network].append("backbone")
-        for one in methods.values():
-            own, taught = one.method.modules_read(is_pretraining)
-            for learner in one.learners:
-                wanted[learner] += (
-                    one.method.modules_of(learner) if isinstance(one.method, JointMethod) else own
-                )
-            for name in one.route.names if one.route is not None else ():
-                if name in wanted:
-                    wanted[name] += taught
-        return wanted
-
-    def _steps(
-        self,
-        methods: Mapping[str, BoundMethod],
-        progress: Progress,
-        images: Mapping[str, Tensor],
-        data_samples: SampleList,
-        outputs: Mapping[str, Outputs],
-        is_pretraining: bool,
-    ) -> dict[str, dict[str, Step]]:
-        """The step as each method sees it, by the method's name, then the learner's."""
-        views = self._views(methods, images[self.deploy], data_samples, outputs, is_pretraining)
-        resolved = resolve_views((one.route for one in methods.values() if one.route is not None), views)
-        observations: dict[DistillationMethod, Any] = {}
-        return {
-            name: {
-                learner: Step(
-                    inputs=images[learner.partition(".")[0]],
-                    data_samples=data_samples,
-                    student=self.learners[learner],
-                    # Joint methods have none, and read none.
-                    teacher=None if one.route is None else resolved[one.route.key],  # type: ignore[arg-type]
-                    outputs=outputs[learner],
-                    student_loss=self.student_loss,
-                    progress=progress,
-                    observations=observations,
-                    learner=learner,
-                )
-                for learner in one.learners
-            }
-            for name, one in methods.items()
-        }
-
-    def _views(
-        self,
-        methods: Mapping[str, BoundMethod],
-        inputs: Tensor,
-        data_samples: SampleList,
-        outputs: Mapping[str, Outputs],
-        is_pretraining: bool,
-    ) -> dict[str, TeacherView]:
-        """Each teacher's view of the batch; frozen teachers do not run before a method reads their outputs."""
-        reads = [
-            (one.route, one.method.modules_read(is_pretraining)[1])
-            for one in methods.values()
-            if one.route is not None
-        ]
-        views: dict[str, TeacherView] = {
-            name: PeerView(network, outputs[name], len(data_samples))
-            for name, network in self.learners.items()
-        }
-        for name, teacher in self.teachers.items():
-            modules, shared = modules_read(reads, name)
-            views[name] = teacher.view(inputs, data_samples, modules, shared)
-        return views
 
     def init_weights(self) -> None:
         """Initialise the networks and the adapters; what is inherited from the teacher comes last."""

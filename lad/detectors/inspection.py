@@ -5,7 +5,7 @@ A plain MMDetection detector is one trained network without a name.
 
 from __future__ import annotations
 
-from lad.detectors.binding import BoundMethod
+from lad.detectors.bound import BoundMethod
 from lad.detectors.distillation import DistillationDetector
 from lad.detectors.networks import NetworksDetector
 from lad.networks.exits import Exit

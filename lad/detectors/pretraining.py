@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from lad.base.capture import find_module, root_of
 from lad.base.phases import Phase, Pretraining, within
-from lad.detectors.binding import BoundMethod
+from lad.detectors.bound import BoundMethod
 from lad.errors import ConfigError, UnsupportedError
 from lad.networks.forward import DENSE_HEADS, HEADS
 

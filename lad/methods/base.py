@@ -13,7 +13,7 @@ from lad.base.capture import Outputs
 from lad.base.phases import Pretraining
 from lad.base.progress import Progress
 from lad.errors import UnsupportedError
-from lad.networks.routes import Teacher
+from lad.networks.routes import SingleTeacher, Teacher
 from lad.networks.view import TeacherView
 
 from mmdet.models.detectors import BaseDetector
@@ -30,13 +30,15 @@ class Step:
         inputs: Images normalised for the learner, (N, C, H, W).
         data_samples: Ground truth and metadata of the N images.
         student: The learner: the network, or the exit, that the method trains.
-        teacher: The method's view of its teacher on these images; None for methods without one.
+        teacher: The method's view of its teacher on these images; None for methods without one, or that take several
+            apart.
         outputs: Outputs of the learner's captured modules; filled while its own loss is computed.
         student_loss: Whether the learner computes its own loss. Otherwise its dense part alone has run, and labels may
             be missing.
         progress: Place of the step in the run.
         observations: What methods record while they observe the learner's own loss, by method; discarded with the step.
         learner: Name of the learner, ``'a'`` or ``'a.early'``.
+        teachers: Views of all its teachers on these images, by name; several methods share them.
     """
 
     inputs: Tensor
@@ -48,6 +50,7 @@ class Step:
     progress: Progress = field(default_factory=Progress)
     observations: dict[DistillationMethod, Any] = field(default_factory=dict)
     learner: str = ""
+    teachers: Mapping[str, TeacherView] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,37 @@ class DistillationMethod(BaseModule):
     def loss_weights(self) -> dict[str, float]:
         """The weights of its loss terms, as far as they are numbers of its config."""
         return {}
+
+
+class SeveralTeachersMethod(DistillationMethod):
+    """Base of methods that learn from several teachers, each by itself.
+
+    In a config ``taught_by`` names one teacher or several, without ``ensemble``; by default all frozen ones. Teachers
+    may know other classes than the learner, and than each other. The method gets them by name in :meth:`bind_teachers`,
+    and their views of a batch in :attr:`Step.teachers`; each teacher runs once a step, however many methods read it.
+    """
+
+    ensembles = False
+
+    @abstractmethod
+    def bind_teachers(self, student: BaseDetector, teachers: Mapping[str, SingleTeacher]) -> None:
+        """Check that the method fits all detectors and build what depends on them; called once.
+
+        Args:
+            student: The learner.
+            teachers: Its teachers by name, in the order of the config.
+
+        Raises:
+            UnsupportedError: one does not fit; the message names it and what would work.
+        """
+
+    def modules_of_teacher(self, name: str) -> tuple[str, ...]:
+        """The modules of one of its teachers that it reads; by default :attr:`teacher_modules`."""
+        return self.teacher_modules
+
+    def links_of_teacher(self, name: str) -> list[Link]:
+        """The pairs of modules of the student and one teacher that it compares, for the dry-run report."""
+        return [Link(*pair) for pair in zip_longest(self.student_modules, self.modules_of_teacher(name))]
 
 
 class JointMethod(DistillationMethod):

@@ -1,4 +1,4 @@
-"""Routes from teachers to methods: which networks a method learns from, and as which single teacher."""
+"""Routes from teachers to methods: which networks a method learns from, as one teacher or each by itself."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from lad.networks.frozen import FrozenTeacher
 from lad.networks.peer import PeerTeacher
 from lad.networks.view import TeacherView
 
-#: What a method binds to.
-Teacher = FrozenTeacher | PeerTeacher | TeacherEnsemble
+#: One network that teaches.
+SingleTeacher = FrozenTeacher | PeerTeacher
+#: What a method of one teacher binds to.
+Teacher = SingleTeacher | TeacherEnsemble
 
 
 @dataclass(frozen=True)
@@ -20,16 +22,22 @@ class TeacherRoute:
     """The teachers of a method.
 
     Attributes:
-        names: The teachers' names.
-        teacher: What the method binds to: the only one, or their ensemble.
+        members: Each of the teachers by name.
+        teacher: What a method of one teacher binds to: the only one, or their ensemble. None for a method that takes
+            its teachers apart.
     """
 
-    names: tuple[str, ...]
-    teacher: Teacher
+    members: Mapping[str, SingleTeacher]
+    teacher: Teacher | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The teachers' names."""
+        return tuple(self.members)
 
     @property
     def label(self) -> str:
-        """'a', or 'a+b' for an ensemble."""
+        """'a', or 'a+b' for several."""
         return "+".join(self.names)
 
     @property
@@ -37,8 +45,10 @@ class TeacherRoute:
         """Routes with the same key have the same view of a batch."""
         return self.names, getattr(self.teacher, "combination", None)
 
-    def view(self, views: Mapping[str, TeacherView]) -> TeacherView:
-        """The method's view of a batch, given each teacher's."""
+    def view(self, views: Mapping[str, TeacherView]) -> TeacherView | None:
+        """The view of a batch of a method of one teacher, given each teacher's; None if it takes them apart."""
+        if self.teacher is None:
+            return None
         if isinstance(self.teacher, TeacherEnsemble):
             return EnsembleView([views[name] for name in self.names], self.teacher.combination)
         return views[self.names[0]]
@@ -50,20 +60,23 @@ def find_route(
     taught_by: str | Sequence[str] | None,
     ensemble: Combination | None,
     owner: str,
+    apart: bool = False,
 ) -> TeacherRoute:
     """The teachers that a method's config names.
 
     Args:
         frozen: Frozen teachers and snapshots by name.
         trained: Trained networks and exits by name, in the role of a teacher.
-        taught_by: The name that the method gives, or several. None: the only frozen teacher.
+        taught_by: The name that the method gives, or several. None: the only frozen teacher, or all of them for a
+            method that takes several apart.
         ensemble: How several become one, ``'average'`` or ``'attention'``.
         owner: The method's name, for messages.
+        apart: Whether the method takes each teacher by itself, however many there are.
 
     Raises:
         ConfigError: there is no such teacher, or the config does not name one of several.
     """
-    teachers: dict[str, FrozenTeacher | PeerTeacher] = {**trained, **frozen}
+    teachers: dict[str, SingleTeacher] = {**trained, **frozen}
     names = tuple(frozen) if taught_by is None else taught_by
     names = (names,) if isinstance(names, str) else names
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
@@ -75,7 +88,7 @@ def find_route(
         raise ConfigError(
             f"{owner}: there is no frozen teacher; add teacher=dict(config=PATH, checkpoint=PATH_OR_URL)."
         )
-    if taught_by is None and len(names) != 1:
+    if taught_by is None and len(names) != 1 and not (apart and names):
         raise ConfigError(
             f"{owner}: name its teacher, taught_by={next(iter(names or teachers))!r}; there are "
             f"{listed(names or teachers, 5)}."
@@ -88,14 +101,21 @@ def find_route(
             )
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"{owner}: taught_by must name each teacher once, got {list(names)}.")
+    members = {name: teachers[name] for name in names}
+    if apart:
+        if ensemble is not None:
+            raise ConfigError(
+                f"{owner} learns from each of its teachers by itself: leave out ensemble={ensemble!r}."
+            )
+        return TeacherRoute(members, None)
     if (ensemble is None) != (len(names) == 1):
         raise ConfigError(
             f"{owner}: several teachers (taught_by=['a', 'b']) go with ensemble='average' or 'attention', and one goes "
             "without."
         )
     if ensemble is None:
-        return TeacherRoute(names, teachers[names[0]])
-    return TeacherRoute(names, TeacherEnsemble({name: teachers[name] for name in names}, ensemble))
+        return TeacherRoute(members, members[names[0]])
+    return TeacherRoute(members, TeacherEnsemble(members, ensemble))
 
 
 def check_learner_is_not_its_teacher(learner: str, route: TeacherRoute, owner: str) -> None:
@@ -113,7 +133,7 @@ def check_learner_is_not_its_teacher(learner: str, route: TeacherRoute, owner: s
 
 def resolve_views(
     routes: Iterable[TeacherRoute], views: Mapping[str, TeacherView]
-) -> dict[tuple[tuple[str, ...], str | None], TeacherView]:
+) -> dict[tuple[tuple[str, ...], str | None], TeacherView | None]:
     """The view of each route by its key; an ensemble is combined once for all methods that share it.
 
     Args:
@@ -121,16 +141,3 @@ def resolve_views(
         views: Each teacher's view of a batch.
     """
     return {route.key: route.view(views) for route in {route.key: route for route in routes}.values()}
-
-
-def modules_read(
-    reads: Iterable[tuple[TeacherRoute, Sequence[str]]], teacher: str
-) -> tuple[tuple[str, ...], bool]:
-    """The modules of one teacher that any method reads, and whether several methods read some.
-
-    Args:
-        reads: Of each method, its route and the modules of its teachers that it reads.
-        teacher: The teacher's name.
-    """
-    wanted = [modules for route, modules in reads if teacher in route.names and modules]
-    return tuple(dict.fromkeys(name for modules in wanted for name in modules)), len(wanted) > 1

@@ -11,7 +11,7 @@ from typing import Any
 from lad.analysis.pictures.assignment_picture import AssignmentPicture, Candidates, Panel
 from lad.analysis.pictures.decisions import Decisions, Teacher, cost_of, decide, decide_jointly, seam_of
 from lad.base.modes import evaluating
-from lad.detectors.binding import BoundMethod
+from lad.detectors.bound import BoundMethod
 from lad.detectors.inspection import (
     bound_methods,
     exits_of,

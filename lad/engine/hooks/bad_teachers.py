@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lad.base.capture import Capture, Outputs, root_of
-from lad.detectors.binding import BoundMethod
+from lad.detectors.bound import BoundMethod
 from lad.detectors.distillation import DistillationDetector
 from lad.errors import listed
 from lad.methods.base import JointMethod
@@ -97,7 +97,7 @@ def _modules_read(model: DistillationDetector) -> dict[str, tuple[str, ...]]:
 def _taught_by(one: BoundMethod, is_pretraining: bool) -> dict[str, tuple[str, ...]]:
     """The teachers of one method by name, and their modules that it reads; of a joint method, all its networks."""
     if one.route is not None:
-        return dict.fromkeys(one.route.names, tuple(one.method.modules_read(is_pretraining)[1]))
+        return {name: one.modules_of_teacher(name, is_pretraining) for name in one.route.names}
     if isinstance(one.method, JointMethod):
         return {name: tuple(one.method.modules_of(name)) for name in one.learners}
     return {}

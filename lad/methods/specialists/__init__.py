@@ -1,0 +1,1 @@
+"""Methods that learn from several teachers apart, each of which may know other classes."""
