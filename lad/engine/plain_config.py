@@ -11,10 +11,13 @@ from lad.base.config import kind_of
 from lad.datasets import DigitsDataset
 from lad.detectors.configs import deployed_name, is_distillation, trained_configs
 from lad.engine.defaults import HOOKS, LOOPS
+from lad.networks.exits import Exit
+from lad.networks.plain_exit import plain_exit_config
 
 import mmdet.registry
+from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import Registry
+from mmengine.registry import Registry, init_default_scope
 from mmengine.runner import Runner
 
 
@@ -127,6 +130,25 @@ def plain_configs(cfg: Config) -> dict[str, Config]:
     if not is_distillation(cfg.model):
         return {}
     return {name: plain_config(cfg, detector) for name, detector in trained_configs(cfg.model).items()}
+
+
+def kept_exit_configs(cfg: Config) -> dict[str, Config]:
+    """The plain configs of the exits that a training keeps (``keep_exits=True``), as ``NETWORK_EXIT``; else none.
+
+    Their networks are built, to know which maps of their backbones exits read.
+    """
+    if not is_distillation(cfg.model) or not cfg.model.get("keep_exits"):
+        return {}
+    trained = trained_configs(cfg.model)
+    init_default_scope("mmdet")
+    configs = {}
+    for name, exits in (cfg.model.get("exits") or {}).items():
+        network = MODELS.build(copy.deepcopy(trained[name]))
+        for own, spec in exits.items():
+            exit_ = Exit(network, trained[name], spec, f"{name}.{own}")
+            model = plain_exit_config(exit_, network, trained[name], f"{name}.{own}")
+            configs[f"{name}_{own}"] = plain_config(cfg, model)
+    return configs
 
 
 def plain_config(cfg: Config, model: ConfigDict) -> Config:

@@ -14,8 +14,8 @@ from typing import Any
 from lad.base.config import load_config, merge_options
 from lad.datasets.configured import datasets_of
 from lad.engine.checkpoints import write_whole
-from lad.engine.plain_config import plain_configs, student_only
-from lad.errors import ConfigError
+from lad.engine.plain_config import kept_exit_configs, plain_configs, student_only
+from lad.errors import ConfigError, listed, nearest
 from suites import files
 from suites.digest import EVALUATION, ROOT, TRAINING, digest, digests, teacher_checkpoints, with_detectors
 from suites.process import LOCK
@@ -90,7 +90,9 @@ class Run:
         cfg = self.config.train_cfg
         steps = cfg.get("max_epochs") or cfg.get("max_iters")
         name = f"{'epoch' if cfg.get('max_epochs') else 'iter'}_{steps}.pth"
-        return self.folder / (f"{network}_{name}" if network else name)
+        # A single trained network's own file is the checkpoint itself.
+        own = network and [network] != list(plain_configs(self.config))
+        return self.folder / (f"{network}_{name}" if own else name)
 
     def is_trained(self) -> bool:
         """Whether every network's final checkpoint is there; it is written whole or not at all."""
@@ -278,7 +280,17 @@ def plain_config(run: Run, network: Network) -> Config:
         _merge(cfg, {**run.suite.options, **run.suite.schedule, **own}, run)
         return cfg
     cfg = run.config
-    return plain_configs(cfg)[network.name] if network.name else student_only(cfg)
+    if not network.name:
+        return student_only(cfg)
+    known = plain_configs(cfg)
+    if network.name not in known:
+        known |= kept_exit_configs(cfg)
+    if network.name not in known:
+        raise ConfigError(
+            f"{run.entry.config} leaves behind no network {network.name!r}{nearest(network.name, known)}; there are "
+            f"{listed(known, 5)}."
+        )
+    return known[network.name]
 
 
 def count_parameters(cfg: Config) -> int:
