@@ -20,6 +20,13 @@ from lad.losses.hint import HintLoss, hint_loss
 from lad.losses.knowledge_distillation import KDLoss, binary_kl_divergence, kl_divergence
 from lad.losses.localisation import LDLoss, localisation_distillation_loss
 from lad.losses.masked_generation import MGDLoss, generation_loss
+from lad.losses.multi_teacher import (
+    attention_temperature,
+    contrastive_attention,
+    fuse_scores,
+    gate_scores,
+    known_divergence,
+)
 from lad.losses.overhaul import OFDLoss, negative_expectation, partial_l2_loss
 from lad.losses.pearson import PKDLoss, pearson_distillation_loss
 from lad.losses.probability_focal import ProbabilityFocalLoss, probability_focal_loss
@@ -52,6 +59,7 @@ __all__ = [
     "SimilarityPreservingLoss",
     "SoftCrossEntropyLoss",
     "activation_boundary_loss",
+    "attention_temperature",
     "attention_transfer_loss",
     "binary_decoupled_kd_loss",
     "binary_kl_divergence",
@@ -60,6 +68,7 @@ __all__ = [
     "channel_wise_divergence",
     "complementary_attention",
     "complementary_features",
+    "contrastive_attention",
     "decoupled_kd_loss",
     "direction_distance",
     "diversity_loss",
@@ -67,9 +76,12 @@ __all__ = [
     "feature_distance_loss",
     "focal_kl_loss",
     "focal_terms",
+    "fuse_scores",
+    "gate_scores",
     "generation_loss",
     "hint_loss",
     "kl_divergence",
+    "known_divergence",
     "localisation_distillation_loss",
     "negative_expectation",
     "nt_xent_loss",
