@@ -108,7 +108,7 @@ def report_of_file(path: Path, images: Path | None) -> DataReport:
 
 def problems_of_images(data: CocoData, workers: int) -> Iterator[Problem]:
     """Everything that is wrong with the images of a data set, with a progress bar on the error output."""
-    content, _ = read_coco(data.annotations, annotated=False)
+    content, _ = read_coco(data.annotations, annotated=False, labelled=data.labelled)
     if content is None or not content["images"] or data.images is None or not data.images.is_dir():
         return
     print(f"{len(content['images'])} images of {data.annotations}", file=sys.stderr)

@@ -15,6 +15,7 @@ from lad.cli.built_checks import (
     dropping_batch_sizes,
 )
 from lad.cli.data_checks import DataReport, inspect_data
+from lad.cli.label_checks import check_labels
 from lad.cli.loaders import loaders_of
 from lad.datasets.configured import (
     annotation_file,
@@ -200,6 +201,7 @@ def check_training(runner: Runner) -> None:
     report = check_annotations(runner.cfg)
     model = detector_of(runner)
     check_shapes(model)
+    check_labels(runner.cfg, model)
     check_loads_masks(model, runner.cfg.train_dataloader)
     _check_channels(runner.cfg, model)
     _check_mask_metric(runner.cfg, model)
@@ -243,7 +245,7 @@ def _check_objects(dataset: Any, report: DataReport | None) -> int:
     for path, coverage in report.coverage if report is not None else ():
         counted.setdefault(path, []).append((coverage.images, coverage.objects))
     for one in innermost(dataset):
-        if (content := content_of(one)) is not None:
+        if getattr(one, "labelled", True) and (content := content_of(one)) is not None:
             contents[one] = content
             expected = counted.get(Path(getattr(one, "ann_file", None) or ""))
             if expected and (content.images, content.objects) not in expected:

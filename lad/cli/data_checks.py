@@ -18,7 +18,13 @@ from typing import Any
 from lad.cli.loaders import Loader
 from lad.datasets.coco_checks import FileUse, check_coco
 from lad.datasets.coco_file import AnnotationTable, hashable, read_coco
-from lad.datasets.configured import CocoData, filter_rules, has_own_classes, transforms_of
+from lad.datasets.configured import (
+    CocoData,
+    filter_rules,
+    has_own_classes,
+    is_labelled,
+    transforms_of,
+)
 from lad.datasets.coverage import Coverage, expected_coverage
 from lad.datasets.problems import Problem
 from lad.errors import listed
@@ -96,6 +102,7 @@ def inspect_data(loaders: list[Loader], present_only: Collection[str] = ("test_d
         problem for loader in loaders for one in loader.data for problem in _folder_problem(loader, one, kept)
     ]
     problems += [problem for loader in loaders for problem in _instances_problem(loader)]
+    problems += [problem for loader in loaders for problem in _unlabelled_problem(loader)]
     return DataReport(
         problems=list(dict.fromkeys(problems)),
         coverage=[
@@ -125,7 +132,7 @@ class _File:
     def read(self) -> _Inspected:
         """Read the file and check it for all its uses; what is kept of its content is small."""
         use = reduce(or_, self.uses)
-        content, problems = read_coco(self.path, annotated=use.needs_annotations)
+        content, problems = read_coco(self.path, annotated=use.needs_annotations, labelled=use.labelled)
         if content is None:
             return _Inspected(problems, [], None)
         columns = AnnotationTable.of(content)
@@ -183,6 +190,9 @@ def _files_of(loaders: list[Loader]) -> dict[Path, _File]:
             # An evaluator without a file compares with what the data set holds.
             annotated = loader.is_trained or (loader.compares and not loader.evaluated)
             optional = loader.is_trained and len(loader.datasets) > 1
+            if not data.labelled:
+                add(data.annotations, FileUse(annotated=False, labelled=False), None)
+                continue
             use = FileUse(annotated=annotated, masks=data.masks, optional=optional)
             file = add(data.annotations, use, data.classes)
             if loader.is_trained:
@@ -239,6 +249,21 @@ def _instances_problem(loader: Loader) -> Iterator[Problem]:
                 "",
                 f"it has no ann_file, and the pipeline of {loader.name} leaves out 'instances': set ann_file to the "
                 "loader's annotation file",
+                fatal=True,
+            )
+            return
+
+
+def _unlabelled_problem(loader: Loader) -> Iterator[Problem]:
+    """An evaluator that compares detections with the labels of a data set that is read without them."""
+    for dataset in loader.datasets:
+        if loader.compares and not is_labelled(dataset):
+            yield Problem(
+                "no_labels",
+                loader.name,
+                "",
+                f"its data set has labelled=False, and {loader.evaluator} compares detections with labels: name a "
+                "labelled data set, or leave out the evaluation",
                 fatal=True,
             )
             return

@@ -1,14 +1,18 @@
-"""Data sets: the handwritten digits of the demo, checks of annotations and images, loading of damaged images."""
+"""Data sets: the handwritten digits of the demo, images without labels, checks, loading of damaged images."""
 
 from lad.datasets.bad_images import LoadCheckedImageFromFile
+from lad.datasets.coco_dataset import CocoDataset
 from lad.datasets.digits import DIGIT_CLASSES, DigitsParameters, is_complete, make_digits
 from lad.datasets.digits_dataset import DigitsDataset
+from lad.datasets.views import ViewsDataset
 
 __all__ = [
     "DIGIT_CLASSES",
+    "CocoDataset",
     "DigitsDataset",
     "DigitsParameters",
     "LoadCheckedImageFromFile",
+    "ViewsDataset",
     "is_complete",
     "make_digits",
 ]

@@ -36,6 +36,7 @@ class FileUse:
     Attributes:
         loaded: A data set reads its images.
         annotated: A data set reads its annotations, to train on them or for its evaluator.
+        labelled: A data set or an evaluator reads its categories.
         evaluated: COCO's evaluation compares detections with its annotations.
         masks: Masks are loaded: each object needs a ``segmentation``.
         evaluated_masks: Masks are evaluated.
@@ -44,6 +45,7 @@ class FileUse:
 
     loaded: bool = True
     annotated: bool = True
+    labelled: bool = True
     evaluated: bool = False
     masks: bool = False
     evaluated_masks: bool = False
@@ -53,6 +55,7 @@ class FileUse:
         return FileUse(
             loaded=self.loaded or other.loaded,
             annotated=self.annotated or other.annotated,
+            labelled=self.labelled or other.labelled,
             evaluated=self.evaluated or other.evaluated,
             masks=self.masks or other.masks,
             evaluated_masks=self.evaluated_masks or other.evaluated_masks,

@@ -16,13 +16,16 @@ from lad.errors import listed
 import numpy as np
 
 
-def read_coco(path: str | Path, annotated: bool = True) -> tuple[dict | None, list[Problem]]:
+def read_coco(
+    path: str | Path, annotated: bool = True, labelled: bool = True
+) -> tuple[dict | None, list[Problem]]:
     """Read an annotation file and check that it has COCO's structure.
 
     Args:
         path: The file.
         annotated: Whether it must have ``annotations``. Files of test images, whose detections are only written, have
             none.
+        labelled: Whether it must have ``categories``; a list of images without labels needs ``images`` alone.
 
     Returns:
         The content, None if it is unusable; the problems.
@@ -49,6 +52,8 @@ def read_coco(path: str | Path, annotated: bool = True) -> tuple[dict | None, li
         )
     if not annotated:
         content.setdefault("annotations", [])
+    if not labelled:
+        content.setdefault("categories", [])
     for key in ("images", "annotations", "categories"):
         entries = content.get(key)
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lad.datasets.coco_dataset import CocoDataset as OwnCocoDataset
 from lad.errors import ConfigError, listed
 
 from mmcv.transforms import LoadAnnotations, LoadImageFromFile
@@ -36,6 +37,7 @@ class CocoData:
         classes: The class names that the config trains on; None for those of the file.
         color_type, imdecode_backend: How its pipeline decodes images.
         masks: Whether its pipeline loads masks.
+        labelled: Whether its annotations are read.
     """
 
     annotations: Path
@@ -44,6 +46,7 @@ class CocoData:
     color_type: str = "color"
     imdecode_backend: str | None = None
     masks: bool = False
+    labelled: bool = True
 
 
 def setting(config: dict, key: str, kinds: type | tuple[type, ...], where: str) -> Any:
@@ -96,6 +99,8 @@ def classes_of(dataset: dict, where: str) -> tuple[str, ...] | None:
     kind, metainfo = dataset_type(dataset), setting(dataset, "metainfo", dict, where)
     if kind is None or not issubclass(kind, BaseDataset):
         return None
+    if kind is OwnCocoDataset and not is_labelled(dataset) and not has_own_classes(dataset):
+        return None
     classes = (metainfo or {}).get("classes", kind.METAINFO.get("classes"))
     if isinstance(classes, str):
         # Where it is no file's path it is refused below.
@@ -115,7 +120,8 @@ def classes_of(dataset: dict, where: str) -> tuple[str, ...] | None:
     twice = sorted({name for name in classes if list(classes).count(name) > 1})
     if twice:
         raise ConfigError(f"{where}: metainfo.classes names {listed(map(repr, twice))} twice.")
-    return tuple(classes) if kind.__init__ in (CocoDataset.__init__, BaseDetDataset.__init__) else None
+    plain = (CocoDataset.__init__, OwnCocoDataset.__init__, BaseDetDataset.__init__)
+    return tuple(classes) if kind.__init__ in plain else None
 
 
 def first_difference(first: Sequence[str], second: Sequence[str]) -> int | None:
@@ -136,8 +142,16 @@ def is_plain_coco(dataset: dict) -> bool:
     return (
         kind is not None
         and issubclass(kind, CocoDataset)
-        and all(getattr(kind, part) is getattr(CocoDataset, part) for part in parts)
+        and all(
+            getattr(kind, part) in (getattr(CocoDataset, part), getattr(OwnCocoDataset, part))
+            for part in parts
+        )
     )
+
+
+def is_labelled(dataset: dict) -> bool:
+    """Whether the annotations of a data set are read: not with ``labelled=False`` of ``CocoDataset``."""
+    return dataset.get("labelled", True) is not False
 
 
 def annotation_file(dataset: dict, where: str = "dataset") -> Path | None:
@@ -175,6 +189,7 @@ def coco_data(dataset: dict, where: str = "dataset") -> CocoData | None:
         color_type=loading.get("color_type", "color"),
         imdecode_backend=loading.get("imdecode_backend"),
         masks=any(loads_masks(step) for step in steps),
+        labelled=is_labelled(dataset),
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from lad.datasets.coco_dataset import CocoDataset
 from lad.datasets.digits import DIGIT_CLASSES
 
-from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 
 

@@ -37,7 +37,8 @@ PLAIN = {
     "BatchedPAAHead": _Plain("PAAHead", ("box_loss_weight",)),
     # Under MMDetection's own name; the backends' results are equal.
     "CocoMetric": _Plain("CocoMetric", ("backend", "frequencies")),
-    "DigitsDataset": _Plain("CocoDataset"),
+    "CocoDataset": _Plain("CocoDataset", ("labelled",)),
+    "DigitsDataset": _Plain("CocoDataset", ("labelled",)),
 }
 # Of a config's variables those that something is built from.
 _BUILT = (*inspect.signature(Runner.__init__).parameters, "tta_model", "tta_pipeline")
