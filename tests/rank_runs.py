@@ -162,6 +162,20 @@ def cross_layer() -> nn.Module:
     return mutual(dense("gfl"), dense("gfl"), exits=exits, pairs="all")
 
 
+def fusion() -> nn.Module:
+    """FFSD: GFLs, two of which teach the third."""
+    model = MODELS.build(
+        dict(
+            type="DistillationDetector",
+            networks=dict(a=dense("gfl"), b=dense("gfl"), leader=dense("gfl")),
+            methods=[dict(type="FeatureFusionSelfDistillation", leader="leader")],
+        )
+    )
+    for seed, network in enumerate(model.learners.values()):
+        network.load_state_dict(build_like(network, seed))
+    return model
+
+
 def mutual_two_stage() -> nn.Module:
     """Three Faster R-CNNs; samplers take everything."""
     configs = [two_stage_detectors.two_stage("faster", base=base) for base in (8, 16, 8)]
@@ -219,6 +233,7 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "roles": roles,
     "self_distillation": self_distillation,
     "cross_layer": cross_layer,
+    "fusion": fusion,
     "mutual_two_stage": mutual_two_stage,
     "faster": partial(two_stage, "faster"),
     # Boxes of no proposal are so large: what is sampled are the objects alone, and nothing where there are none.

@@ -223,6 +223,20 @@ def test_every_mutual_term_is_told_with_its_method_and_weight():
     )
 
 
+def test_terms_of_a_fusion_are_told_with_its_method():
+    networks = {name: dense("retinanet") for name in ("a", "b", "top")}
+    config = dict(
+        type="DistillationDetector",
+        networks=networks,
+        methods=[dict(type="FeatureFusionSelfDistillation", leader="top", fusion_weight=2.0)],
+    )
+    lines = [line.split() for line in describe(MODELS.build(config)).splitlines()]
+    terms = {line[0]: line for line in lines if line and line[0].startswith(("loss_ffsd", "fusion."))}
+    assert terms["loss_ffsd.top.reverse"][1:3] == ["FeatureFusionSelfDistillation", "2"]
+    assert terms["loss_ffsd.a.b"][1:3] == ["FeatureFusionSelfDistillation", "1"]
+    assert terms["fusion.loss_cls"][1] == "FeatureFusionSelfDistillation"
+
+
 @pytest.mark.parametrize("kind", ["DistillationDetector", "mmdet.DistillationDetector"])
 def test_students_pretrained_weights_are_not_fetched_whatever_the_scope(teacher_spec, kind):
     student = small_paa()

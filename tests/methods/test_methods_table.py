@@ -60,6 +60,8 @@ def table():
 
 
 TABLE = table()
+#: Names of the networks that a joint method trains, where two are not enough, and its settings.
+NETWORKS_OF = dict(FeatureFusionSelfDistillation=("abc", dict(leader="c")))
 
 
 def exits_of(detector, methods):
@@ -88,9 +90,11 @@ def distil(detector, methods, folder):
 
 
 def learn_together(detector, method):
-    """Two networks of one family, which a joint method trains."""
-    networks = dict(a=MODELS_OF[detector](), b=MODELS_OF[detector]())
-    model = MODELS.build(dict(type="DistillationDetector", networks=networks, methods=[dict(type=method)]))
+    """Networks of one family, two or as many as it needs, which a joint method trains."""
+    names, settings = NETWORKS_OF.get(method, ("ab", {}))
+    networks = {name: MODELS_OF[detector]() for name in names}
+    methods = [dict(type=method, **settings)]
+    model = MODELS.build(dict(type="DistillationDetector", networks=networks, methods=methods))
     model.init_weights()
     return model
 
@@ -146,7 +150,7 @@ def test_methods_that_work_train_together_and_the_others_are_refused(detector, t
 
 @pytest.mark.parametrize("detector", DETECTORS)
 @pytest.mark.parametrize("method", [method for method in TABLE if is_joint(method)])
-def test_joint_method_trains_two_networks_or_is_refused(detector, method):
+def test_joint_method_trains_its_networks_or_is_refused(detector, method):
     torch.manual_seed(0)
     set_epoch(100)
     if TABLE[method][detector] != "yes":

@@ -115,20 +115,45 @@ model = dict(
         weight=dict(type='exponential', end=1.0, epochs=2))])
 optim_wrapper = dict(accumulative_counts=2)
 """
+FUSED = """
+_small = model
+model = dict(
+    _delete_=True, type='DistillationDetector', deploy='b',
+    networks=dict(
+        a=dict(config={student!r}, **_small),
+        b=dict(config={student!r}, **_small, data_preprocessor=dict(mean=[0.0] * 3, std=[255.0] * 3)),
+        c=dict(config={student!r}, **_small)),
+    methods=[dict(type='FeatureFusionSelfDistillation', leader='b')])
+optim_wrapper = dict(accumulative_counts=2)
+"""
+FUSION = "distillation.FeatureFusionSelfDistillation"
 
 
-def test_killed_run_of_networks_that_learn_together_goes_on_equal(trainer):
-    """With exits, a scheduled weight, accumulated gradients and averaged weights."""
-    config = write_config(trainer.folder / "together.py", more=TOGETHER.format(student=str(STUDENT_CONFIG)))
-    assert trainer.run(config, "together") == 0, trainer.output
-    expected = final_state(trainer.folder / "together")
+@pytest.mark.parametrize(
+    ("more", "parts"),
+    [
+        (TOGETHER, {"distillation.networks.a", "distillation.exits.a", "distillation.exits.b"}),
+        (
+            FUSED,
+            {"distillation.networks.a", "distillation.networks.c"}
+            | {f"{FUSION}.{part}" for part in ("fusion", "reverse", "upsampling")},
+        ),
+    ],
+    ids=["mutual_with_exits", "fusion"],
+)
+def test_killed_run_of_networks_that_learn_together_goes_on_equal(trainer, more, parts, request):
+    """With a scheduled weight, accumulated gradients and averaged weights."""
+    name = request.node.callspec.id
+    config = write_config(trainer.folder / f"{name}.py", more=more.format(student=str(STUDENT_CONFIG)))
+    assert trainer.run(config, name) == 0, trainer.output
+    expected = final_state(trainer.folder / name)
     moment = Moment(event="iteration 5")
-    assert trainer.run(config, "apart", moment=moment) == -signal.SIGKILL, trainer.output
-    assert trainer.run(config, "apart", "--resume") == 0, trainer.output
-    assert differences(expected, final_state(trainer.folder / "apart")) == []
+    assert trainer.run(config, f"{name}_apart", moment=moment) == -signal.SIGKILL, trainer.output
+    assert trainer.run(config, f"{name}_apart", "--resume") == 0, trainer.output
+    assert differences(expected, final_state(trainer.folder / f"{name}_apart")) == []
     weights = expected["weights"]
     kinds = {".".join(key.split(".")[:3]) for key in weights if key.startswith("distillation.")}
-    assert kinds == {"distillation.networks.a", "distillation.exits.a", "distillation.exits.b"}
+    assert kinds == parts
 
 
 def test_other_seed_ends_with_other_weights(trainer, undisturbed):

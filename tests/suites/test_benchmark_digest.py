@@ -4,9 +4,11 @@ import copy
 
 from lad.base.config import load_config
 from lad.cli.arguments import prepare_training
+from lad.errors import ConfigError
 from suites import runs
 from suites.digest import EVALUATION, TRAINING, digest, digests, teacher_checkpoints
 from suites.runs import Run
+from suites.suite import Network
 from suites.suite_file import load_suite
 
 import pytest
@@ -163,3 +165,26 @@ def test_what_is_evaluated_is_digested_and_written_network_by_network(tmp_path):
     assert written.model.type == "PAA"
     assert written.model.neck.in_channels == [64, 128, 256, 512]
     assert digests(written, EVALUATION) == digests(runs.plain_config(run, big), EVALUATION)
+
+
+def test_exits_that_are_kept_are_rows_of_their_own_beside_their_network(tmp_path):
+    suite = load_suite(ROOT / "configs/benchmarks/bccd_together.yaml")
+    run = Run(suite, suite.entries["byot"], 0, tmp_path)
+    files = {network.row: run.checkpoint(network.name).name for network in run.entry.networks}
+    assert files == {
+        "byot.student": "epoch_12.pth",
+        "byot.student_early": "student_early_epoch_12.pth",
+        "byot.student_late": "student_late_epoch_12.pth",
+    }
+    student, early, late = (runs.plain_config(run, network) for network in run.entry.networks)
+    assert student.model.neck.type == "FPN"
+    assert (early.model.backbone.num_stages, late.model.backbone.num_stages) == (2, 3)
+    assert early.model.neck.in_channels == [32]
+    assert late.model.neck.in_channels == [32, 64]
+
+
+def test_a_network_that_a_training_does_not_leave_behind_is_named(tmp_path):
+    suite = load_suite(ROOT / "configs/benchmarks/bccd_together.yaml")
+    run = Run(suite, suite.entries["byot"], 0, tmp_path)
+    with pytest.raises(ConfigError, match=r"leaves behind no network 'student_erly'.*student_early"):
+        runs.plain_config(run, Network("byot.student_erly", "student_erly", "", None))
