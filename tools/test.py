@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lad.cli.arguments import add_arguments, read_config
 from lad.cli.checks import check_test_data
-from lad.cli.messages import config_errors, one_line_errors
+from lad.cli.config_settings import check_settings
+from lad.cli.messages import config_errors, one_line_errors, run_errors
 from lad.engine.defaults import verify_checkpoints
 from lad.engine.leaving import leaving_process_group
 from lad.engine.plain_config import student_only
@@ -67,7 +68,8 @@ def test(cfg: Config, out: str | None) -> None:
         check_test_data(runner)
     if out is not None:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
-    runner.test()
+    with run_errors(runner):
+        runner.test()
 
 
 def main() -> None:
@@ -83,6 +85,7 @@ def main() -> None:
             # A config from the work_dir of a resumed run has resume=True.
             cfg.resume = False
             verify_checkpoints(cfg)
+            check_settings(cfg)
             if args.show or args.show_dir:
                 trigger_visualization_hook(cfg, args)
             if args.tta:

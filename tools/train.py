@@ -14,7 +14,7 @@ from lad.cli.arguments import (
     read_config,
 )
 from lad.cli.checks import check_training
-from lad.cli.messages import config_errors, one_line_errors
+from lad.cli.messages import config_errors, one_line_errors, run_errors
 from lad.detectors.configs import check_layer_decay
 from lad.engine import standalone
 from lad.engine.leaving import leaving_process_group
@@ -69,7 +69,8 @@ def train(cfg: Config) -> None:
             standalone(config).dump(Path(runner.work_dir) / f"{name}.py")
         if mismatch := learning_rate_mismatch(cfg, get_world_size()):
             runner.logger.warning(mismatch)
-    runner.train()
+    with run_errors(runner):
+        runner.train()
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lad.base.config import load_config, merge_options
 from lad.cli.checks import bad_data_policy, check_completeness, check_dataset_files
+from lad.cli.config_settings import check_settings
 from lad.cli.config_types import check_types
 from lad.datasets.bad_images import check_image_loading
 from lad.detectors.configs import is_distillation
@@ -80,6 +81,7 @@ def prepare_training(
         if cfg.get(key) is None:
             raise ConfigError(f"the config has no {key!r}: it describes no training.")
     check_completeness(cfg)
+    check_settings(cfg)
     if amp:
         if get_device() == "cpu":
             cfg.optim_wrapper.type = "BFloat16OptimWrapper"

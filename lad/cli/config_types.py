@@ -88,11 +88,11 @@ def check_types(cfg: Config | Mapping[str, Any]) -> None:
         is_flag = isinstance(value, bool) and int in types and bool not in types
         if value is not None and (not isinstance(value, types) or is_flag):
             expected = " or ".join(filter(None, (_NAMES[kind] for kind in types)))
-            raise ConfigError(f"{path} must be {expected}, got {_short(value)}.")
+            raise ConfigError(f"{path} must be {expected}, got {shown(value)}.")
     wrapper = settings.get("optim_wrapper")
     if isinstance(wrapper, Mapping) and not _has_optimizer(wrapper):
         raise ConfigError(
-            f"optim_wrapper must be like dict(optimizer=dict(type='SGD', lr=0.01)), got {_short(wrapper)}."
+            f"optim_wrapper must be like dict(optimizer=dict(type='SGD', lr=0.01)), got {shown(wrapper)}."
         )
     for path in _OF_CONFIGS:
         value = _find(settings, path)
@@ -104,7 +104,7 @@ def check_types(cfg: Config | Mapping[str, Any]) -> None:
             # A schedule of several optimizers is a dict of lists; objects that are built already pass.
             is_nested = path == "param_scheduler" and isinstance(item, _SERIES)
             if not (item is None or is_nested or isinstance(item, Mapping) or hasattr(item, "__dict__")):
-                raise ConfigError(f"{path}.{key} must be a dict, got {_short(item)}.")
+                raise ConfigError(f"{path}.{key} must be a dict, got {shown(item)}.")
     _check_kinds(settings, "")
 
 
@@ -130,7 +130,7 @@ def _check_kinds(config: Any, path: str) -> None:
         for key in ("type", "_scope_"):
             kind = config.get(key, "")
             if not isinstance(kind, str) and not callable(kind):
-                raise ConfigError(f"{start}{key} must be the name of a class, got {_short(kind)}.")
+                raise ConfigError(f"{start}{key} must be the name of a class, got {shown(kind)}.")
         for key, value in config.items():
             _check_kinds(value, f"{start}{key}")
     elif isinstance(config, (list, tuple)):
@@ -138,6 +138,7 @@ def _check_kinds(config: Any, path: str) -> None:
             _check_kinds(value, f"{start}{number}")
 
 
-def _short(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Type and beginning of a value, for messages."""
     text = repr(dict(value) if isinstance(value, Mapping) else value)
     return f"{type(value).__name__} {text[:60]}{'...' if len(text) > 60 else ''}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -9,6 +10,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lad.cli.blame import original_error, settings_to_blame
+from lad.cli.config_settings import has_setting, resolved_settings
+from lad.cli.config_types import shown
 from lad.compat.messages import (
     INTERNAL_WARNINGS,
     MMENGINE_NO_CHECKPOINT,
@@ -16,10 +20,11 @@ from lad.compat.messages import (
     unregistered_type,
     without_worker_traceback,
 )
-from lad.errors import ConfigError, LadError, nearest
+from lad.errors import ConfigError, LadError, listed, nearest
 
 import mmdet.registry
 from mmengine.registry import Registry, build_from_cfg
+from mmengine.runner import Runner
 
 
 @contextmanager
@@ -77,6 +82,80 @@ def config_errors() -> Iterator[None]:
         raise ConfigError(
             f"nothing can be built from the config: {type(error).__name__}: {reason} (LAD_TRACEBACK=1 shows where)."
         ) from error
+
+
+#: What MMEngine builds from a config when a run starts, in part past its registries.
+_BUILDERS = tuple(
+    getattr(Runner, name).__code__
+    for name in (
+        "build_train_loop",
+        "build_val_loop",
+        "build_test_loop",
+        "build_optim_wrapper",
+        "build_param_scheduler",
+        "scale_lr",
+    )
+)
+
+
+@contextmanager
+def run_errors(runner: Runner) -> Iterator[None]:
+    """Raise :class:`lad.errors.ConfigError` for what a wrong value in a config ends in while a run goes on.
+
+    Most values are first used in a step or in a validation. An error of Python's own counts as a mistake in the config
+    where the expression that failed has a value of the config in it, of the type that the error names
+    (:mod:`lad.cli.blame`), or where MMEngine builds from the config at the start of the run. Any other keeps its
+    traceback. The traceback of the former is written to the run's log file.
+
+    Raises:
+        ConfigError: names the setting, its value, the error and its place.
+    """
+    try:
+        yield
+    except _WRONG_VALUE as error:
+        if explain(error) is not None:
+            raise
+        told = _told_of_run(error, runner)
+        if told is None:
+            raise
+        _log_traceback(error, runner.logger)
+        raise ConfigError(told) from error
+
+
+def _told_of_run(error: Exception, runner: Runner) -> str | None:
+    reason = " ".join(without_worker_traceback(str(error)).split())[:300]
+    told = f"{type(error).__name__}: {reason}"
+    traced = "the traceback is in the log file; LAD_TRACEBACK=1 shows it"
+    blamed = settings_to_blame(error, resolved_settings(runner.cfg))
+    if blamed:
+        place = traceback.extract_tb(original_error(error).__traceback__)[-1]
+        where = f"{os.path.basename(place.filename)}, line {place.lineno}, in {place.name}"
+        paths = [one.path for one in blamed]
+        # What a config names by its file cannot be set on the command line.
+        by_option = f" or with --cfg-options {paths[0]}=..." if has_setting(runner.cfg, paths[0]) else ""
+        return (
+            f"{listed(paths)}: {shown(blamed[0].value)} cannot be used: {told} ({where}): give another value, in the "
+            f"config{by_option} ({traced})."
+        )
+    if any(frame.f_code in _BUILDERS for frame, _ in traceback.walk_tb(error.__traceback__)):
+        return f"nothing can be built from the config: {told} ({traced})."
+    return None
+
+
+def _log_traceback(error: Exception, logger: logging.Logger) -> None:
+    """Write a traceback to the log files of a logger, and not to the screen."""
+    record = logger.makeRecord(
+        logger.name,
+        logging.ERROR,
+        __file__,
+        0,
+        "The run ended with an error that one line explains; its traceback:",
+        (),
+        (type(error), error, error.__traceback__),
+    )
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
 
 
 def explain(error: Exception) -> str | None:

@@ -26,6 +26,9 @@ TORCH_ONE_VALUE = "Expected more than 1 value per channel when training"
 #: ``RuntimeError`` of ``torch.hub.download_url_to_file``.
 TORCH_WRONG_HASH = "invalid hash value"
 
+#: ``TypeError`` of a text or list times a tensor, which names no type.
+TORCH_TEXT_TIMES_TENSOR = "only integer tensors of a single element can be converted to an index"
+
 _EXPECTED_CHANNELS = re.compile(r"to have (\d+) channels")
 
 
@@ -88,6 +91,16 @@ def without_worker_traceback(message: str) -> str:
     if "Traceback" not in message:
         return message
     return message.strip().splitlines()[-1].split("Error: ", 1)[-1]
+
+
+_WORKER_LINE = re.compile(r'^  File "[^"]+", line \d+, in .+\n    (?P<code>.+)$', re.MULTILINE)
+
+
+def worker_expressions(message: str) -> list[str]:
+    """Lines of source in a worker's traceback (see :func:`without_worker_traceback`), the innermost first."""
+    if "Original Traceback" not in message:
+        return []
+    return [found["code"] for found in _WORKER_LINE.finditer(message)][::-1]
 
 
 # -- numpy 2.4 ---------------------------------------------------------------------------------------------------------

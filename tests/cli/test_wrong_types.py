@@ -10,7 +10,7 @@ from lad.base.config import load_config
 from lad.cli.arguments import prepare_training
 from lad.cli.checks import check_training
 from lad.cli.config_types import check_types
-from lad.cli.messages import config_errors, explain
+from lad.cli.messages import config_errors, explain, run_errors
 from lad.datasets import DigitsParameters, make_digits
 from lad.engine.plain_config import plain_configs
 from lad.errors import ConfigError, LadError
@@ -74,20 +74,22 @@ def places(config, path=()):
             yield from places(value, (*path, key))
 
 
-def build_all(cfg):
-    """What tools/train.py does before the first step."""
+def build_all(cfg, *, train=False):
+    """What tools/train.py does before the first step, or all of it."""
     with ExitStack() as stack:
         for name in ("_log_env", "dump_config"):
             stack.enter_context(mock.patch.object(Runner, name, return_value=None))
         stack.enter_context(mock.patch("mmengine.config.config.FormatCode", lambda text, **_: (text, True)))
-        stack.enter_context(mock.patch("lad.engine.loops._Resumable.run", return_value=None))
+        if not train:
+            stack.enter_context(mock.patch("lad.engine.loops._Resumable.run", return_value=None))
         with config_errors():
             cfg.experiment_name = f"types_{time.time_ns()}"
             prepare_training(cfg, amp=False, auto_scale_lr=False, resume=None)
             plain_configs(cfg)
             runner = Runner.from_cfg(cfg)
             check_training(runner)
-        runner.train()
+        with run_errors(runner):
+            runner.train()
 
 
 def check_is_trained_or_explained(cfg, place, value):
@@ -123,6 +125,45 @@ def test_value_of_another_type_anywhere_is_trained_or_explained(name, workplace,
 @pytest.mark.parametrize("name", CONFIGS)
 def test_many_values_of_another_type_anywhere_are_trained_or_explained(name, workplace, monkeypatch):
     check_random_replacements(name, workplace, monkeypatch, seed=1, count=150)
+
+
+# What nothing says before a step that it is wrong.
+IN_A_STEP = [
+    ("bbox_head.loss_bbox.loss_weight", None),
+    ("bbox_head.loss_centerness.loss_weight", dict(a=1)),
+    ("train_cfg.assigner.min_pos_iou", None),
+    ("bbox_head.loss_cls.alpha", [None]),
+]
+AT_THE_VALIDATION = [("test_cfg.max_per_img", None), ("test_cfg.nms", 7), ("test_cfg.score_thr", None)]
+
+
+def check_is_blamed(workplace, monkeypatch, name, value):
+    monkeypatch.chdir(ROOT)
+    cfg = load_config(str(ROOT / "configs/lad/paa_r18-c16_fpn_digits.py"))
+    like = whole_config("colad", workplace)
+    for key in ("train_dataloader", "val_dataloader", "val_evaluator", "launcher", "work_dir"):
+        cfg[key] = like[key]
+    cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
+    cfg.train_cfg.max_epochs = 1
+    owner = cfg.model
+    *parents, last = name.split(".")
+    for key in parents:
+        owner = owner[key]
+    owner[last] = value
+    with pytest.raises(
+        ConfigError, match=rf"^model\.{name}: \w+ .* cannot be used: \w+Error: .*, line \d+, in"
+    ):
+        build_all(cfg, train=True)
+
+
+def test_value_that_a_step_cannot_use_is_named(workplace, monkeypatch):
+    check_is_blamed(workplace, monkeypatch, *IN_A_STEP[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "value"), [*IN_A_STEP[1:], *AT_THE_VALIDATION])
+def test_value_that_a_step_or_a_validation_cannot_use_is_named(workplace, monkeypatch, name, value):
+    check_is_blamed(workplace, monkeypatch, name, value)
 
 
 FIT = [
