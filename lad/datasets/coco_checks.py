@@ -114,8 +114,16 @@ def _check_ids(content: dict, use: FileUse, report: Report) -> None:
         types = {type(number) for number in ids if number is not None}
         if not types <= {int, str, float}:
             report("not_an_id", "", f"an id of {entries} is no number and no text", fatal=True)
-        if use.evaluated and kind != "category" and len(types) > 1:
+        if use.evaluated and kind != "category" and str in types and len(types) > 1:
             report("not_an_id", "", f"ids of {entries} are partly numbers and partly texts", fatal=True)
+        elif use.evaluated and kind != "annotation" and (merged := _merged_by_numpy(ids)) is not None:
+            report(
+                "not_an_id",
+                f"{kind} {merged}",
+                f"COCO's evaluation puts the ids of {entries} into one array, in which this one is equal to another "
+                "(integers above 2^53 beside others that are no integers): give them smaller integers",
+                fatal=True,
+            )
         if use.evaluated and kind == "annotation":
             if types - {int}:
                 report(
@@ -131,6 +139,19 @@ def _check_ids(content: dict, use: FileUse, report: Report) -> None:
                     "COCO's evaluation takes a match with annotation 0 for none: number annotations from 1",
                     fatal=True,
                 )
+
+
+def _merged_by_numpy(ids: Sequence[Any]) -> int | float | None:
+    """The first number that another one is equal to once numpy has made one array of all; None if none is.
+
+    numpy makes floats of integers beside floats, and of negative ones beside those above int64.
+    """
+    numbers = list(dict.fromkeys(number for number in ids if is_number(number)))
+    array = np.array(numbers)
+    if array.dtype.kind in "iO" or len(np.unique(array)) == len(numbers):
+        return None
+    seen = Counter(array.tolist())
+    return next(one for one, as_read in zip(numbers, array.tolist(), strict=True) if seen[as_read] > 1)
 
 
 def _check_categories(categories: list[dict], classes: Sequence[str] | None, report: Report) -> None:

@@ -52,10 +52,20 @@ def load_verified(model: BaseDetector, path: str, owner: str) -> dict:
     return meta if isinstance(meta, dict) else {}
 
 
-def class_names(meta: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The class names in a checkpoint's ``meta``, MMDetection 2's (``CLASSES``) too; None if it names none."""
-    classes = (meta.get("dataset_meta") or {}).get("classes") or meta.get("CLASSES")
-    return tuple(classes) if classes else None
+def class_names(meta: Any) -> tuple[str, ...] | None:
+    """The class names in a checkpoint's ``meta``; None if it names none.
+
+    MMEngine's are ``dataset_meta['classes']`` (``CLASSES`` in it before MMDetection 3.0), and MMDetection 2's are
+    ``CLASSES``.
+    """
+    if not isinstance(meta, Mapping):
+        return None
+    of_dataset = meta.get("dataset_meta")
+    found = [meta.get("CLASSES")]
+    if isinstance(of_dataset, Mapping):
+        found = [of_dataset.get("classes"), of_dataset.get("CLASSES"), *found]
+    classes = next((names for names in found if isinstance(names, (list, tuple)) and names), None)
+    return tuple(map(str, classes)) if classes else None
 
 
 def state_dict_of(checkpoint: Any, source: str) -> OrderedDict[str, Tensor]:

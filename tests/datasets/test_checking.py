@@ -10,7 +10,7 @@ import sys
 from lad.cli.checks import bad_data_policy, check_annotations
 from lad.datasets import LoadCheckedImageFromFile
 from lad.datasets.bad_images import check_image_loading
-from lad.datasets.coco_checks import check_coco
+from lad.datasets.coco_checks import FileUse, check_coco
 from lad.datasets.coco_file import read_coco
 from lad.datasets.configured import coco_data
 from lad.datasets.images import check_image, image_problems, leaves_folder
@@ -414,3 +414,41 @@ def test_image_of_another_size_than_its_annotations_is_not_trained_on(bad_data):
             dataset_of(bad_data, on_error="stop")[0]
     # Data sets that give no size.
     assert LoadCheckedImageFromFile()(dict(img_path=str(path), img_id=1))["img_shape"] == (30, 41)
+
+
+BIG = 2**53
+
+
+def numbered(ids):
+    """Images of these ids, each with one box."""
+    content = coco(images=len(ids))
+    for number, image, annotation in zip(ids, content["images"], content["annotations"], strict=True):
+        image["id"] = annotation["image_id"] = number
+    return content
+
+
+@pytest.mark.parametrize(
+    ("ids", "merged"),
+    [
+        ([BIG, BIG + 1, 0.5], BIG),
+        ([3, BIG + 2, BIG + 3, 7.0], BIG + 3),
+        ([-1, 2**63 + 1, 2**63], 2**63 + 1),
+        ([1.0, -(BIG + 1), -BIG], -(BIG + 1)),
+    ],
+)
+def test_ids_that_are_one_in_an_array_are_refused_where_they_are_evaluated(ids, merged):
+    assert len(np.unique(ids)) < len(ids)  # what pycocotools does with them
+    problems = check_coco(numbered(ids), "f", CLASSES, FileUse(evaluated=True))
+    (problem,) = [problem for problem in problems if problem.kind == "not_an_id"]
+    assert problem.fatal
+    assert "into one array" in problem.message
+    assert problem.where.startswith("image ")
+    assert [p for p in check_coco(numbered(ids), "f", CLASSES) if p.kind == "not_an_id"] == []
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [[1, 2], [1.0, 2], [0.5, 1.5, 3], [BIG, BIG + 1], [-5, 0], [2**63, 2**63 + 1], [2**64, 1], ["a", "b"]],
+)
+def test_ids_that_stay_apart_pass(ids):
+    assert check_coco(numbered(ids), "f", CLASSES, FileUse(evaluated=True)) == []

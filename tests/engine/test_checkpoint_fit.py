@@ -211,6 +211,28 @@ def test_test_data_with_the_classes_in_another_order_are_refused(trained, tested
     assert load(build(small_paa()), checkpoint, training=True, classes=tested) == []
 
 
+@pytest.mark.parametrize(
+    "meta",
+    [
+        dict(CLASSES=("b", "a", "c")),
+        dict(CLASSES=["b", "a", "c"], PALETTE=[(1, 2, 3)], config="model = 1"),
+        dict(dataset_meta=dict(CLASSES=("b", "a", "c"))),
+        dict(dataset_meta=None, CLASSES=("b", "a", "c")),
+    ],
+)
+def test_classes_of_older_checkpoints_are_compared_too(meta):
+    checkpoint = dict(state_dict=build(small_paa()).state_dict(), meta=meta)
+    with pytest.raises(CheckpointError, match=r"label 0 is 'b' for it and 'a' in the test data"):
+        load(build(small_paa()), checkpoint, classes=("a", "b", "c"))
+    assert load(build(small_paa()), checkpoint, classes=("b", "a", "c")) == []
+
+
+@pytest.mark.parametrize("meta", [dict(CLASSES=None), dict(CLASSES="cat"), dict(dataset_meta=3), None, []])
+def test_checkpoints_that_name_no_classes_are_loaded(meta):
+    checkpoint = dict(state_dict=build(small_paa()).state_dict(), meta=meta)
+    assert load(build(small_paa()), checkpoint, classes=("a", "b", "c")) == []
+
+
 def test_test_data_with_other_names_of_the_classes_are_a_warning():
     meta = dict(dataset_meta=dict(classes=("aeroplane", "b", "c")))
     checkpoint = dict(state_dict=build(small_paa()).state_dict(), meta=meta)

@@ -12,7 +12,7 @@ from lad.detectors.state import NETWORKS, SNAPSHOTS, outside_name
 from lad.engine.model import loaded_model
 from lad.errors import CheckpointError, ConfigError
 from lad.networks.fit import Fit, compare_state
-from lad.networks.verified_checkpoint import BESIDE, refuse_misfit, state_dict_of
+from lad.networks.verified_checkpoint import BESIDE, class_names, refuse_misfit, state_dict_of
 
 from mmdet.models.detectors import BaseDetector
 from mmengine.hooks import Hook
@@ -53,11 +53,10 @@ def needed(fit: Fit) -> Fit:
 
 def _check_classes(runner: Runner, checkpoint: Any, source: str) -> None:
     """Refuse to test a detector on data that have its classes in another order; other names are a warning."""
-    meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
-    trained = ((meta or {}).get("dataset_meta") or {}).get("classes")
+    trained = class_names(checkpoint.get("meta")) if isinstance(checkpoint, dict) else None
     tested = getattr(runner.test_loop.dataloader.dataset, "metainfo", None)
     tested = tested.get("classes") if isinstance(tested, dict) else None
-    if not isinstance(trained, (list, tuple)) or not isinstance(tested, (list, tuple)):
+    if trained is None or not isinstance(tested, (list, tuple)):
         return
     label = first_difference(trained, tested)
     if label is None:
