@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from lad.losses.logits import soften_logits
 from lad.losses.weighted import WeightedLoss
 
+import torch
 import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
@@ -66,11 +69,13 @@ def binary_kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 
         tensor([[0.0000, 0.1109]])
     """
     student, teacher = soften_logits(student, teacher, temperature)
-    target = teacher.sigmoid()
-    # log p_t - log p_s from the logits themselves: no logarithm of 0, and exactly 0 for equal logits.
-    positive = F.logsigmoid(teacher) - F.logsigmoid(student)
-    negative = F.logsigmoid(-teacher) - F.logsigmoid(-student)
-    return temperature**2 * (target * positive + (1 - target) * negative)
+    # Beyond, a probability is 0 or 1 and the result does not depend on the logit, whose size would cost digits.
+    bound = -math.log(torch.finfo(teacher.dtype).tiny)
+    teacher = teacher.clamp(-bound, bound)
+    # p_t (log p_t - log p_s) + (1 - p_t) (log(1 - p_t) - log(1 - p_s)) with log p = logit + log(1 - p): two logarithms
+    # fewer, no logarithm of 0, and exactly 0 for equal logits.
+    divergence = teacher.sigmoid() * (teacher - student) + F.logsigmoid(-teacher) - F.logsigmoid(-student)
+    return temperature**2 * divergence
 
 
 @MODELS.register_module()
