@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import seam_detectors
+import specialists as several_teachers
 import torch
 import two_stage_detectors
 from dense_detectors import dense
@@ -217,6 +218,30 @@ def build_like(network: nn.Module, seed: int) -> dict[str, torch.Tensor]:
     }
 
 
+def specialists(make: Callable[[int], dict]) -> nn.Module:
+    """Two teachers that know other classes; samplers take everything, so that nothing is drawn."""
+
+    def config(num_classes: int) -> dict:
+        own = make(num_classes)
+        if "roi_head" in own:
+            stages = (
+                own.train_cfg.rcnn if isinstance(own.train_cfg.rcnn, list | tuple) else [own.train_cfg.rcnn]
+            )
+            for stage in (own.train_cfg.rpn, *stages):
+                stage.sampler.update(num=100_000, pos_fraction=1.0)
+        return own
+
+    with tempfile.TemporaryDirectory() as folder:
+        return several_teachers.distil(Path(folder), config)
+
+
+def cascade_without_proposals(num_classes: int) -> dict:
+    """A Cascade R-CNN that samples the objects alone: boxes of no proposal are so large."""
+    config = several_teachers.cascade(num_classes)
+    config.train_cfg.rpn_proposal.min_bbox_size = 10_000
+    return config
+
+
 CASES: dict[str, Callable[[], nn.Module]] = {
     **{f"lad_{family}": partial(lad, family) for family in seam_detectors.FAMILIES},
     **{f"lad_{family}": partial(lad_detr, family) for family in DETRS},
@@ -235,6 +260,9 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "cross_layer": cross_layer,
     "fusion": fusion,
     "mutual_two_stage": mutual_two_stage,
+    "specialists": partial(specialists, partial(several_teachers.one_stage, family="gfl")),
+    "specialists_faster": partial(specialists, several_teachers.faster),
+    "specialists_without_proposals": partial(specialists, cascade_without_proposals),
     "faster": partial(two_stage, "faster"),
     # Boxes of no proposal are so large: what is sampled are the objects alone, and nothing where there are none.
     "cascade_without_proposals": partial(two_stage, "cascade", min_bbox_size=10_000),

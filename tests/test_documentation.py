@@ -121,6 +121,10 @@ RULES = [
     Rule(r"tools/(train|test).py mine", SMALL, slow=True),
     # In the daily suite one with a one-stage and one with a two-stage detector.
     Rule(r"train.py configs/(\w+/faster-rcnn|feature/|lad/paa_r18-c32|colad/)", SHORT, slow=True),
+    Rule(r"train.py configs/specialists/retinanet-shuffled", SHORT, slow=True, after=(
+        "python tools/dataset_converters/shuffle_labels.py data/bccd/annotations/train.json "
+        "data/bccd/annotations/train_shuffled.json",)),
+    Rule(r"train.py configs/specialists/", SHORT, slow=True),
     Rule(r"tools/(train|test).py", SHORT),
     Rule(r"tools/model_info.py", "--steps 1 --batch 2 --shape 64 64"),
     Rule(r"plot_losses.py WORK_DIR", "", {"WORK_DIR": "work_dirs/paa_r18-c16_fpn_digits"},
@@ -130,6 +134,8 @@ RULES = [
              TRAIN.format("lad/paa_r18-c16_fpn_digits"), TRAIN.format("lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits"))),
     Rule(r"plot_losses.py work_dirs/colad", slow=True,
          after=(TRAIN.format("colad/colad_paa-r18-c16_paa-r18-c32_fpn_digits"),)),
+    Rule(r"plot_losses.py work_dirs/mulde", slow=True,
+         after=(TRAIN.format("specialists/mulde_retinanet-r18-c16_retinanet-low-r18-c32+retinanet-high-r18-c32_fpn_digits"),)),
     Rule(r"visualize_assignment.py configs/", slow=True),
     Rule(r"visualize_assignment.py", "", {"CONFIG": "configs/lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits.py"}),
     # Other commands use the stand-in for its result.

@@ -2,7 +2,7 @@
 
 from lad.methods.assignment.co_learning import CoLearningAssignment
 from lad.methods.assignment.label_assignment import LabelAssignmentDistillation
-from lad.methods.base import DistillationMethod, JointMethod, Step
+from lad.methods.base import DistillationMethod, JointMethod, SeveralTeachersMethod, Step
 from lad.methods.feature.activation_boundaries import ActivationBoundaryDistillation
 from lad.methods.feature.factor_transfer import FactorTransferDistillation
 from lad.methods.feature.feature_distillation import FeatureDistillation
@@ -17,6 +17,7 @@ from lad.methods.response.soft_label import SoftLabelDistillation
 from lad.methods.roi.logits import RoILogitDistillation
 from lad.methods.roi.rcnn import RCNNDistillation
 from lad.methods.roi.rpn import RPNDistillation
+from lad.methods.specialists.mulde import MulDE
 from lad.methods.together.feature_fusion import FeatureFusionSelfDistillation
 from lad.methods.together.mutual import MutualLogitDistillation
 from lad.methods.together.self_distillation import SelfDistillation
@@ -34,6 +35,7 @@ __all__ = [
     "JointMethod",
     "LabelAssignmentDistillation",
     "LocalisationDistillation",
+    "MulDE",
     "MutualLogitDistillation",
     "OverhaulDistillation",
     "RCNNDistillation",
@@ -41,6 +43,7 @@ __all__ = [
     "RelationalDistillation",
     "RoILogitDistillation",
     "SelfDistillation",
+    "SeveralTeachersMethod",
     "SimilarityPreservingDistillation",
     "SoftLabelDistillation",
     "Step",

@@ -153,7 +153,9 @@ DETECTORS = {
     "yolox": "YOLOX",
 }
 BACKBONE = r"(?:r18-c16|r18-c32|r18|r50|r101|x101|swin-[sb]|mobilenetv2|nano|mini|tiny|small|[sml])"
-DETECTOR = rf"(?:{'|'.join(DETECTORS)})(?:-(?:cop|iop))?"
+#: What a specialist was trained on.
+SPECIALISTS = "low|high|rbc|wbc|platelets|shuffled"
+DETECTOR = rf"(?:{'|'.join(DETECTORS)})(?:-(?:cop|iop|{SPECIALISTS}))?"
 NETWORK = rf"{DETECTOR}-{BACKBONE}"
 END = r"(?:_fpn)?(?:_(?:\d+x|ms-\d+x|\d+xb\d+-\d+e))?_(?:coco|bccd|digits)"
 DISTILLATION = re.compile(rf"[a-z]+(?:-[a-z]+)?_({NETWORK})_({NETWORK}(?:\+{NETWORK})*){END}")

@@ -7,8 +7,8 @@ from unittest import mock
 
 from lad.cli.checks import _check_teacher_classes
 from lad.errors import ConfigError, UnsupportedError
-from lad.methods.roi.base import RoITargets, StageOutputs
 from lad.methods.roi.rcnn import RCNNDistillation
+from lad.methods.roi.stages import RoITargets, StageOutputs
 from lad.methods.roi.two_stage import ClassMapping, TwoStageDistillation
 
 import pytest

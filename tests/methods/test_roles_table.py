@@ -33,6 +33,7 @@ DETECTOR_OF = {
     "RelationalDistillation": RETINA,
     "SelfDistillation": RETINA,
     "SimilarityPreservingDistillation": RETINA,
+    "MulDE": RETINA,
     "RPNDistillation": FASTER,
     "RCNNDistillation": FASTER,
     "RoILogitDistillation": FASTER,
@@ -53,6 +54,8 @@ ONE_DECIDES = "both change the own loss of the {} of 'student'"
 NO_EXITS = "FasterRCNN has no dense head whose priors an exit could share"
 APART = ("two apart", "five apart")
 ENSEMBLES = ("two as an ensemble", "five as an ensemble")
+#: Of methods that take several teachers apart.
+AT_ONCE = ("two at once", "five at once")
 SAME_RUN = ("peer", "both ways", "snapshot", "exit learns", "exit teaches")
 EXITS = ("exit learns", "exit teaches")
 #: What is refused, and the reason; everything else trains.
@@ -85,6 +88,7 @@ REFUSED = {
         **dict.fromkeys(EXITS, NO_EXITS),
     },
     "RoILogitDistillation": dict.fromkeys(EXITS, NO_EXITS),
+    "MulDE": dict.fromkeys(ENSEMBLES, "learns from each of its teachers by itself: leave out ensemble"),
     "SelfDistillation": {
         **dict.fromkeys(ROLES, "SelfDistillation trains exits, and '(student|a)' has none"),
         "exit learns": None,
@@ -115,11 +119,13 @@ def build_with(role, method, checkpoints):
 
     if role == "one":
         settings = dict(student=DETECTORS[name](), teacher=frozen(1)["a"], methods=[config])
-    elif role in (*APART, *ENSEMBLES):
+    elif role in (*APART, *ENSEMBLES, *AT_ONCE):
         teachers = frozen(2 if role.startswith("two") else 5)
         methods = [dict(config, taught_by=each) for each in teachers]
         if role in ENSEMBLES:
             methods = [dict(config, taught_by=list(teachers), ensemble="average")]
+        if role in AT_ONCE:
+            methods = [dict(config, taught_by=list(teachers))]
         settings = dict(student=DETECTORS[name](), teachers=teachers, methods=methods)
     elif role in ("peer", "both ways"):
         methods = [dict(config, learner="a", taught_by="b"), dict(config, learner="b", taught_by="a")]
@@ -146,12 +152,17 @@ def test_every_method_is_in_the_table():
     from lad import methods
 
     named = {name for name in methods.__all__ if name.endswith("Distillation") and name in MODELS.module_dict}
+    named.add("MulDE")
     # Joint methods have no learner and no teacher.
     assert {name for name in named if not getattr(methods, name).is_joint} == set(DETECTOR_OF)
 
 
-@pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("method", DETECTOR_OF)
+#: Every method in every role; where several teachers are taken apart, also in theirs.
+PLAYED = [(method, role) for method in DETECTOR_OF for role in ROLES]
+PLAYED += [("MulDE", role) for role in AT_ONCE]
+
+
+@pytest.mark.parametrize(("method", "role"), PLAYED)
 def test_method_trains_in_a_role_or_is_refused_for_the_right_reason(method, role, checkpoints):
     if reason := REFUSED.get(method, {}).get(role):
         with pytest.raises((ConfigError, UnsupportedError), match=reason) as refused:

@@ -97,6 +97,8 @@ DIFFERING = {
     "relations": ("loss_rkd",),
     # An RPN and a RoI head divide by each process's own number of samples.
     "faster": ("_hard",),
+    "specialists_faster": ("loss_rpn", "loss_cls", "loss_bbox"),
+    "specialists_without_proposals": ("loss_rpn", "loss_cls", "loss_bbox"),
     "mutual_two_stage": tuple(f"{name}.loss_{part}" for name in "abc" for part in ("rpn", "cls", "bbox")),
     "cascade_without_proposals": ("_hard",),
 }

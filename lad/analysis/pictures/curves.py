@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:  # importing them takes a second
 FORMATS = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 _LINES: tuple[LineStyleType, ...] = ("-", "--", ":", "-.")
 _COLUMNS = 3
+# What MulDE logs of each teacher.
+_WEIGHT = re.compile(r"(.+?)\.(weight(?:\..+)?)")
 
 
 def choose_keys(runs: Sequence[Scalars], patterns: Sequence[str] | None) -> list[str]:
@@ -36,7 +39,7 @@ def choose_keys(runs: Sequence[Scalars], patterns: Sequence[str] | None) -> list
     Args:
         runs: Logged scalars of each run.
         patterns: Names, or patterns like ``*loss_cls``; None for every loss, the share of objects that each network
-            taught (``NAME.share``) and the main mAP of each metric.
+            taught (``NAME.share``), the weights of teachers (``NAME.weight.CLASS``) and the main mAP of each metric.
 
     Returns:
         Names of scalars.
@@ -49,7 +52,7 @@ def choose_keys(runs: Sequence[Scalars], patterns: Sequence[str] | None) -> list
         chosen = [key for key in known if "loss" in key]
         # The sum of all losses first.
         chosen.sort(key=lambda key: key != "loss")
-        chosen += [key for key in known if key.endswith(".share")]
+        chosen += [key for key in known if key.endswith(".share") or _WEIGHT.fullmatch(key)]
         return chosen + [key for key in known if key.endswith("mAP")]
     chosen = []
     for pattern in patterns:
@@ -69,7 +72,12 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def split_key(key: str) -> tuple[str, str]:
-    """Split a scalar's name into network and name: ``('a', 'share')`` of ``'a.share'``, else ``('', key)``."""
+    """Split a scalar's name into network and name: ``('a', 'share')`` of ``'a.share'``, else ``('', key)``.
+
+    The weight of a teacher, ``TEACHER.weight.CLASS``, is the teacher's.
+    """
+    if found := _WEIGHT.fullmatch(key):
+        return found[1], found[2]
     network, dot, name = key.partition(".")
     return (network, name) if dot and "/" not in network else ("", key)
 
@@ -164,6 +172,8 @@ def _finish(axes: Axes, name: str, unit: str) -> None:
     if name == "share":
         axes.set(ylim=(0, 1), ylabel="share of objects taught")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    elif name.partition(".")[0] == "weight":
+        axes.set(ylim=(0, 1), ylabel="weight of the teacher")
     elif "mAP" in name:
         highest = max((np.nanmax(line.get_ydata()) for line in axes.lines), default=0)
         axes.set_ylim(0, max(1.1 * highest, 0.05))

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from lad.base.replace import replaced
 from lad.errors import UnsupportedError
 from lad.methods.base import DistillationMethod, Step
 from lad.methods.roi.heads import (
     channels_of,
-    check_classifiers,
     check_roi_head,
-    forward_masks,
     forward_stage,
     is_sigmoid,
     score_rois,
     stages_of,
+)
+from lad.methods.roi.stages import (
+    StageOutputs,
+    match_stages,
+    pooled_module,
+    recording_stages,
+    zero_of_stage,
 )
 from lad.methods.roi.two_stage import find_class_mapping
 from lad.networks.routes import Teacher
@@ -30,42 +32,6 @@ from mmdet.models.roi_heads import CascadeRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.structures.bbox import bbox2roi
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class StageOutputs:
-    """Predictions of one stage of a RoI head for n proposals.
-
-    Attributes:
-        number: Of the stage, from 0.
-        rois: (n, 5) image number and box.
-        cls_score: (n, channels) logits.
-        bbox_pred: (n, 4) or (n, 4 C) deltas.
-        targets: Their targets; None without labels.
-    """
-
-    number: int
-    rois: Tensor
-    cls_score: Tensor
-    bbox_pred: Tensor
-    targets: RoITargets | None = None
-
-
-@dataclass(frozen=True)
-class RoITargets:
-    """Targets of n proposals as ``BBoxHead.get_targets`` gives them.
-
-    Attributes:
-        labels: (n,) int64, the number of classes for background.
-        label_weights: (n,).
-        bbox_targets: (n, 4), deltas or boxes as the head regresses them.
-        bbox_weights: (n, 4), 0 where a proposal is background.
-    """
-
-    labels: Tensor
-    label_weights: Tensor
-    bbox_targets: Tensor
-    bbox_weights: Tensor
 
 
 class RoIDistillation(DistillationMethod):
@@ -108,15 +74,7 @@ class RoIDistillation(DistillationMethod):
         check_roi_head("student", student, owner)
         check_roi_head("teacher", teacher.model, owner)
         own, taught = stages_of(student), stages_of(teacher.model)
-        if len(own) != len(taught) and 1 not in (len(own), len(taught)):
-            raise UnsupportedError(
-                f"{owner}: the student's RoI head has {len(own)} stages and the teacher's {len(taught)}; give both as "
-                "many, or one of them a single stage."
-            )
-        # A single stage learns from the teacher's first, which was trained on an RPN's proposals as it is.
-        self.teacher_stage = [min(stage, len(taught) - 1) for stage in range(len(own))]
-        for head, stage in zip(own, self.teacher_stage, strict=True):
-            check_classifiers(head, taught[stage], owner)
+        self.teacher_stage = match_stages(owner, own, taught)
         self.mapping = find_class_mapping(
             owner, self.classes, own[0].num_classes, taught[0].num_classes, teacher
         )
@@ -126,9 +84,9 @@ class RoIDistillation(DistillationMethod):
                 f"{owner}: classes cannot be mapped between sigmoid classifiers with a channel for the background; "
                 "use softmax, or CrossEntropyCustomLoss."
             )
-        self.teacher_features = "neck" if hasattr(teacher.model, "neck") else "backbone"
+        self.teacher_features = pooled_module(teacher.model)
         self.teacher_modules = (self.teacher_features,)
-        self.student_features = "neck" if hasattr(student, "neck") else "backbone"
+        self.student_features = pooled_module(student)
         self.student_modules = (self.student_features, "rpn_head")
         if not hasattr(student, "rpn_head"):
             self.student_modules = (self.student_features,)
@@ -142,24 +100,8 @@ class RoIDistillation(DistillationMethod):
     @contextmanager
     def observe(self, step: Step) -> Iterator[None]:
         """Record proposals, predictions and targets of each stage of the student's own loss."""
-        seen = step.observations[self] = []
-
-        def recorder(number: int, head: BBoxHead) -> Callable[..., dict]:
-            loss_and_target = head.loss_and_target
-
-            def loss_and_record(
-                cls_score: Tensor, bbox_pred: Tensor, rois: Tensor, *args: Any, **kw: Any
-            ) -> dict:
-                result = loss_and_target(cls_score, bbox_pred, rois, *args, **kw)
-                targets = RoITargets(*result["bbox_targets"])
-                seen.append(StageOutputs(number, rois, cls_score, bbox_pred, targets))
-                return result
-
-            return loss_and_record
-
-        with ExitStack() as stack:
-            for number, head in enumerate(stages_of(step.student)):
-                stack.enter_context(replaced(head, "loss_and_target", recorder(number, head)))
+        with recording_stages(step.student) as seen:
+            step.observations[self] = seen
             yield
 
     def losses(self, step: Step) -> dict[str, Tensor]:
@@ -223,9 +165,4 @@ class RoIDistillation(DistillationMethod):
 
     def _run_without_proposals(self, step: Step, number: int) -> Tensor:
         """0, with a gradient of 0 for a stage of the student, its mask head too."""
-        roi_head, features = step.student.roi_head, self._student_features(step)
-        rois = features[0].new_zeros(0, 5)
-        parts = [*forward_stage(roi_head, number, features, rois)]
-        if roi_head.with_mask:
-            parts.append(forward_masks(roi_head, number, features, rois))
-        return sum((part.sum() for part in parts), start=rois.new_zeros(()))
+        return zero_of_stage(step.student.roi_head, number, self._student_features(step))

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from lad.errors import ConfigError, UnsupportedError
 from lad.methods.base import Step
 from lad.methods.response.logits import build_logit_loss, logit_loss
-from lad.methods.roi.base import RoIDistillation, StageOutputs
+from lad.methods.roi.base import RoIDistillation
 from lad.methods.roi.heads import is_sigmoid, stages_of
+from lad.methods.roi.stages import StageOutputs
 from lad.methods.roi.two_stage import averaged_over_ranks
 from lad.networks.routes import Teacher
 

@@ -10,8 +10,9 @@ from lad.base.replace import replaced
 from lad.errors import UnsupportedError
 from lad.losses import binary_soft_cross_entropy, soft_cross_entropy
 from lad.methods.base import Step
-from lad.methods.roi.base import RoIDistillation, StageOutputs
+from lad.methods.roi.base import RoIDistillation
 from lad.methods.roi.heads import is_sigmoid, of_class, stages_of
+from lad.methods.roi.stages import StageOutputs
 from lad.methods.roi.two_stage import (
     DeltaConversion,
     TwoStageDistillation,

@@ -57,8 +57,8 @@ def find_known_classes(
 ) -> KnownClasses:
     """Find which of the student's classes each teacher knows.
 
-    A teacher's class names are those of the config (``knows``), else those that its checkpoint records. A network of
-    the same run has the student's.
+    A teacher's class names are those that its checkpoint records, or those of the config (``knows``). A network of the
+    same run has the student's.
 
     Args:
         owner: The method, for messages.
@@ -66,7 +66,7 @@ def find_known_classes(
         num_classes: How many classes the student's head has.
         teachers: By name.
         counts: How many classes the head of each teacher has.
-        knows: Class names of teachers whose checkpoints record none, or others than are meant.
+        knows: Class names of teachers whose checkpoints record none; of others the same.
 
     Raises:
         UnsupportedError: numbers or names differ and ``classes`` is not given.
@@ -77,7 +77,7 @@ def find_known_classes(
             raise ConfigError(
                 f"{owner}: knows names no teacher {name!r}{nearest(name, teachers)}; there are {listed(teachers, 5)}."
             )
-    taught = {name: _names(teacher, knows.get(name)) for name, teacher in teachers.items()}
+    taught = {name: _names(owner, name, teacher, knows.get(name)) for name, teacher in teachers.items()}
     if classes is None:
         return _same_classes(owner, num_classes, taught, counts)
     classes = tuple(classes)
@@ -117,8 +117,17 @@ def find_known_classes(
     return KnownClasses(classes, found)
 
 
-def _names(teacher: SingleTeacher, given: Sequence[str] | None) -> tuple[str, ...] | None:
-    return tuple(given) if given is not None else teacher.classes
+def _names(
+    owner: str, name: str, teacher: SingleTeacher, given: Sequence[str] | None
+) -> tuple[str, ...] | None:
+    if given is None:
+        return teacher.classes
+    if teacher.classes is not None and tuple(given) != teacher.classes:
+        raise ConfigError(
+            f"{owner}: knows says that teacher {name!r} knows {listed(given, 5)}, and its checkpoint that it was "
+            f"trained on {listed(teacher.classes, 5)}: leave it out of knows."
+        )
+    return tuple(given)
 
 
 def _same_classes(
