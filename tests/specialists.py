@@ -24,22 +24,22 @@ def one_stage(num_classes: int = 3, family: str = "retinanet") -> dict:
 def distil(
     folder: Path, make=one_stage, known: dict[str, tuple[str, ...] | None] = KNOWN, **method
 ) -> torch.nn.Module:
-    """A student of three classes (weights of seed 0) that MulDE teaches, in training; None: no names, three classes."""
+    """A student of three classes (weights of seed 0) that MulDE teaches, in training.
+
+    Args:
+        folder: Of the teachers' checkpoints; those that are there are taken.
+        make: Config of a detector of a number of classes.
+        known: Class names of each teacher; None: three classes without names.
+        method: Settings of MulDE.
+    """
     teachers = {}
     for seed, (name, classes) in enumerate(known.items(), 1):
         config = make(len(classes or CLASSES))
-        network = random_teacher(config) if "roi_head" in config else build(config, seed)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            head = network.roi_head.bbox_head if "roi_head" in config else network.bbox_head
-            for layer in head if isinstance(head, torch.nn.ModuleList) else [head]:
-                # Other logits than the next teacher's, of the size of a trained detector's.
-                name_of = "fc_cls" if "roi_head" in config else "retina_cls"
-                if hasattr(layer, name_of):
-                    torch.nn.init.normal_(getattr(layer, name_of).weight, std=0.03)
-        meta = dict(dataset_meta=dict(classes=classes)) if classes else {}
-        path = save_checkpoint(network, folder / f"{name}_{len(classes or CLASSES)}.pth", **meta)
-        teachers[name] = dict(copy.deepcopy(config), checkpoint=path)
+        file = folder / f"{config['type']}_{name}_{'-'.join(classes or ())}.pth"
+        if not file.exists():
+            meta = dict(dataset_meta=dict(classes=classes)) if classes else {}
+            save_checkpoint(_trained(config, seed), file, **meta)
+        teachers[name] = dict(copy.deepcopy(config), checkpoint=str(file))
     model = MODELS.build(
         dict(
             type="DistillationDetector",
@@ -54,6 +54,19 @@ def distil(
         if part is not None:
             part.training = True
     return model
+
+
+def _trained(config: dict, seed: int) -> torch.nn.Module:
+    """A detector whose logits are other ones than the next seed's, and of the size of a trained detector's."""
+    network = random_teacher(config) if "roi_head" in config else build(config, seed)
+    heads = network.roi_head.bbox_head if "roi_head" in config else network.bbox_head
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for head in heads if isinstance(heads, torch.nn.ModuleList) else [heads]:
+            for name in ("fc_cls", "retina_cls"):
+                if hasattr(head, name):
+                    torch.nn.init.normal_(getattr(head, name).weight, std=0.03)
+    return network
 
 
 def faster(num_classes: int = 3) -> dict:

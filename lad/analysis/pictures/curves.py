@@ -39,7 +39,8 @@ def choose_keys(runs: Sequence[Scalars], patterns: Sequence[str] | None) -> list
     Args:
         runs: Logged scalars of each run.
         patterns: Names, or patterns like ``*loss_cls``; None for every loss, the share of objects that each network
-            taught (``NAME.share``), the weights of teachers (``NAME.weight.CLASS``) and the main mAP of each metric.
+            taught (``NAME.share``), the weights of teachers (``NAME.weight``, without those of each class) and the main
+            mAP of each metric.
 
     Returns:
         Names of scalars.
@@ -52,7 +53,7 @@ def choose_keys(runs: Sequence[Scalars], patterns: Sequence[str] | None) -> list
         chosen = [key for key in known if "loss" in key]
         # The sum of all losses first.
         chosen.sort(key=lambda key: key != "loss")
-        chosen += [key for key in known if key.endswith(".share") or _WEIGHT.fullmatch(key)]
+        chosen += [key for key in known if key.endswith((".share", ".weight"))]
         return chosen + [key for key in known if key.endswith("mAP")]
     chosen = []
     for pattern in patterns:

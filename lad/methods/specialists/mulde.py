@@ -65,8 +65,8 @@ class MulDE(SeveralTeachersMethod):
         loss_weight: Factor of the KL, a number or a schedule (:func:`lad.base.schedules.build_schedule`).
         gate_weight: Factor of BCE(s, y).
         attention_epochs: The attention's temperature is e^floor(epoch / attention_epochs), and
-        max_attention_temperature: at most this. None: no bound, as in the authors' code, where by epoch 20 it is 55 and
-            the attention is a plain mean.
+        max_attention_temperature: at most this; below 1 a constant that makes it sharper. None: no bound, as in the
+            authors' code, where by epoch 20 it is 55 and the attention is a plain mean.
         log_classes: Whether the log has the weights of each class; None: of up to 20 classes.
         loss_name: What the KL is called.
         init_cfg: As in MMEngine.
@@ -104,7 +104,7 @@ class MulDE(SeveralTeachersMethod):
         self.loss_weight = build_schedule(loss_weight, f"{owner}: loss_weight", minimum=0)
         self.gate_weight = build_schedule(gate_weight, f"{owner}: gate_weight", minimum=0)
         if max_attention_temperature is not None:
-            build_schedule(max_attention_temperature, f"{owner}: max_attention_temperature", minimum=1)
+            build_schedule(max_attention_temperature, f"{owner}: max_attention_temperature", above=0)
         if "loss" not in loss_name:
             raise ConfigError(f"{owner}: loss_name must contain 'loss', got {loss_name!r}.")
         if knows is not None and not isinstance(knows, Mapping):
