@@ -1,0 +1,38 @@
+"""The suite of several teachers: each student gets the checkpoints of the teachers that its entry names."""
+
+from suites.runs import Run
+from suites.suite_file import load_suite
+
+import pytest
+from helpers import ROOT
+
+GOOD_AND_BAD = dict(good="teacher/seed_0", second="teacher/seed_1", shuffled="shuffled/seed_0")
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("specialists", dict(rbc="rbc/seed_0", wbc="wbc/seed_0", platelets="platelets/seed_0")),
+        ("mulde", GOOD_AND_BAD),
+        ("average", GOOD_AND_BAD),
+    ],
+)
+def test_teachers_are_those_of_the_suite_whatever_the_students_seed(entry, expected, tmp_path):
+    suite = load_suite(ROOT / "configs/benchmarks/bccd_specialists.yaml")
+    run = Run(suite, suite.entries[entry], 3, tmp_path)
+    filled = run.filled(run.config)
+    assert {name: spec.checkpoint for name, spec in filled.model.teachers.items()} == {
+        name: str(tmp_path / folder / "epoch_12.pth") for name, folder in expected.items()
+    }
+    assert filled.randomness.seed == 3
+
+
+def test_the_student_is_the_same_in_every_comparison(tmp_path):
+    suite = load_suite(ROOT / "configs/benchmarks/bccd_specialists.yaml")
+    models = [
+        Run(suite, suite.entries[name], 0, tmp_path).config.model
+        for name in ("mulde", "average", "specialists")
+    ]
+    alone = Run(suite, suite.entries["alone"], 0, tmp_path).config.model
+    for model in models:
+        assert {key: value for key, value in model.student.items() if key in alone} == alone
