@@ -8,8 +8,10 @@ from pathlib import Path
 
 import torch
 from fault_runs import free_port, import_server
+from helpers import build, small_paa
 from mmengine.dist import all_reduce
 from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import init_default_scope
 from torch import nn
 
 
@@ -33,6 +35,7 @@ def run(step: Callable[[Callable[[nn.Module], nn.Module], slice], dict], folder:
 
 def _run(step: Callable, rank: int, size: int, port: int, path: Path) -> None:
     torch.set_num_threads(1)
+    init_default_scope("mmdet")
     if size > 1:
         torch.distributed.init_process_group(
             "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=size, timeout=timedelta(seconds=60)
@@ -68,3 +71,27 @@ def linear_step(wrap: Callable, part: slice) -> dict:
     loss = nt_xent_loss(*embeddings, candidates=every.views, start=every.start).mean()
     loss.backward()
     return dict(loss=mean_over_processes(loss), gradient=model.weight.grad)
+
+
+def pretraining(student: dict | None = None, seed: int = 0, **settings) -> nn.Module:
+    """A small detector's pretraining, with random weights that depend on the seed alone."""
+    config = dict(type="SelfSupervisedPretraining", student=student or small_paa())
+    config["methods"] = settings.pop("methods", [dict(type="ContrastiveLearning")])
+    return build(config | settings, seed)
+
+
+def random_views(images: int = 4) -> dict[str, torch.Tensor]:
+    """Normalised noise."""
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(images, 3, 64, 64, generator=generator) for name in ("first", "second")}
+
+
+def pretraining_step(wrap: Callable, part: slice) -> dict:
+    """A step of a small detector's pretraining; batch norm as at test time, none in the projection."""
+    model = pretraining(projection=dict(norm_cfg=None)).eval()
+    wrapped = wrap(model)
+    views = {name: view[part] for name, view in random_views().items()}
+    loss = wrapped(views, {}, mode="loss")["loss_contrastive"]
+    loss.backward()
+    gradients = [p.grad.flatten() for p in model.parameters() if p.requires_grad]
+    return dict(loss=mean_over_processes(loss), gradient=torch.cat(gradients))

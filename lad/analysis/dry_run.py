@@ -9,6 +9,7 @@ from contextlib import ExitStack, redirect_stdout
 from dataclasses import astuple, dataclass
 from typing import Any
 
+from lad.analysis.dry_run_views import describe_pretraining
 from lad.analysis.profiling.batch import random_batch
 from lad.analysis.tables import text_table
 from lad.base.capture import Outputs, levels_of, split_level
@@ -16,11 +17,12 @@ from lad.base.config import detector_config
 from lad.base.progress import Progress
 from lad.base.replace import replaced
 from lad.detectors.bound import BoundMethod
-from lad.detectors.configs import is_distillation, with_networks
+from lad.detectors.configs import describes_detectors, with_networks
 from lad.detectors.distillation import DistillationDetector
 from lad.detectors.inspection import bound_methods
 from lad.detectors.masks import predicts_masks
 from lad.detectors.networks import NetworksDetector
+from lad.detectors.self_supervised import SelfSupervisedPretraining
 from lad.errors import ConfigError
 from lad.methods.assignment.co_learning import CoLearningAssignment
 from lad.methods.base import Link, SeveralTeachersMethod
@@ -245,6 +247,8 @@ def _role(model: NetworksDetector, name: str) -> str:
 
 def describe(model: BaseDetector) -> str:
     """The networks of a detector, what its methods compare, and its losses, as text."""
+    if isinstance(model, SelfSupervisedPretraining):
+        return describe_pretraining(model)
     if not bound_methods(model):
         return f"{type(model).__name__}: nothing is distilled."
     head = ["method", "learner", "taught by", "student", "shape", "teacher", "shape", "connector"]
@@ -293,7 +297,7 @@ def describe_config(cfg: Config) -> str:
     # MMEngine lists every weight's initialisation where there is no log file.
     MMLogger.get_current_instance().setLevel(logging.WARNING)
     model = cfg.model.to_dict()
-    if is_distillation(model):
+    if describes_detectors(model):
         model = with_networks(
             model, trained=lambda spec, role: without_pretraining(detector_config(spec, role))
         )
@@ -301,6 +305,6 @@ def describe_config(cfg: Config) -> str:
     with redirect_stdout(sys.stderr):
         detector = MODELS.build(model)
         check_shapes(detector)
-        if bound_methods(detector):
+        if bound_methods(detector) or isinstance(detector, SelfSupervisedPretraining):
             detector.init_weights()
         return describe(detector)

@@ -11,7 +11,7 @@ from lad.cli.checks import bad_data_policy, check_completeness, check_dataset_fi
 from lad.cli.config_settings import check_settings
 from lad.cli.config_types import check_types
 from lad.datasets.bad_images import check_image_loading
-from lad.detectors.configs import is_distillation
+from lad.detectors.configs import describes_detectors
 from lad.engine.defaults import resume_request, survive_interruption
 from lad.errors import ConfigError
 
@@ -48,7 +48,7 @@ def read_config(args: argparse.Namespace) -> Config:
     if args.cfg_options is not None:
         merge_options(cfg, args.cfg_options, "--cfg-options")
     check_types(cfg)
-    if is_distillation(cfg.get("model")):
+    if describes_detectors(cfg.get("model")):
         # MMEngine would put one that a base config has beside its model (SSD, YOLOv3) in the place of the student's, in
         # training alone: the plain config that is tested has the student's. On purpose it is model.data_preprocessor.
         cfg._cfg_dict.pop("data_preprocessor", None)

@@ -15,7 +15,7 @@ from lad.cli.built_checks import (
     dropping_batch_sizes,
 )
 from lad.cli.data_checks import DataReport, inspect_data
-from lad.cli.label_checks import check_labels
+from lad.cli.label_checks import check_labels, check_views
 from lad.cli.loaders import loaders_of
 from lad.datasets.configured import (
     annotation_file,
@@ -206,6 +206,7 @@ def check_training(runner: Runner) -> None:
     _check_channels(runner.cfg, model)
     _check_mask_metric(runner.cfg, model)
     dataset = built("train_dataloader", lambda: runner.train_loop.dataloader.dataset)
+    check_views(runner, model)
     highest = _check_objects(dataset, report)
     classes = next((one for one in map(class_names, innermost(dataset)) if one is not None), ())
     _check_heads(model, classes, highest)

@@ -14,11 +14,18 @@ from mmengine.config import Config, ConfigDict
 
 #: Types of models that describe several networks.
 KINDS = ("DistillationDetector",)
+#: The type of models that train backbone and neck of a detector, which they describe as a distillation its student.
+PRETRAINING = "SelfSupervisedPretraining"
 
 
 def is_distillation(model: Any) -> bool:
     """Whether a config's ``model`` carries several networks, rather than being a plain detector."""
     return kind_of(model) in KINDS
+
+
+def describes_detectors(model: Any) -> bool:
+    """Whether a config's ``model`` describes detectors in it, as a distillation and a pretraining do."""
+    return kind_of(model) in (*KINDS, PRETRAINING)
 
 
 def trained_specs(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ inside                                outside (checkpoints, optimizer constructo
 ``distillation.METHOD.KEY``           ``distillation.METHOD.KEY``
 ====================================  ==============================================
 
-Snapshots, which are hidden teachers, are saved under ``distillation.snapshots.NAME.KEY``.
+The projections of a pretraining without labels are under ``distillation.projection.NETWORK.``. Snapshots, which are
+hidden teachers, are saved under ``distillation.snapshots.NAME.KEY``.
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ DISTILLATION = "distillation."
 NETWORKS = "distillation.networks."
 EXITS = "distillation.exits."
 SNAPSHOTS = "distillation.snapshots."
+#: Of a pretraining without labels, which alone has them.
+PROJECTIONS = "distillation.projection."
+#: What such a pretraining trains of a detector.
+PRETRAINED = ("backbone.", "neck.")
 #: What no method may be called: its adapters are saved beside them.
-RESERVED = ("networks", "exits", "snapshots")
+RESERVED = ("networks", "exits", "snapshots", "projection")
 _PREFIXES = ((DEPLOYED, ""), ("peers.", NETWORKS), ("exits.", EXITS))
 
 

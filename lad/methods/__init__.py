@@ -21,10 +21,12 @@ from lad.methods.specialists.mulde import MulDE
 from lad.methods.together.feature_fusion import FeatureFusionSelfDistillation
 from lad.methods.together.mutual import MutualLogitDistillation
 from lad.methods.together.self_distillation import SelfDistillation
+from lad.methods.without_labels.contrastive import ContrastiveLearning
 
 __all__ = [
     "ActivationBoundaryDistillation",
     "CoLearningAssignment",
+    "ContrastiveLearning",
     "CrossHeadDistillation",
     "DenseLogitDistillation",
     "DistillationMethod",

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from lad.base.config import detector_config, load_config
-from lad.detectors.configs import is_distillation, with_networks
+from lad.detectors.configs import PRETRAINING, describes_detectors, is_distillation, with_networks
 from lad.engine.plain_config import student_only
 from lad.networks.building import without_pretraining
 
@@ -17,6 +17,7 @@ from helpers import ROOT, at, make_batch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.logging import MessageHub
+from view_runs import random_views
 
 CONFIGS = sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.py") if "_base_" not in path.parts
@@ -55,7 +56,7 @@ def by_effort():
 def test_config_builds_and_trains_one_step(path, tmp_path):
     cfg = load_config(str(ROOT / path))
     model = cfg.model
-    if is_distillation(model):
+    if describes_detectors(model):
         model = with_networks(
             model,
             trained=lambda spec, role: offline(spec),
@@ -70,7 +71,11 @@ def test_config_builds_and_trains_one_step(path, tmp_path):
     num_classes = max(getattr(module, "num_classes", 0) for module in detector.modules())
     # What the runner tells TOOD: late enough for its own assigner.
     MessageHub.get_current_instance().update_info("epoch", 100)
-    batch = make_batch((2, 1), size=(128, 128), num_classes=num_classes)
+    batch = (
+        (random_views(), {})
+        if cfg.model.type == PRETRAINING
+        else make_batch((2, 1), size=(128, 128), num_classes=num_classes)
+    )
     # Every phase, where there are several; together they train all.
     for place in (0, 10**9) if getattr(detector, "pretraining", None) else (None,):
         if place is not None:
@@ -159,6 +164,7 @@ DETECTOR = rf"(?:{'|'.join(DETECTORS)})(?:-(?:cop|iop|{SPECIALISTS}))?"
 NETWORK = rf"{DETECTOR}-{BACKBONE}"
 END = r"(?:_fpn)?(?:_(?:\d+x|ms-\d+x|\d+xb\d+-\d+e))?_(?:coco|bccd|digits)"
 DISTILLATION = re.compile(rf"[a-z]+(?:-[a-z]+)?_({NETWORK})_({NETWORK}(?:\+{NETWORK})*){END}")
+WITHOUT_LABELS = re.compile(rf"[a-z]+_({NETWORK}){END}")
 PLAIN = re.compile(rf"({DETECTOR})(?:-no-iou|-uniform)?_{BACKBONE}(?:-p4-w7)?{END}")
 
 
@@ -172,6 +178,11 @@ def type_of(name):
 def test_name_follows_the_order_and_agrees_with_the_networks(path):
     name = Path(path).stem
     model = load_config(str(ROOT / path)).model
+    if model.type == PRETRAINING:
+        match = WITHOUT_LABELS.fullmatch(name)
+        assert match, f"{name} is not method_detector_backbone_neck_dataset"
+        assert type_of(match[1]) == detector_config(model.student, "student").type
+        return
     if not is_distillation(model) and model.type != "LAD":  # MMDetection's own has a teacher too
         match = PLAIN.fullmatch(name)
         assert match, f"{name} is not detector_backbone_neck_schedule_dataset"

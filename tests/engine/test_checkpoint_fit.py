@@ -14,6 +14,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import BaseLoop
 from resumable_runs import Handler, Run, config
+from view_runs import pretraining
 
 HINT = dict(type="HintDistillation", student="neck", teacher="neck")
 
@@ -240,3 +241,30 @@ def test_test_data_with_other_names_of_the_classes_are_a_warning():
     assert "label 0 is 'aeroplane' for it and 'airplane' in the test data" in line
     assert load(build(small_paa()), checkpoint, classes=("aeroplane", "b", "c")) == []
     assert load(build(small_paa()), dict(checkpoint, meta={}), classes=("airplane", "b", "c")) == []
+
+
+def test_training_starts_from_a_pretraining_and_keeps_its_own_heads():
+    checkpoint = dict(state_dict=pretraining().state_dict())
+    (warning,) = load(build(small_paa()), checkpoint, training=True)
+    assert "bbox_head" in warning
+    assert "backbone" not in warning
+
+
+@pytest.mark.parametrize(
+    "own", [small_paa(base=16), small_paa() | dict(neck=None)], ids=["other width", "no neck"]
+)
+def test_pretraining_of_another_backbone_or_without_the_neck_is_refused(own):
+    checkpoint = dict(state_dict=pretraining(own).state_dict())
+    with pytest.raises(CheckpointError, match=r"backbone\.conv1|neck\."):
+        load(build(small_paa()), checkpoint, training=True)
+
+
+def test_backbone_with_other_names_is_refused():
+    state = {key.replace("backbone.", "trunk."): value for key, value in pretraining().state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"missing \(backbone\."):
+        load(build(small_paa()), dict(state_dict=state), training=True)
+
+
+def test_test_of_a_pretraining_is_refused():
+    with pytest.raises(CheckpointError, match=r"missing \(bbox_head"):
+        load(build(small_paa()), dict(state_dict=pretraining().state_dict()))

@@ -8,7 +8,7 @@ from typing import Any
 
 from lad.datasets.configured import first_difference
 from lad.detectors.networks import NetworksDetector
-from lad.detectors.state import NETWORKS, SNAPSHOTS, outside_name
+from lad.detectors.state import NETWORKS, PRETRAINED, PROJECTIONS, SNAPSHOTS, outside_name
 from lad.engine.model import loaded_model
 from lad.errors import CheckpointError, ConfigError
 from lad.networks.fit import Fit, compare_state
@@ -75,7 +75,8 @@ class CheckpointFitHook(Hook):
     warning lists what is not loaded; a checkpoint of which nothing fits is refused all the same.
 
     A distillation's adapters and exits may differ: a run may start from a plain detector's weights, and a student is
-    tested alone. Resuming is :class:`lad.engine.hooks.ResumeHook`'s.
+    tested alone. A pretraining's checkpoint (:class:`lad.detectors.SelfSupervisedPretraining`) has no heads: a training
+    may start from it, whose heads keep their initial weights. Resuming is :class:`lad.engine.hooks.ResumeHook`'s.
 
     Raises:
         CheckpointError: keys are missing, unknown or of another shape.
@@ -97,10 +98,13 @@ class CheckpointFitHook(Hook):
         if owner == "test":
             _check_classes(runner, checkpoint, source)
         fit = compare_detector(loaded_model(runner), state_dict_of(checkpoint, source))
+        wanted = needed(fit)
+        if owner == "load_from" and any(key.startswith(PROJECTIONS) for key in fit.unexpected):
+            wanted = replace(wanted, missing=[key for key in wanted.missing if key.startswith(PRETRAINED)])
         if strict or not fit.loaded:
             or_partly = ", or load what fits with load_strict=False" if fit.loaded else ""
             refuse_misfit(
-                needed(fit), source, f"give the config that this checkpoint was trained with{or_partly}."
+                wanted, source, f"give the config that this checkpoint was trained with{or_partly}."
             )
         passed_over = [key for key in fit.unexpected if key.startswith(BESIDE)]
         rest = replace(fit, unexpected=[key for key in fit.unexpected if key not in passed_over])

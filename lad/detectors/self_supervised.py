@@ -1,0 +1,159 @@
+"""Pretraining of backbones and necks on images without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lad.base.modes import evaluating
+from lad.base.progress import Progress
+from lad.datasets.views import VIEWS
+from lad.detectors.networks import NetworksDetector
+from lad.errors import ConfigError, UnsupportedError, nearest
+from lad.methods.without_labels.base import Embeddings, ViewsStep, WithoutLabelsMethod
+from lad.methods.without_labels.gathering import gather_views
+from lad.networks.backbone_and_neck import backbone_and_neck_config, pooled_features
+from lad.networks.channels import zero_images
+from lad.networks.projection import ProjectionHead
+from lad.networks.roles import STUDENT, TrainedConfigs, check_name
+
+import torch
+from mmdet.models import MultiBranchDataPreprocessor
+from mmdet.registry import MODELS
+from mmdet.structures import SampleList
+from mmengine.dist import get_world_size
+from mmengine.model import ModuleDict
+from torch import Tensor
+
+#: Name of the projections under ``distillation.``.
+PROJECTION = "projection"
+
+
+@MODELS.register_module()
+class SelfSupervisedPretraining(NetworksDetector):
+    """Backbone and neck of a detector, trained on two views of each image without labels.
+
+    Each image of a batch comes as two views (:class:`lad.datasets.ViewsDataset`). Both run through backbone and neck in
+    one batch; the mean of each feature map of each level goes through a projection head, and the methods compare the
+    embeddings. The checkpoint holds ``backbone.*`` and ``neck.*`` as a plain detector's does, without heads, and the
+    projection under ``distillation.projection.``.
+
+    Args:
+        student: The detector: a config path, or a dict with ``config`` and overrides, or a model dict. Its heads are
+            not built.
+        methods: Configs of methods, such as ``dict(type='ContrastiveLearning')``.
+        projection: Settings of :class:`lad.networks.projection.ProjectionHead`.
+        data_preprocessor: Replaces the detector's.
+        init_cfg: As in MMEngine.
+
+    Raises:
+        ConfigError, UnsupportedError: what cannot work is refused here, before training.
+    """
+
+    #: It learns nothing from labels.
+    student_loss = False
+
+    def __init__(
+        self,
+        student: str | dict,
+        methods: Sequence[dict],
+        projection: dict | None = None,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        _check_methods(methods)
+        trained = TrainedConfigs({STUDENT: backbone_and_neck_config(student, STUDENT)}, STUDENT)
+        super().__init__(trained, data_preprocessor, init_cfg=init_cfg)
+        preprocessor = MultiBranchDataPreprocessor(trained.configs[STUDENT].data_preprocessor)
+        preprocessor.data_preprocessor = self.student.data_preprocessor
+        self.data_preprocessor = preprocessor
+        # The networks' own initial weights must not depend on projections and methods.
+        with torch.random.fork_rng(devices=[]):
+            self.distillation = ModuleDict()
+            self.distillation[PROJECTION] = ModuleDict(
+                {name: self._build_projection(name, projection) for name in self.trained_networks}
+            )
+            for config in methods:
+                self._add_method(dict(config))
+
+    def _build_projection(self, name: str, settings: dict | None) -> Any:
+        network = self.trained_networks[name]
+        with evaluating(network), torch.no_grad():
+            channels = pooled_features(network, zero_images(network, num=2)).shape[1]
+        return MODELS.build(dict(dict(type=ProjectionHead, in_channels=channels), **(settings or {})))
+
+    def _add_method(self, config: dict) -> None:
+        name = config.pop("name", config["type"])
+        check_name(name, "methods: a method")
+        if name in self.distillation:
+            raise ConfigError(f"methods: {name!r} is taken; give one of them another name=.")
+        self.distillation[name] = MODELS.build(config)
+
+    @property
+    def methods(self) -> dict[str, WithoutLabelsMethod]:
+        """The methods by name, in the order of the config."""
+        return {name: module for name, module in self.distillation.items() if name != PROJECTION}
+
+    def loss(
+        self, batch_inputs: Mapping[str, Tensor], batch_data_samples: Mapping[str, SampleList]
+    ) -> dict[str, Tensor]:
+        """The methods' losses.
+
+        Args:
+            batch_inputs: Each view of the N images by its name, (N, C, H, W), normalised for the detector.
+            batch_data_samples: Metadata of the N images by the view's name.
+
+        Raises:
+            UnsupportedError: a batch has a single image, or not two views.
+        """
+        step = ViewsStep(self.embed_views(batch_inputs), Progress.of_run())
+        losses: dict[str, Tensor] = {}
+        for name, method in self.methods.items():
+            terms = method.losses(step)
+            taken = set(terms) & set(losses)
+            losses.update({f"{name}.{key}" if key in taken else key: value for key, value in terms.items()})
+        return losses
+
+    def embed_views(self, batch_inputs: Mapping[str, Tensor]) -> dict[str, Embeddings]:
+        """Embeddings of both views by network; see :meth:`loss`."""
+        if not isinstance(batch_inputs, Mapping) or set(batch_inputs) != set(VIEWS):
+            raise UnsupportedError(
+                "SelfSupervisedPretraining needs two views of each image: wrap the training data, "
+                "dataset=dict(type='ViewsDataset', dataset=dict(...))."
+            )
+        # Both views in one batch, so that batch norm sees both.
+        inputs = torch.cat([batch_inputs[name] for name in VIEWS])
+        if len(inputs) * get_world_size() == 2:
+            raise UnsupportedError(
+                "a batch of one image has no other to be told from: set train_dataloader.batch_size to 2 or more, and "
+                "drop_last=True where the last batch has a single image."
+            )
+        found = {}
+        for name, network in self.trained_networks.items():
+            first, second = self.distillation[PROJECTION][name](pooled_features(network, inputs)).chunk(2)
+            found[name] = Embeddings(first, second, gather_views(first, second))
+        return found
+
+    @torch.no_grad()
+    def pooled(self, batch_inputs: Tensor) -> Tensor:
+        """(N, channels) pooled features of the deployed network, before the projection, of normalised images."""
+        return pooled_features(self.student, batch_inputs)
+
+
+def _check_methods(methods: Any) -> None:
+    if not isinstance(methods, (list, tuple)) or not methods or not all(isinstance(m, dict) for m in methods):
+        raise ConfigError(
+            f"methods must be a list of dicts, [dict(type='ContrastiveLearning')]; got {methods!r:.80}."
+        )
+    known = [
+        name
+        for name, kind in MODELS.module_dict.items()
+        if isinstance(kind, type) and issubclass(kind, WithoutLabelsMethod)
+    ]
+    for method in methods:
+        if method.get("type") not in known:
+            kind = str(method.get("type"))
+            raise ConfigError(
+                f"methods: {kind} is no method of SelfSupervisedPretraining{nearest(kind, known)}; there are "
+                f"{', '.join(known)}."
+            )
