@@ -297,6 +297,25 @@ def test_candidates_above_the_number_of_cells_are_capped_and_logged_once(folder,
     assert len(messages) == 1
 
 
+def test_every_cell_has_the_gate_of_its_level_and_class(folder):
+    """With all cells for candidates; gates are numbered by level and class."""
+    model = distil(folder, candidates=10**6)
+    [method] = model.methods
+    with torch.no_grad():
+        method.gates.copy_(torch.arange(30.0).view(2, 5, 3))
+    seen = []
+    queries = method.source.queries
+    method.source.queries = lambda *args: [seen.append(own) or own for own in queries(*args)]
+    model.loss(*batch())
+    [own] = seen
+    expected = torch.arange(5).repeat_interleave(torch.tensor([96, 24, 6, 2, 1]) * 27) * 3
+    expected = expected + torch.arange(3).repeat(len(expected) // 3)
+    for image in range(2):
+        torch.testing.assert_close(own.gates[image, 0].sort().values, expected.sort().values.float())
+        torch.testing.assert_close(own.gates[image, 1], own.gates[image, 0] + 15)
+        torch.testing.assert_close(own.gates[image, 0] % 3, own.classes[image].float())
+
+
 # -- The log ----------------------------------------------------------------------------------------------------------
 
 
