@@ -394,7 +394,11 @@ def anchors(scale):
             "necks of a and b have 32 and 48 channels, .* set out_channels of the necks alike",
         ),
         (dict(b=anchors(3)), {}, r"\(student b, teacher top\) compares two heads prior by prior"),
-        (dict(b=dense("retinanet", num_classes=4)), {}, "top has 3 classes and b 4; .* set num_classes alike"),
+        (
+            dict(b=dense("retinanet", num_classes=4)),
+            {},
+            "top has 3 classes and b 4; .* set num_classes alike",
+        ),
         (dict(b=two_stage()), {}, r"does not fit student FasterRCNN \(no bbox_head\)"),
     ],
 )
