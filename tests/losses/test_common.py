@@ -259,9 +259,14 @@ CASES = dict(
 )
 #: Of ``losses.__all__``: no losses but parts of them.
 PARTS = {
+    "attention_temperature",
     "complementary_attention",
     "complementary_features",
+    "contrastive_attention",
     "focal_terms",
+    "fuse_scores",
+    "gate_scores",
+    "known_divergence",
     "negative_expectation",
     "object_masks",
 }

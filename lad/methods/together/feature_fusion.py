@@ -272,13 +272,15 @@ class FeatureFusionSelfDistillation(JointMethod):
             sizes = [stage.shape[-2:] for stage in stages]
             with torch.no_grad(), evaluating(upsampling):
                 targets = upsampling(deep, sizes)
-            terms[f"{name}.self"] = weight.at(progress) * sum(_each(attention_transfer_loss, stages, targets))
+            terms[f"{name}.self"] = weight.at(progress) * _sum(
+                _each(attention_transfer_loss, stages, targets)
+            )
             constant = [stage.detach() for stage in stages]
             made = upsampling(necks[name][level].detach(), sizes)
             distances = _each(direction_distance, made, constant) + _each(
                 attention_transfer_loss, made, constant
             )
-            terms[f"{name}.upsampling"] = self.upsampling_weight.at(progress) * sum(distances)
+            terms[f"{name}.upsampling"] = self.upsampling_weight.at(progress) * _sum(distances)
         return terms
 
     def loss_weights(self) -> dict[str, float]:
@@ -305,3 +307,7 @@ def _each(distance: Any, student: Sequence[Tensor], teacher: Sequence[Tensor]) -
 def _mean(distance: Any, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     """The mean over levels and images of a distance."""
     return torch.stack(_each(distance, student, teacher)).mean()
+
+
+def _sum(terms: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(terms)).sum()
