@@ -2,7 +2,7 @@
 
 import copy
 
-from lad.errors import UnsupportedError
+from lad.errors import ConfigError, UnsupportedError
 from lad.losses import focal_kl_loss
 from lad.methods.response.soft_label import decode_within
 
@@ -32,8 +32,11 @@ def distil(tmp_path, methods, teacher_config=None, teacher_seed=1, **settings):
     return model.train()
 
 
-def by_hand(model, inputs, samples, min_iou=0.1):
-    """The three terms image by image and anchor by anchor, as the formulas are written."""
+def by_hand(model, inputs, samples, min_iou=0.1, min_score=None):
+    """The three terms image by image and anchor by anchor, as the formulas are written.
+
+    ``min_score``: weights are the teacher's scores, for anchors within their image.
+    """
     head = model.student.bbox_head
     with torch.no_grad():
         own = model.student.bbox_head(model.student.extract_feat(inputs))
@@ -51,9 +54,13 @@ def by_hand(model, inputs, samples, min_iou=0.1):
             t_box = head.bbox_coder.decode(anchors, flat(taught[1], 4), max_shape=sample.img_shape)
             cls = cls + focal_kl_loss(flat(own[0], 3), flat(taught[0], 3), 0.5).sum()
             gts = sample.gt_instances.bboxes
-            for anchor in range(len(anchors)) if len(gts) else []:
-                weight = bbox_overlaps(t_box[anchor : anchor + 1], gts).max()
-                if weight > min_iou:
+            scores = (flat(taught[0], 3).sigmoid().amax(1) * flat(taught[2], 1)[:, 0].sigmoid()).sqrt()
+            for anchor in range(len(anchors)) if len(gts) or min_score is not None else []:
+                if min_score is None:
+                    weight, least = bbox_overlaps(t_box[anchor : anchor + 1], gts).max(), min_iou
+                else:
+                    weight, least = scores[anchor], min_score
+                if weight > least:
                     total = total + weight
                     giou = bbox_overlaps(s_box[anchor : anchor + 1], t_box[anchor : anchor + 1], mode="giou")
                     box = box + weight * (1 - giou.squeeze())
@@ -75,6 +82,33 @@ def test_losses_equal_the_formulas_anchor_by_anchor(tmp_path, objects):
     for name, value in by_hand(model, inputs, samples).items():
         torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-5)
     assert (losses["loss_soft_bbox"] > 0) == any(objects)
+
+
+def test_weights_of_the_teacher_are_its_scores_and_need_no_labels(tmp_path):
+    soft = dict(type="SoftLabelDistillation", weights="teacher", min_score=0.05)
+    model = distil(tmp_path, [soft], student_loss=False).eval()
+    model.student.training = True
+    inputs, samples = make_batch((3, 0), size=(64, 96))
+    losses = model.loss(inputs, samples)
+    for name, value in by_hand(model, inputs, samples, min_score=0.05).items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-5)
+    assert all(losses[name] > 0 for name in ("loss_soft_bbox", "loss_soft_iou"))
+    for sample in samples:
+        sample.gt_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
+    for name, value in model.loss(inputs, samples).items():
+        assert torch.equal(value, losses[name])
+
+
+def test_least_score_bounds_what_counts(tmp_path):
+    soft = dict(type="SoftLabelDistillation", weights="teacher", min_score=0.99)
+    losses = distil(tmp_path, [soft], student_loss=False).loss(*make_batch((3, 1)))
+    assert losses["loss_soft_bbox"] == losses["loss_soft_iou"] == 0
+    assert losses["loss_soft_cls"] > 0
+
+
+def test_other_weights_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="weights must be 'labels' or 'teacher', got 'scores'"):
+        distil(tmp_path, [dict(SOFT, weights="scores")])
 
 
 def test_decoded_boxes_are_clipped_each_to_its_image_as_the_coder_clips_one():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 from lad.assignment.max_iou import MAX_OVERLAPS
-from lad.assignment.priors import PriorGrid, prior_grid
-from lad.errors import UnsupportedError
+from lad.assignment.priors import prior_grid
+from lad.errors import ConfigError, UnsupportedError
 from lad.exchange.seams import check_same_priors
 from lad.heads.dense import class_logits, flatten_levels
 from lad.losses import focal_kl_loss
@@ -26,6 +26,9 @@ from mmdet.utils import reduce_mean
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+#: Where the weights of the anchors come from: their overlaps with ground truths, or the teacher's scores.
+Weights = Literal["labels", "teacher"]
+
 
 @MODELS.register_module()
 class SoftLabelDistillation(DistillationMethod):
@@ -43,11 +46,20 @@ class SoftLabelDistillation(DistillationMethod):
 
     Together with :class:`LabelAssignmentDistillation` it is SoLAD.
 
+    ``weights='teacher'`` needs no labels: w is the score by which the teacher ranks its detections, the square root of
+    the best class probability times the predicted IoU (the former alone without an IoU branch), where it exceeds
+    ``min_score``. So boxes are learnt on images without labels too. It is not of the paper.
+
     Args:
         cls_weight, box_weight, iou_weight: The paper's weights of the three terms.
         gamma: Exponent of the focal factor.
-        min_iou: Least overlap with a ground truth for the box and IoU terms.
+        min_iou: Least overlap with a ground truth for the box and IoU terms, for ``weights='labels'``.
+        weights: Where the anchors' weights come from: ``'labels'`` or ``'teacher'``.
+        min_score: Least score of the teacher for the box and IoU terms, for ``weights='teacher'``.
         init_cfg: As in MMEngine.
+
+    Raises:
+        ConfigError: ``weights`` is neither.
     """
 
     teacher_modules = ("bbox_head",)
@@ -61,6 +73,8 @@ class SoftLabelDistillation(DistillationMethod):
         iou_weight: float = 10.0,
         gamma: float = 0.5,
         min_iou: float = 0.5,
+        weights: Weights = "labels",
+        min_score: float = 0.5,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -69,6 +83,12 @@ class SoftLabelDistillation(DistillationMethod):
         self.iou_weight = iou_weight
         self.gamma = gamma
         self.min_iou = min_iou
+        if weights not in get_args(Weights):
+            raise ConfigError(
+                f"SoftLabelDistillation: weights must be 'labels' or 'teacher', got {weights!r}."
+            )
+        self.weights = weights
+        self.min_score = min_score
 
     def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Refuse heads whose predictions do not correspond anchor by anchor."""
@@ -108,7 +128,11 @@ class SoftLabelDistillation(DistillationMethod):
         boxes = decode_within(head.bbox_coder, anchors, deltas, metas)
         with torch.no_grad():
             teacher_boxes = decode_within(teacher_head.bbox_coder, anchors, teacher_deltas, metas)
-            weight = self.overlaps(step, grid, teacher_boxes)
+            inside = grid.inside(metas, allowed_border=-1).flatten()
+            if self.weights == "labels":
+                weight = self.overlaps(step, teacher_boxes) * inside
+            else:
+                weight = self.scores(teacher_logits, teacher_iou_logits) * inside
             total = reduce_mean(weight.sum()).clamp(min=num_images)
         loss_cls = focal_kl_loss(logits, teacher_logits, self.gamma)
         loss_box = giou_loss(boxes, teacher_boxes, reduction="none")
@@ -125,21 +149,31 @@ class SoftLabelDistillation(DistillationMethod):
             losses["loss_soft_iou"] = iou_logits.sum() * 0
         return losses
 
-    def overlaps(self, step: Step, grid: PriorGrid, boxes: Tensor) -> Tensor:
+    def overlaps(self, step: Step, boxes: Tensor) -> Tensor:
         """(N * P,) largest IoU of each box with a ground truth of its image where above ``min_iou``, else 0."""
-        metas = [sample.metainfo for sample in step.data_samples]
-        inside = grid.inside(metas, allowed_border=-1)
         gt_bboxes = [sample.gt_instances.bboxes for sample in step.data_samples]
         most = max(map(len, gt_bboxes))
         if most == 0:
             return boxes.new_zeros(len(boxes))
         # Padded with boxes of no area, which overlap nothing. In parts where objects are very many: bounds the memory.
         padded = pad_sequence(gt_bboxes, batch_first=True)
-        boxes = boxes.view(len(metas), -1, 4)
+        boxes = boxes.view(len(gt_bboxes), -1, 4)
         per_part = max(1, MAX_OVERLAPS // (most * boxes.shape[1]))
         parts = zip(boxes.split(per_part), padded.split(per_part), strict=True)
         best = torch.cat([bbox_overlaps(own, truth).amax(dim=2) for own, truth in parts])
-        return (best * (best > self.min_iou) * inside).flatten()
+        return (best * (best > self.min_iou)).flatten()
+
+    def scores(self, logits: Tensor, iou_logits: Tensor | None) -> Tensor:
+        """(n,) score of each anchor where above ``min_score``, else 0.
+
+        Args:
+            logits: (n, C) class logits.
+            iou_logits: (n, 1); None without an IoU branch.
+        """
+        score = logits.float().amax(dim=1).sigmoid()
+        if iou_logits is not None:
+            score = (score * iou_logits.float()[:, 0].sigmoid()).sqrt()
+        return score * (score > self.min_score)
 
 
 def decode_within(
