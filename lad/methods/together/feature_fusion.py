@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise, permutations
-from typing import Any
 
 from lad.base.capture import levels_of
 from lad.base.modes import evaluating
@@ -30,6 +29,8 @@ from mmdet.registry import MODELS
 from mmengine.model import ModuleDict
 from torch import Tensor
 
+#: (N,) distances of the maps of N images, of a student and a teacher.
+Distance = Callable[[Tensor, Tensor], Tensor]
 #: Names of the predictor on the fused maps and of the mean of the students' logits in the log.
 FUSION, STUDENTS = "fusion", "students"
 #: The authors' weights, which rise over five epochs.
@@ -299,12 +300,12 @@ class FeatureFusionSelfDistillation(JointMethod):
         return {f"{self.loss_name}.{name}": weight for name, weight in weights.items()}
 
 
-def _each(distance: Any, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[Tensor]:
+def _each(distance: Distance, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[Tensor]:
     """The mean over the images of a distance, of each level; levels differ in size, so each is computed by itself."""
     return [distance(own, taught).mean() for own, taught in zip(student, teacher, strict=True)]
 
 
-def _mean(distance: Any, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+def _mean(distance: Distance, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     """The mean over levels and images of a distance."""
     return torch.stack(_each(distance, student, teacher)).mean()
 
