@@ -27,6 +27,18 @@ train_dataloader = dict(
         ),
     ),
 )
+# How well the features tell the digits of the validation images apart, in the log after each epoch.
+custom_hooks = [
+    dict(
+        type="KNNAccuracyHook",
+        dataset=dict(
+            type="DigitsDataset",
+            data_root="data/digits/",
+            ann_file="annotations/val.json",
+            data_prefix=dict(img="images/val/"),
+        ),
+    )
+]
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=20)
 optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=0.001, weight_decay=0.05))
 param_scheduler = [dict(type="CosineAnnealingLR", by_epoch=True, T_max=20, convert_to_iter_based=True)]

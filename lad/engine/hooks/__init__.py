@@ -2,6 +2,7 @@
 
 from lad.engine.hooks.checkpoint import AtomicCheckpointHook
 from lad.engine.hooks.checkpoint_fit import CheckpointFitHook
+from lad.engine.hooks.knn_accuracy import KNNAccuracyHook
 from lad.engine.hooks.numerical_faults import NumericalFaultHook
 from lad.engine.hooks.phases import PhaseHook
 from lad.engine.hooks.preemption import PreemptionHook
@@ -13,6 +14,7 @@ from lad.engine.hooks.teacher_accuracy import TeacherCheckHook
 __all__ = [
     "AtomicCheckpointHook",
     "CheckpointFitHook",
+    "KNNAccuracyHook",
     "NumericalFaultHook",
     "PhaseHook",
     "PreemptionHook",

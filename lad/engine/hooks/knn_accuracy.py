@@ -1,0 +1,177 @@
+"""How well a pretraining without labels tells objects apart: a k-nearest-neighbour classifier after each epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lad.base.modes import evaluating
+from lad.detectors.self_supervised import SelfSupervisedPretraining
+from lad.engine.model import detector_of
+from lad.errors import ConfigError, DataError
+from lad.evaluation.neighbours import knn_accuracy
+
+import mmcv
+import torch
+from mmdet.registry import DATASETS
+from mmdet.structures import DetDataSample
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor
+
+#: Name of the accuracy in the logs.
+NAME = "knn_accuracy"
+#: Loads an image and its objects.
+PIPELINE = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_bbox=True)]
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Objects that are cut out of images.
+
+    Attributes:
+        images: (n, C, size, size) uint8.
+        labels: (n,) classes.
+        sources: (n,) number of the image that each is from.
+    """
+
+    images: Tensor
+    labels: Tensor
+    sources: Tensor
+
+
+@HOOKS.register_module()
+class KNNAccuracyHook(Hook):
+    """Reports the accuracy of a k-nearest-neighbour classifier on objects of a labelled data set.
+
+    Each object is cut out and scaled to a square, and classified by its nearest neighbours among the objects of *other
+    images* of the same data set, by the pooled features of the network in training (before the projection). It is
+    measured before the first step, which tells what random weights are worth, and after every ``interval`` epochs; it
+    is in the log, and ``knn_accuracy`` in the visualizer's scalars. Training is bit for bit the same without it. Rank 0
+    does it.
+
+    Args:
+        dataset: Config of a labelled data set with ``bbox`` annotations, usually the validation set; its pipeline is
+            set here. It must not share images with the training data.
+        size: Height and width of the crops, in pixels.
+        neighbours: How many vote.
+        max_objects: At most so many objects, from the first images on.
+        batch_size: Crops that pass the network at once.
+        interval: Epochs between measurements.
+
+    Raises:
+        ConfigError: a setting is wrong, or the model is no pretraining.
+        DataError: fewer than two images have objects, or images are trained on.
+    """
+
+    def __init__(
+        self,
+        dataset: dict,
+        size: int = 64,
+        neighbours: int = 20,
+        max_objects: int = 2000,
+        batch_size: int = 64,
+        interval: int = 1,
+    ) -> None:
+        numbers = dict(
+            size=size,
+            neighbours=neighbours,
+            max_objects=max_objects,
+            batch_size=batch_size,
+            interval=interval,
+        )
+        for name, value in numbers.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"KNNAccuracyHook: {name} must be a positive whole number, got {value!r}.")
+        if not isinstance(dataset, dict) or "type" not in dataset:
+            raise ConfigError(f"KNNAccuracyHook: dataset must be a dict with a type, got {dataset!r:.60}.")
+        self.dataset = dataset
+        self.size, self.neighbours, self.max_objects = size, neighbours, max_objects
+        self.batch_size, self.interval = batch_size, interval
+
+    @master_only
+    def before_train(self, runner: Runner) -> None:
+        """Cut out the objects; measure what the weights are worth before training."""
+        model = detector_of(runner)
+        if not isinstance(model, SelfSupervisedPretraining):
+            raise ConfigError(
+                f"KNNAccuracyHook looks at the features of a SelfSupervisedPretraining, and the model is a "
+                f"{type(model).__name__}: take the hook out of custom_hooks."
+            )
+        dataset = DATASETS.build(dict(self.dataset, pipeline=PIPELINE, test_mode=True))
+        if common := _paths(dataset) & _paths(runner.train_dataloader.dataset):
+            raise DataError(
+                f"KNNAccuracyHook: {len(common)} of its images are trained on, {min(common)} among them: give it the "
+                "validation data."
+            )
+        self.crops = self._cut_out(dataset)
+        self._measure(runner)
+
+    @master_only
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Measure."""
+        if self.every_n_epochs(runner, self.interval):
+            self._measure(runner, finished=runner.epoch + 1)
+
+    def _cut_out(self, dataset: Any) -> Crops:
+        crops = [crop for number in range(len(dataset)) for crop in self._objects(dataset[number], number)]
+        crops = crops[: self.max_objects]
+        sources = torch.tensor([source for _, _, source in crops])
+        if len(sources.unique()) < 2:
+            raise DataError(
+                "KNNAccuracyHook: fewer than two images of its data set have objects to compare: give it more."
+            )
+        return Crops(
+            torch.stack([image for image, _, _ in crops]),
+            torch.tensor([label for _, label, _ in crops]),
+            sources,
+        )
+
+    def _objects(self, data: dict, number: int) -> Iterator[tuple[Tensor, int, int]]:
+        """The objects of one image: pixels (C, size, size), class and the image's number."""
+        boxes = data["gt_bboxes"].tensor
+        keep = ~torch.as_tensor(data["gt_ignore_flags"], dtype=torch.bool)
+        for box, label in zip(boxes[keep], data["gt_bboxes_labels"][keep.numpy()], strict=True):
+            cut = mmcv.imcrop(data["img"], box.numpy())
+            if min(cut.shape[:2]) > 0:
+                pixels = mmcv.imresize(cut, (self.size, self.size))
+                yield (
+                    torch.from_numpy(pixels).view(self.size, self.size, -1).permute(2, 0, 1),
+                    int(label),
+                    number,
+                )
+
+    def _measure(self, runner: Runner, finished: int = 0) -> None:
+        model = detector_of(runner)
+        with evaluating(model):
+            features = torch.cat(
+                [self._features(model, part) for part in self.crops.images.split(self.batch_size)]
+            )
+        labels, sources = self.crops.labels.to(features.device), self.crops.sources.to(features.device)
+        accuracy = knn_accuracy(features, labels, sources, self.neighbours)
+        when = f"after epoch {finished}" if finished else "before training"
+        runner.logger.info(f"k-NN accuracy {when}: {accuracy:.3f} on {len(labels)} objects.")
+        runner.visualizer.add_scalar(NAME, accuracy, step=finished)
+
+    @staticmethod
+    def _features(model: SelfSupervisedPretraining, crops: Tensor) -> Tensor:
+        shape = tuple(crops.shape[-2:])
+        samples = [DetDataSample(metainfo=dict(img_shape=shape, pad_shape=shape)) for _ in crops]
+        # The one of a single view; batch augmentations are for training.
+        data = model.data_preprocessor.data_preprocessor(
+            dict(inputs=list(crops), data_samples=samples), False
+        )
+        return model.pooled(data["inputs"])
+
+
+def _paths(dataset: Any) -> set[str]:
+    """Absolute paths of the images of a data set, whatever wraps it."""
+    parts = [*getattr(dataset, "datasets", ()), *([dataset.dataset] if hasattr(dataset, "dataset") else [])]
+    if parts:
+        return {path for part in parts for path in _paths(part)}
+    infos = (dataset.get_data_info(number) for number in range(len(dataset)))
+    return {str(Path(info["img_path"]).resolve()) for info in infos if "img_path" in info}
