@@ -235,7 +235,8 @@ def test_half_precision_scores_are_float32_and_near_those_in_full_precision(head
     exact = model.bbox_head.loss_by_feat(*precise, *ground_truth)
     for own, wanted in zip(scores, expected, strict=True):
         assert own.dtype == torch.float32
-        assert (own - wanted).abs().mean() < 0.005
+        # A digit of bfloat16; how its convolutions round depends on the processor.
+        assert (own - wanted).abs().mean() < torch.finfo(torch.bfloat16).eps
     for name, value in exact.items():
         torch.testing.assert_close(losses[name].float(), value, rtol=0.01, atol=0)
     sum(losses.values()).backward()

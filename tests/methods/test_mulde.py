@@ -23,10 +23,17 @@ from dense_detectors import dense, flat, outputs_of
 from detr_detectors import small_detr
 from helpers import at, build, fake_cuda, make_batch
 from mmdet.registry import MODELS
+from seam_detectors import set_epoch
 from specialists import CLASSES, KNOWN, cascade, distil, faster, one_stage
 from two_stage_detectors import seeded_loss, two_stage
 
 BATCH = ((3, 2), (64, 96))
+
+
+@pytest.fixture(autouse=True)
+def _first_epoch():
+    """Where other tests have left the run; the temperature of the attention follows it."""
+    set_epoch(0)
 
 
 @pytest.fixture(scope="module")
