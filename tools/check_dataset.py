@@ -26,6 +26,7 @@ from lad.cli.built_checks import build_datasets, built_problems, dropping_batch_
 from lad.cli.data_checks import DataReport, inspect_data
 from lad.cli.loaders import loaders_of
 from lad.cli.messages import one_line_errors
+from lad.cli.options import add_config_options
 from lad.datasets.coco_checks import check_coco
 from lad.datasets.coco_file import AnnotationTable, read_coco
 from lad.datasets.configured import CocoData
@@ -35,7 +36,6 @@ from lad.datasets.problems import Problem, summary
 from lad.datasets.tail import ClassCount, describe_tail
 from lad.errors import ConfigError
 
-from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
 from mmengine.utils import ProgressBar
 
@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "config", nargs="?", help="config whose training, validation and test data are checked"
     )
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    add_config_options(parser)
     parser.add_argument("--json", metavar="FILE", help="a COCO annotation file, instead of a config")
     parser.add_argument("--images", metavar="FOLDER", help="the folder of its images (default: not checked)")
     parser.add_argument("--no-images", action="store_true", help="read the annotations alone")

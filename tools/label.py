@@ -16,6 +16,7 @@ from pathlib import Path
 from lad.base.config import load_config, merge_options
 from lad.cli.checks import head_classes
 from lad.cli.messages import one_line_errors
+from lad.cli.options import add_config_options
 from lad.datasets.image_folder import image_files, unlabelled_coco
 from lad.engine.checkpoints import write_whole
 from lad.engine.labelling import (
@@ -31,7 +32,6 @@ from lad.errors import CheckpointError, ConfigError
 from lad.networks.verified_checkpoint import class_names, load_verified
 
 from mmdet.registry import MODELS
-from mmengine.config import DictAction
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmengine.utils import ProgressBar
@@ -52,7 +52,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="processes that load images")
     parser.add_argument("--device", default=None, help="by default an accelerator if there is one")
     parser.add_argument("--force", action="store_true", help="replace an existing file")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    add_config_options(parser)
     return parser.parse_args()
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from lad.analysis.profiling import profile_config
 from lad.cli.arguments import read_config
 from lad.cli.messages import one_line_errors
+from lad.cli.options import add_config_options
 
 import torch
-from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
 
 
@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=5, help="training steps to time; 0 counts only")
     parser.add_argument("--device", help="default: cuda if there is one, else cpu")
     parser.add_argument("--random-teacher", action="store_true", help="do not load the teacher's checkpoint")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    add_config_options(parser)
     parser.add_argument(
         "--out", metavar="FILE", help="write all figures as JSON: seconds, bytes, multiply-adds"
     )

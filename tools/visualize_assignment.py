@@ -16,6 +16,7 @@ from lad.analysis.pictures.assignments import assignment_pictures, check_drawabl
 from lad.base.config import detector_config, kind_of, load_config
 from lad.cli.checks import check_dataset_files
 from lad.cli.messages import one_line_errors
+from lad.cli.options import add_config_options
 from lad.compat.safe_loading import load_safely
 from lad.datasets.configured import datasets_of
 from lad.detectors.configs import is_distillation, with_networks
@@ -27,7 +28,7 @@ from lad.networks.verified_checkpoint import load_verified
 
 from mmdet.registry import DATASETS, MODELS
 from mmdet.utils import register_all_modules
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dataset import BaseDataset, Compose, pseudo_collate
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import init_default_scope
@@ -64,13 +65,7 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="who teaches which object on which level; for a CoLearningAssignment, where it is drawn anyway",
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override settings of the config",
-    )
+    add_config_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="of random weights (default: 0)")
     args = parser.parse_args()
     if args.max_objects < 1:

@@ -10,13 +10,14 @@ from lad.base.config import load_config, merge_options
 from lad.cli.checks import bad_data_policy, check_completeness, check_dataset_files
 from lad.cli.config_settings import check_settings
 from lad.cli.config_types import check_types
+from lad.cli.options import add_config_options
 from lad.datasets.bad_images import check_image_loading
 from lad.detectors.configs import describes_detectors
 from lad.engine.defaults import resume_request, survive_interruption
 from lad.errors import ConfigError
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 
 
@@ -24,13 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that every tool with a config takes, under MMDetection's names."""
     parser.add_argument("config", help="config file, or PACKAGE::PATH of an installed package")
     parser.add_argument("--work-dir", help="folder for logs and checkpoints (default: work_dirs/CONFIG_NAME)")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override settings of the config, e.g. train_cfg.max_epochs=3 model.methods.0.mode=hard",
-    )
+    add_config_options(parser)
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local-rank", "--local_rank", type=int, default=0, help=argparse.SUPPRESS)
 
