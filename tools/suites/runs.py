@@ -13,6 +13,7 @@ from typing import Any
 
 from lad.base.config import load_config, merge_options
 from lad.datasets.configured import datasets_of
+from lad.detectors.configs import trained_specs
 from lad.engine.checkpoints import write_whole
 from lad.engine.plain_config import kept_exit_configs, plain_configs, student_only
 from lad.errors import ConfigError, listed, nearest
@@ -91,7 +92,7 @@ class Run:
         steps = cfg.get("max_epochs") or cfg.get("max_iters")
         name = f"{'epoch' if cfg.get('max_epochs') else 'iter'}_{steps}.pth"
         # A single trained network's own file is the checkpoint itself.
-        own = network and [network] != list(plain_configs(self.config))
+        own = network and [network] != list(trained_specs(self.config.model))
         return self.folder / (f"{network}_{name}" if own else name)
 
     def is_trained(self) -> bool:
