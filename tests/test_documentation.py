@@ -145,6 +145,7 @@ RULES = [
     # In the foreground: the second finds the first's results.
     Rule(r"tools/benchmark.py run .* &$", SUITE, {"&": ""}, slow=True),
     Rule(r"tools/benchmark.py run", SUITE, slow=True),
+    Rule(r"tools/benchmark.py archive"),
     Rule(r"tools/benchmark.py report", "--replicates 10", slow=True,
          after=(f"python tools/benchmark.py run bccd {SUITE}",)),
     # Beside the data set that other commands use.

@@ -12,12 +12,15 @@ import sys
 from pathlib import Path
 
 from lad.cli.messages import one_line_errors
+from suites.archive import read_archive
+from suites.archiving import archive_results
 from suites.plan import Options
 from suites.records import read_records
 from suites.report import write_report
+from suites.resampling import REPLICATES
 from suites.results import summarise
 from suites.runner import RECORDS, SuiteRunner
-from suites.stale import changed_since
+from suites.stale import known_results
 from suites.suite import Suite
 from suites.suite_file import load_suite
 
@@ -33,6 +36,17 @@ def at_least_one(text: str) -> int:
     number = int(text) if text.lstrip("-").isdigit() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
+    return number
+
+
+def positive(text: str) -> float:
+    """Parse a number of hours."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
     return number
 
 
@@ -52,10 +66,22 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="train again what was trained with another config (the old folders are kept)",
     )
+    run.add_argument(
+        "--hours",
+        type=positive,
+        help="stop after so many hours; the most informative runs first (exit code 3 if some are left)",
+    )
     report = commands.add_parser("report", help="table, verdicts and plots of what is recorded")
     report.add_argument("--out", type=Path, metavar="FILE.md", help="write the report there too")
-    report.add_argument("--replicates", type=at_least_one, default=1000, help="of the bootstrap")
+    report.add_argument("--replicates", type=at_least_one, default=REPLICATES, help="of the bootstrap")
+    archive = commands.add_parser(
+        "archive", help="add what is recorded to the results beside the suite's file, to be committed"
+    )
     for command in (run, report):
+        command.add_argument(
+            "--without-archive", action="store_true", help="as if no results lay beside the suite's file"
+        )
+    for command in (run, report, archive):
         command.add_argument("suite", metavar="SUITE", help="name in configs/benchmarks, or a YAML file")
         command.add_argument("--work-dir", type=Path, default=WORK_DIR)
     return parser.parse_args()
@@ -68,12 +94,12 @@ def find_suite(name: str) -> Suite:
 
 def report(suite: Suite, root: Path, args: argparse.Namespace) -> None:
     """Write the report of a suite and print its text."""
-    records = read_records(root / RECORDS)
+    archive = {} if args.without_archive else read_archive(suite.archive)
+    records, stale = known_results(suite, root, read_records(root / RECORDS), archive)
     summary = summarise(suite, records, root, args.replicates)
     command = ["python", "tools/benchmark.py", "run", args.suite]
     if args.work_dir != WORK_DIR:
         command += ["--work-dir", str(args.work_dir)]
-    stale = changed_since(suite, root, records)
     for file in [root / "report.md", *([args.out] if args.out else [])]:
         files = write_report(summary, file, shlex.join(command), stale)
     text = files[0].read_text()
@@ -83,6 +109,18 @@ def report(suite: Suite, root: Path, args: argparse.Namespace) -> None:
     else:
         print(text)
     print(f"written: {', '.join(map(str, files))}")
+
+
+def archive(suite: Suite, root: Path) -> None:
+    """Archive the results of a work_dir and print what was archived."""
+    records = read_records(root / RECORDS)
+    if not records:
+        print(f"nothing is recorded in {root / RECORDS}; `run` the suite first")
+        return
+    outcome = archive_results(suite, root, records)
+    for key, reason in outcome.left_out.items():
+        print(f"left out: {key.row} seed {key.seed}: {reason}")
+    print(f"{len(outcome.added)} results added to {suite.archive}, which has {outcome.total}")
 
 
 def main() -> None:
@@ -100,8 +138,17 @@ def main() -> None:
         try:
             if args.command == "report":
                 report(suite, root, args)
+            elif args.command == "archive":
+                archive(suite, root)
             else:
-                options = Options(args.only, args.seeds, args.jobs, args.rerun_changed)
+                options = Options(
+                    args.only,
+                    args.seeds,
+                    args.jobs,
+                    rerun_changed=args.rerun_changed,
+                    use_archive=not args.without_archive,
+                    hours=args.hours,
+                )
                 sys.exit(SuiteRunner(suite, root, options).run())
         except KeyboardInterrupt:  # while it reads: nothing runs yet
             sys.exit(130)

@@ -60,12 +60,17 @@ class Interval:
         value: With every image once and every seed once.
         low, high: The 2.5 % and 97.5 % quantiles of the replicates.
         seeds: Number of seeds (of a difference: pairs); with one the interval covers the choice of images only.
+        seed_deviation: Sample standard deviation over seeds (of a difference: of the pairs' differences, or of both
+            detectors' together where they have no seed in common); None with one seed.
+        image_deviation: Standard deviation over the resampled images of the mean over seeds.
     """
 
     value: float
     low: float
     high: float
     seeds: int
+    seed_deviation: float | None = None
+    image_deviation: float = 0.0
 
 
 def match_images(evaluation: COCOeval) -> ImageMatches:
@@ -217,7 +222,13 @@ def replicate(matches: Mapping[int, ImageMatches], weights: np.ndarray) -> Repli
 def mean_interval(one: Replicates, generator: np.random.Generator) -> Interval:
     """Interval of the mean mAP over seeds, for resampled images and the variation of seeds."""
     value = float(np.mean(list(one.values.values())))
-    return _interval(value, _mean_draws(one, generator), len(one.values))
+    return Interval(
+        value,
+        *_limits(_mean_draws(one, generator)),
+        seeds=len(one.values),
+        seed_deviation=_seed_deviation(one),
+        image_deviation=float(np.std(_over_seeds(one))),
+    )
 
 
 def difference_interval(better: Replicates, than: Replicates, generator: np.random.Generator) -> Interval:
@@ -229,8 +240,14 @@ def difference_interval(better: Replicates, than: Replicates, generator: np.rand
     common = sorted(set(better.values) & set(than.values))
     if not common:
         one, other = _mean_draws(better, generator), _mean_draws(than, generator)
-        value = float(np.mean(list(better.values.values())) - np.mean(list(than.values.values())))
-        return _interval(value, one - other, min(len(better.values), len(than.values)))
+        deviations = [deviation for side in (better, than) if (deviation := _seed_deviation(side)) is not None]
+        return Interval(
+            float(np.mean(list(better.values.values())) - np.mean(list(than.values.values()))),
+            *_limits(one - other),
+            seeds=min(len(better.values), len(than.values)),
+            seed_deviation=float(np.linalg.norm(deviations)) if len(deviations) == 2 else None,
+            image_deviation=float(np.std(_over_seeds(better) - _over_seeds(than))),
+        )
     pairs = Replicates(
         values={seed: better.values[seed] - than.values[seed] for seed in common},
         resampled={seed: better.resampled[seed] - than.resampled[seed] for seed in common},
@@ -244,18 +261,25 @@ def _mean_draws(one: Replicates, generator: np.random.Generator) -> np.ndarray:
     The seeds' deviation is that of their mAP, in which those images had a part that are resampled too: what depends
     on seed and image together counts twice, and the interval is somewhat too wide rather than too narrow.
     """
-    draws = np.mean(list(one.resampled.values()), axis=0)
-    seeds = len(one.values)
-    if seeds == 1:
+    draws, deviation, seeds = _over_seeds(one), _seed_deviation(one), len(one.values)
+    if deviation is None:
         return draws
     # Student's distribution at evenly spaced probabilities, in random order: the same as drawing from it, with less
     # noise in its long tails.
     student = stdtrit(seeds - 1, (np.arange(len(draws)) + 0.5) / len(draws))
-    deviation = np.std(list(one.values.values()), ddof=1)
     return draws + generator.permutation(student) * deviation / seeds**0.5
 
 
-def _interval(value: float, resampled: np.ndarray, seeds: int) -> Interval:
+def _over_seeds(one: Replicates) -> np.ndarray:
+    """(B,) mean over seeds of each replicate."""
+    return np.mean(list(one.resampled.values()), axis=0)
+
+
+def _seed_deviation(one: Replicates) -> float | None:
+    return float(np.std(list(one.values.values()), ddof=1)) if len(one.values) > 1 else None
+
+
+def _limits(resampled: np.ndarray) -> tuple[float, float]:
     # Replicate i of B, in order, stands for the quantile (i + 0.5) / B.
     low, high = np.quantile(resampled, [0.025, 0.975], method="hazen")
-    return Interval(value, float(low), float(high), seeds)
+    return float(low), float(high)

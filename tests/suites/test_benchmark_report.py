@@ -97,7 +97,8 @@ def test_a_clear_difference_holds_and_the_table_has_its_numbers(full):
     between = f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
     assert interval.low > 0
     assert f"| Student with LAD | {row.interval.value:.3f} ± {row.deviation:.3f} | 1.000 |" in text
-    assert f"| 2 | {between} to Student | 1.23 M | 1:30 min |" in text
+    needed = " / ".join(str(row.comparison.seeds_needed(size) or "-") for size in (0.01, 0.02))
+    assert f"| 2 | {between} to Student | about {needed} | 1.23 M | 1:30 min |" in text
     assert "| training (wall clock) |" in text
     assert "one seed: images alone" not in text
     assert f"| LAD helps | holds | {between} |" in text
@@ -117,13 +118,14 @@ def test_a_result_that_is_missing_shows_as_missing(fake):
     failed = record(fake, "student", 0, 20, status="failed", error="ValueError: an obstacle")
     summary = summary_of(fake, record(fake, "lad", 0, 6), failed)
     text = markdown(summary, "x")
-    assert "| 1 of 2 | missing | 1.23 M |" in text
-    assert "| Student | missing | missing | missing | 0 of 2 |  | missing | missing |" in text
+    assert "| 1 of 2 | missing |  | 1.23 M |" in text
+    assert "| Student | missing | missing | missing | 0 of 2 |  |  | missing | missing |" in text
     assert "| LAD helps | missing | missing |" in text
     assert "- student, seed 0: ValueError: an obstacle" in text
     nothing = markdown(summary_of(fake), "x")
     assert (
-        "| Student with LAD | missing | missing | missing | 0 of 2 | missing | missing | missing |" in nothing
+        "| Student with LAD | missing | missing | missing | 0 of 2 | missing |  | missing | missing |"
+        in nothing
     )
 
 
@@ -287,7 +289,7 @@ def test_a_difference_of_one_planned_seed_says_that_it_tells_of_images_alone(fak
     fake.file.write_text(yaml.safe_dump(content, sort_keys=False))
     summary = summary_of(fake, record(fake, "lad", 0, 6), record(fake, "student", 0, 20))
     text = markdown(summary, "x")
-    assert "] (one seed: images alone) to Student | 1.23 M |" in text
+    assert "] (one seed: images alone) to Student |  | 1.23 M |" in text
     assert "| LAD helps | not decided (one seed) | +" in text
 
 

@@ -112,7 +112,11 @@ def test_a_need_may_be_named_deep_in_an_option(tmp_path):
             dict(entries__lad__needs__teacher=dict(entry="teacher")),
             "entry 'lad': needs.teacher: 'seed' is missing",
         ),
-        (dict(entries__lad__needs__teacher__seed="0"), "needs.teacher.seed must be a whole number, got '0'"),
+        (
+            dict(entries__lad__needs__teacher__seed="0"),
+            "needs.teacher.seed must be a whole number or 'same', got '0'",
+        ),
+        (dict(entries__lad__needs__teacher__seed="same"), "needs.teacher: 'teacher' has no seed 1; it has 0"),
         (dict(entries__lad__needs__teacher__entry="colad"), "'colad' trains several networks"),
         (dict(entries__lad__needs=None), "{teacher} is not among its needs"),
         (dict(entries__teacher__needs=dict(x=dict(entry="lad", seed=0))), "lad, teacher need each other"),

@@ -20,12 +20,16 @@ class Options:
         seeds: Seeds to run; all if empty.
         jobs: Number of parallel trainings.
         rerun_changed: Train again what was trained with another config; the old folder is kept beside the new one.
+        use_archive: Leave out what is archived (:mod:`suites.archive`).
+        hours: Time after which what runs is stopped, the most informative runs first; None for no limit.
     """
 
     only: Sequence[str] = ()
     seeds: Sequence[int] = ()
     jobs: int = 1
     rerun_changed: bool = False
+    use_archive: bool = True
+    hours: float | None = None
 
 
 def plan(suite: Suite, root: Path, options: Options) -> list[Run]:

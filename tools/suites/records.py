@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from lad.errors import DataError
 from suites import files
@@ -85,15 +86,24 @@ class Record:
         )
 
 
+RecordType = TypeVar("RecordType", bound=Record)
+# JSON has no tuples.
+TUPLES = ("categories", "trained_with", "resampled")
+
+
 def evaluated_files(detections: str | Path, annotations: str | Path) -> dict[str, str | None]:
     """SHA-256 of the two files that the figures of a record are made of."""
     return dict(detections=files.sha256(detections), annotations=files.sha256(annotations))
 
 
-def read_records(path: Path) -> dict[Key, Record]:
+def read_records(path: Path, record_type: type[RecordType] = Record) -> dict[Key, RecordType]:
     """The last record of each run; none where there is no file.
 
     A last line that a killed process left half-written is passed over.
+
+    Args:
+        path: The file.
+        record_type: Of its records.
 
     Raises:
         DataError: a line is no record.
@@ -101,16 +111,16 @@ def read_records(path: Path) -> dict[Key, Record]:
     if not path.is_file():
         return {}
     lines = path.read_text().split("\n")
-    known = {field.name for field in dataclasses.fields(Record)}
+    known = {field.name for field in dataclasses.fields(record_type)}
     records = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             content = json.loads(line)
-            for key in ("categories", "trained_with"):
+            for key in known.intersection(TUPLES):
                 content[key] = tuple(content.get(key, ()))
-            record = Record(**{key: value for key, value in content.items() if key in known})
+            record = record_type(**{key: value for key, value in content.items() if key in known})
         except (ValueError, TypeError, AttributeError) as error:
             if number == len(lines):
                 continue  # no line end: half-written

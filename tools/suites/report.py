@@ -10,8 +10,11 @@ from lad.evaluation.bootstrap import Interval
 from suites.plots import STALE, draw_differences, draw_map, marked
 from suites.progress import clock
 from suites.records import Key
-from suites.results import INCOMPLETE, MISSING, Judgement, Row, Summary
+from suites.results import INCOMPLETE, MISSING, Comparison, Judgement, Row, Summary
 
+#: Sizes of a difference for which the number of seeds is reported.
+SIZES = (0.01, 0.02)
+SEEDS_NEEDED = f"seeds for {' / '.join(f'{size:g}' for size in SIZES)}"
 HEADER = (
     "detector",
     "mAP",
@@ -19,6 +22,7 @@ HEADER = (
     "AP75",
     "seeds",
     "difference to its baseline",
+    SEEDS_NEEDED,
     "parameters",
     "training (wall clock)",
 )
@@ -90,6 +94,7 @@ def _table(summary: Summary, old: Set[str]) -> str:
                     _number(row.mean("AP75")),
                     count,
                     marked(_difference(row, titles), {row.network.row, row.network.baseline} & old),
+                    _seeds_needed(row.comparison),
                     _parameters(row),
                     _time(row),
                 ]
@@ -100,20 +105,23 @@ def _table(summary: Summary, old: Set[str]) -> str:
 
 def _claims(summary: Summary, old: Set[str]) -> str:
     titles = _titles(summary)
-    lines = [_line(["claim", "verdict", "difference of mAP"]), _line(["---"] * 3)]
+    lines = [_line(["claim", "verdict", "difference of mAP", SEEDS_NEEDED]), _line(["---"] * 4)]
     for judged in summary.claims:
         deciding = [judgement for judgement in judged.judgements if judgement.statement.decides]
         verdict = marked(judged.verdict, _rows(deciding) & old)
         if len(judged.judgements) == 1:
-            lines.append(_line([judged.claim.text, verdict, interval_text(judged.judgements[0].interval)]))
+            only = judged.judgements[0]
+            cells = [judged.claim.text, verdict, interval_text(only.interval), _seeds_needed(only.comparison)]
+            lines.append(_line(cells))
             continue
-        lines.append(_line([judged.claim.text, verdict, ""]))
+        lines.append(_line([judged.claim.text, verdict, "", ""]))
         for judgement in judged.judgements:
             statement = judgement.statement
             between = "better than" if statement.decides else "minus"
             text = f"&nbsp; {titles[statement.better]} {between} {titles[statement.than]}"
             verdict = marked(judgement.verdict or "for information", _rows([judgement]) & old)
-            lines.append(_line([text, verdict, interval_text(judgement.interval)]))
+            needed = _seeds_needed(judgement.comparison)
+            lines.append(_line([text, verdict, interval_text(judgement.interval), needed]))
     return "\n".join(lines)
 
 
@@ -147,6 +155,9 @@ def _notes(summary: Summary) -> str:
         "holds where the interval is above zero, is refuted where it is below, and is not decided otherwise. With one "
         "seed the interval tells of other images alone, and decides nothing. Training times are wall clock, whatever "
         "else the machine did.",
+        f"{SEEDS_NEEDED.capitalize()}: the number of paired seeds with which a true difference of that "
+        "size is found with a probability of 80 %, from the scatter recorded so far; '-' where no number of seeds is "
+        "enough for so few images.",
     ]
     made_with = _by_value(
         {
@@ -188,6 +199,14 @@ def _difference(row: Row, titles: dict[str, str]) -> str:
     if compared.verdict.startswith(INCOMPLETE):
         text += f", {compared.measured} of {compared.planned} seeds"
     return text
+
+
+def _seeds_needed(compared: Comparison | None) -> str:
+    """``about 12 / 5``: seeds that differences of these sizes need; empty where the scatter is not known."""
+    if compared is None or not compared.scatter_is_known:
+        return ""
+    needed = [compared.seeds_needed(size) for size in SIZES]
+    return f"about {' / '.join('-' if seeds is None else str(seeds) for seeds in needed)}"
 
 
 def _number(value: float | None) -> str:

@@ -7,23 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lad.errors import DataError
-from lad.evaluation.bootstrap import (
-    ImageMatches,
-    Interval,
-    Replicates,
-    difference_interval,
-    image_weights,
-    match_images,
-    mean_interval,
-    replicate,
-)
-from lad.evaluation.detections import coco_evaluation, load_ground_truth
+from lad.evaluation.bootstrap import Interval, Replicates, difference_interval, mean_interval
+from lad.evaluation.power import seeds_needed
 from suites.records import Key, Record
+from suites.resampling import REPLICATES, Resampled, resample
 from suites.suite import Claim, Network, Statement, Suite
 
 import numpy as np
-from pycocotools.coco import COCO
 
 HOLDS, REFUTED, NOT_DECIDED, MISSING = "holds", "refuted", "not decided", "missing"
 #: Of a difference that rests on one seed, although no more were planned: nothing tells how far it would move.
@@ -45,6 +35,21 @@ class Comparison:
     interval: Interval | None
     measured: int
     planned: int
+
+    def seeds_needed(self, difference: float) -> int | None:
+        """Number of seeds that a difference of this size needs (:func:`lad.evaluation.power.seeds_needed`).
+
+        Raises:
+            ValueError: it is not known how far seeds scatter (``scatter_is_known``).
+        """
+        if not self.scatter_is_known:
+            raise ValueError(f"the scatter of {self.measured} seeds is not known.")
+        return seeds_needed(difference, self.interval.seed_deviation, self.interval.image_deviation)
+
+    @property
+    def scatter_is_known(self) -> bool:
+        """Whether it rests on at least two seeds."""
+        return self.interval is not None and self.interval.seed_deviation is not None
 
     @property
     def verdict(self) -> str:
@@ -98,14 +103,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A statement and what the numbers say: the interval of the difference, None where a result is missing.
-
-    ``verdict`` is None for a statement that does not decide.
-    """
+    """A statement and what the numbers say."""
 
     statement: Statement
-    interval: Interval | None
-    verdict: str | None
+    comparison: Comparison
+
+    @property
+    def interval(self) -> Interval | None:
+        """Of the difference; None where a result is missing."""
+        return self.comparison.interval
+
+    @property
+    def verdict(self) -> str | None:
+        """The comparison's; None for a statement that does not decide."""
+        return self.comparison.verdict if self.statement.decides else None
 
 
 @dataclass(frozen=True)
@@ -140,21 +151,34 @@ class Summary:
     images: int
 
 
-def summarise(suite: Suite, records: Mapping[Key, Record], root: Path, replicates: int = 1000) -> Summary:
+def summarise(
+    suite: Suite, records: Mapping[Key, Record], root: Path, replicates: int = REPLICATES
+) -> Summary:
     """Summarise the records of a suite.
 
     Draws are the same in every call, so a report is reproducible.
 
     Args:
         suite: What is compared.
-        records: Of :func:`suites.records.read_records`.
+        records: Of :func:`suites.records.read_records`, or with archived ones of :func:`suites.archive.with_archive`.
         root: Folder of the records, which paths of detections are relative to.
         replicates: Of the bootstrap.
 
     Raises:
         DataError: the annotations are not there, or detectors were evaluated on different images or categories.
     """
-    found = {
+    measured = resample(successful(suite, records), root, replicates)
+    rows = tuple(_row(suite, row, measured) for row in suite.networks)
+    claims = tuple(_judge_claim(suite, claim, measured.replicates) for claim in suite.claims)
+    failed = tuple(
+        record for key, record in records.items() if record.status == "failed" and key.row in suite.networks
+    )
+    return Summary(suite, rows, claims, failed, measured.gone, replicates, measured.images)
+
+
+def successful(suite: Suite, records: Mapping[Key, Record]) -> dict[str, dict[int, Record]]:
+    """The records of a suite's successful runs, by row and seed."""
+    return {
         row: {
             seed: records[Key(row, seed)]
             for seed in suite.entry_of(row).seeds
@@ -162,73 +186,12 @@ def summarise(suite: Suite, records: Mapping[Key, Record], root: Path, replicate
         }
         for row in suite.networks
     }
-    matches, gone = _match_all(found, root)
-    found = {
-        row: {seed: record for seed, record in own.items() if (row, seed) in matches}
-        for row, own in found.items()
-    }
-    images = len(next(iter(matches.values())).image_ids) if matches else 0
-    weights = image_weights(images, replicates, np.random.default_rng(0)) if images else None
-    resampled = {
-        row: replicate({seed: matches[row, seed] for seed in own}, weights)
-        for row, own in found.items()
-        if own
-    }
-    rows = tuple(_row(suite, row, found, resampled) for row in suite.networks)
-    claims = tuple(_judge_claim(suite, claim, resampled) for claim in suite.claims)
-    failed = tuple(
-        record for key, record in records.items() if record.status == "failed" and key.row in suite.networks
-    )
-    return Summary(suite, rows, claims, failed, gone, replicates, images)
 
 
-def _match_all(
-    found: Mapping[str, Mapping[int, Record]], root: Path
-) -> tuple[dict[tuple[str, int], ImageMatches], dict[Key, str]]:
-    """Matches of each record's detections, and why those of others do not count."""
-    matches, gone = {}, {}
-    first, annotations = None, None
-    for row, own in found.items():
-        for seed, record in own.items():
-            if first is None:
-                first, annotations = record, _annotations(record)
-            for what in ("annotations", "categories"):
-                here, there = getattr(record, what), getattr(first, what)
-                if here != there:
-                    raise DataError(
-                        f"{row} was evaluated on {what} {here} and {first.row} on {there}: not comparable."
-                    )
-            changed = record.changed_files(root)
-            if changed:
-                # Its AP50 and AP75 would be others' than the mAP that is computed here.
-                gone[record.key] = f"its {' and '.join(changed)} changed since it was recorded"
-                continue
-            try:
-                evaluation = coco_evaluation(
-                    annotations, root / (record.detections or "?"), record.categories, areas=False
-                )
-            except DataError as error:
-                gone[record.key] = str(error)
-                continue
-            matches[row, seed] = match_images(evaluation)
-    return matches, gone
-
-
-def _annotations(record: Record) -> COCO:
-    try:
-        return load_ground_truth(record.annotations)
-    except OSError as error:
-        raise DataError(
-            f"annotations {record.annotations!r} of {record.row} cannot be read: {error}."
-        ) from error
-
-
-def _row(
-    suite: Suite, row: str, found: Mapping[str, Mapping[int, Record]], resampled: Mapping[str, Replicates]
-) -> Row:
-    network, own = suite.networks[row], found[row]
+def _row(suite: Suite, row: str, measured: Resampled) -> Row:
+    network, own, resampled = suite.networks[row], measured.records[row], measured.replicates
     values = [record.metrics["mAP"] for record in own.values()]
-    base = found.get(network.baseline, {}) if network.baseline else {}
+    base = measured.records.get(network.baseline, {}) if network.baseline else {}
     return Row(
         network=network,
         records=own,
@@ -265,10 +228,10 @@ def _generator() -> np.random.Generator:
 
 
 def _judge_claim(suite: Suite, claim: Claim, resampled: Mapping[str, Replicates]) -> JudgedClaim:
-    judgements = []
-    for statement in claim.statements:
-        found = _compare(suite, statement.better, statement.than, resampled)
-        judgements.append(Judgement(statement, found.interval, found.verdict if statement.decides else None))
+    judgements = [
+        Judgement(statement, _compare(suite, statement.better, statement.than, resampled))
+        for statement in claim.statements
+    ]
     verdicts = [judgement.verdict for judgement in judgements if judgement.verdict is not None]
     # One statement that is wrong makes the whole wrong; all must hold for it to hold.
     order = (REFUTED, MISSING, INCOMPLETE, NOT_DECIDED, HOLDS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,17 +12,23 @@ from pathlib import Path
 from lad.analysis.training_logs import last_error, read_progress, training_seconds
 from lad.errors import LadError
 from suites import runs
+from suites.archive import read_archive
 from suites.evaluate import make_records
 from suites.plan import Options, plan
+from suites.priority import informative_order
 from suites.process import Processes, is_locked, locked
 from suites.progress import clock, time_left
-from suites.records import Record, append_record, read_records
+from suites.records import Key, Record, append_record, read_records
+from suites.resampling import REPLICATES
+from suites.results import summarise
 from suites.runs import Run
-from suites.stale import changed_training, is_recorded, outdated_record
+from suites.stale import changed_training, is_archived, is_recorded, known_results, outdated_record
 from suites.status import StatusDisplay
 from suites.suite import Suite
 
 RECORDS = "results.jsonl"
+#: Exit code of a start whose time was used up.
+OUT_OF_TIME = 3
 TRAIN_LOG = "train.log"
 TEST_LOG = "test.log"
 
@@ -62,9 +68,12 @@ class SuiteRunner:
         self.options = options = options or Options()
         self._display = StatusDisplay(print_line)
         self.records = root / RECORDS
+        self.archive = read_archive(suite.archive) if options.use_archive else {}
         self.runs = plan(suite, root, options)
         self.identities = {run.name: runs.identity(run) for run in self.runs}
         self.done: set[str] = set()
+        #: Of these, the runs whose results are archived and of which there are no files here.
+        self.archived: set[str] = set()
         #: Why a run has no result.
         self.failed: dict[str, str] = {}
         #: Runs that were trained with another config and are to be trained again.
@@ -79,16 +88,28 @@ class SuiteRunner:
         self.processes = Processes(threads=1 if options.jobs > 1 else None)
 
     def run(self) -> int:
-        """Run what is not recorded; returns the exit code: 0, or 1 where a run has no result."""
+        """Run what is not recorded; returns the exit code.
+
+        0, 1 where a run has no result, 3 where the time given was used up, 130 where it was interrupted.
+        """
+        begin = time.monotonic()
         self._read_state()
-        waiting = [run for run in self.runs if run.name not in self.done | self.failed.keys()]
+        waiting = [run for run in self._in_order() if run.name not in self.done | self.failed.keys()]
+        archived = f", {len(self.archived)} of them in {self.suite.archive}" if self.archived else ""
         self._display.message(
-            f"{self.suite.name}: {len(self.done)} of {len(self.runs)} runs are recorded in {self.records}"
+            f"{self.suite.name}: {len(self.done)} of {len(self.runs)} runs are recorded in {self.records}{archived}"
         )
         running: dict[Future, Run] = {}
         with ThreadPoolExecutor(max_workers=self.options.jobs) as pool:
             try:
                 while waiting or running:
+                    if self._is_over(begin):
+                        self.processes.stop()
+                        self._display.message(
+                            f"{len(self.done)} of {len(self.runs)} runs are recorded and the time given is used up; "
+                            "the same command continues from here"
+                        )
+                        return OUT_OF_TIME
                     self._start(waiting, running, pool)
                     finished, _ = wait(running, timeout=self._display.interval, return_when=FIRST_COMPLETED)
                     for future in finished:
@@ -104,10 +125,31 @@ class SuiteRunner:
             self._display.message(f"no result: {name}: {reason}")
         return 1 if self.failed else 0
 
+    def _is_over(self, begin: float) -> bool:
+        hours = self.options.hours
+        return hours is not None and time.monotonic() - begin >= hours * 3600
+
+    def _in_order(self) -> list[Run]:
+        """The runs, the most informative first where there may not be time for all."""
+        if self.options.hours is None:
+            return self.runs
+        known, stale = known_results(self.suite, self.root, read_records(self.records), self.archive)
+        current = {key: record for key, record in known.items() if key not in stale}
+        with self._display.output:
+            summary = summarise(self.suite, current, self.root, REPLICATES)
+        seconds = {entry: statistics.mean(spent) for entry, spent in self.spent.items()}
+        return informative_order(self.runs, summary, seconds, lambda run: run.name in self.done)
+
     def _read_state(self) -> None:
         """Find the runs that are recorded, and those that were trained with another config."""
         recorded = read_records(self.records)
+        archived = self._archived_runs(recorded)
         for run in self.runs:
+            if run.name in archived:
+                self.done.add(run.name)
+                self.archived.add(run.name)
+                self._remember_time(run)
+                continue
             blocked = [need.name for need in run.needs.values() if need.name in self.failed]
             changed = changed_training(run, self.identities[run.name])
             if changed and self.options.rerun_changed:
@@ -120,6 +162,20 @@ class SuiteRunner:
             elif self._needs_are_done(run) and is_recorded(run, self.identities[run.name], recorded):
                 self.done.add(run.name)
                 self._remember_time(run)
+
+    def _archived_runs(self, recorded: Mapping[Key, Record]) -> set[str]:
+        """Runs that need not be trained: their results are archived, and no run that is to be trained needs them."""
+        found: set[str] = set()
+        needed: set[str] = set()
+        for run in reversed(self.runs):
+            own = self.identities[run.name]
+            if is_recorded(run, own, recorded):
+                continue
+            if run.name not in needed and is_archived(run, own, self.archive):
+                found.add(run.name)
+            else:
+                needed.update(need.name for need in run.needs.values())
+        return found
 
     def _needs_are_done(self, run: Run) -> bool:
         return all(need.name in self.done for need in run.needs.values())
@@ -237,6 +293,8 @@ class SuiteRunner:
 
     def _remember_time(self, run: Run) -> None:
         seconds = training_seconds(run.folder)
+        if run.name in self.archived:
+            seconds = self.archive[Key(run.entry.networks[0].row, run.seed)].seconds
         if seconds is not None:
             self.spent.setdefault(run.entry.name, []).append(seconds)
 

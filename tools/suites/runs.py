@@ -64,7 +64,12 @@ class Run:
     def needs(self) -> dict[str, Run]:
         """The trainings whose checkpoints it needs, by name."""
         return {
-            key: Run(self.suite, self.suite.entries[need.entry], need.seed, self.root)
+            key: Run(
+                self.suite,
+                self.suite.entries[need.entry],
+                self.seed if need.seed is None else need.seed,
+                self.root,
+            )
             for key, need in self.entry.needs.items()
         }
 
@@ -182,6 +187,11 @@ def _state(run: Run) -> dict[str, Any] | None:
         return None
     state = json.loads(file.read_text())
     return state if state.get("format") == FORMAT else None
+
+
+def trained_on(run: Run) -> dict[str, str | None]:
+    """SHA-256 of the annotation files that a training read, by their places; none where it was not recorded."""
+    return dict((_state(run) or {}).get("annotations", {}))
 
 
 def _dumped_parts(run: Run, own: Mapping[str, str]) -> dict[str, str]:

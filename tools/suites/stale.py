@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from suites import runs
+from suites.archive import ArchivedRecord
 from suites.plan import Options, plan
 from suites.records import FORMAT, Key, Record
 from suites.runs import Run
@@ -18,14 +19,17 @@ OLDER = "recorded by an older version; `run` evaluates it again"
 
 
 def changed_since(suite: Suite, root: Path, records: Mapping[Key, Record]) -> dict[Key, str]:
-    """Recorded results that differ from what the suite would measure now, with the reason."""
+    """Recorded and archived results that differ from what the suite would measure now, with the reason."""
     changed = {}
     for run in plan(suite, root, Options()):
-        recorded = {
-            network: records[Key(network.row, run.seed)]
-            for network in run.entry.networks
-            if Key(network.row, run.seed) in records
-        }
+        recorded = {}
+        for network in run.entry.networks:
+            record = records.get(Key(network.row, run.seed))
+            if isinstance(record, ArchivedRecord):
+                if not is_current(record, run, network, runs.identity(run)):
+                    changed[record.key] = OTHER
+            elif record is not None:
+                recorded[network] = record
         if any(record.status == "ok" for record in recorded.values()):
             own = runs.identity(run)
             other = run.is_begun() and runs.differences(run, own)
@@ -35,6 +39,53 @@ def changed_since(suite: Suite, root: Path, records: Mapping[Key, Record]) -> di
                 elif other or record.digest != runs.result_digest(run, network, own):
                     changed[record.key] = OTHER
     return changed
+
+
+def known_results(
+    suite: Suite, root: Path, records: Mapping[Key, Record], archive: Mapping[Key, ArchivedRecord]
+) -> tuple[dict[Key, Record], dict[Key, str]]:
+    """Recorded and archived results, and which of them differ from what the suite would measure now, with the reason.
+
+    An archived result counts where none is recorded, or one that failed, whose detections are gone, or that differs.
+
+    Args:
+        suite: The suite.
+        root: Folder of the records.
+        records: Of the work_dir.
+        archive: Of the suite.
+    """
+    changed = changed_since(suite, root, records)
+    known: dict[Key, Record] = dict(archive)
+    for key, record in records.items():
+        usable = record.status == "ok" and (root / (record.detections or "?")).is_file()
+        if key not in archive or (usable and key not in changed):
+            known[key] = record
+    return known, changed_since(suite, root, known)
+
+
+def is_current(record: ArchivedRecord, run: Run, network: Network, identity: Mapping[str, Any]) -> bool:
+    """Whether an archived result is what the suite would measure now.
+
+    Args:
+        record: The archived result.
+        run, network: What the suite has.
+        identity: The run's :func:`suites.runs.identity`.
+    """
+    return (
+        record.status == "ok"
+        and record.format == FORMAT
+        and record.digest == runs.result_digest(run, network, identity)
+        and not record.changed_data()
+        and not record.changed_files(run.root)
+    )
+
+
+def is_archived(run: Run, identity: Mapping[str, Any], archive: Mapping[Key, ArchivedRecord]) -> bool:
+    """Whether all that a run would measure now is archived."""
+    found = {network: archive.get(Key(network.row, run.seed)) for network in run.entry.networks}
+    return all(
+        record is not None and is_current(record, run, network, identity) for network, record in found.items()
+    )
 
 
 def changed_training(run: Run, identity: Mapping[str, Any]) -> str | None:

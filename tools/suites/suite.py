@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -32,11 +33,11 @@ class Need:
 
     Attributes:
         entry: Name of the entry.
-        seed: One of the entry's seeds.
+        seed: One of the entry's seeds; None for the seed of the training that needs it.
     """
 
     entry: str
-    seed: int
+    seed: int | None
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class Suite:
         options: ``--cfg-options`` of every training and evaluation.
         schedule: Likewise; kept apart so that a suite states in one place where it deviates from the configs' schedule.
         claims: Hypotheses to be judged by the results.
+        archive: File of its archived results, which need not be there; None without one.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Suite:
     options: Mapping[str, Any] = field(default_factory=dict)
     schedule: Mapping[str, Any] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
+    archive: Path | None = None
 
     @property
     def networks(self) -> dict[str, Network]:

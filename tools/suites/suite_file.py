@@ -13,6 +13,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StrictBool,
@@ -22,6 +23,9 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
+
+#: Folder of the archived results, beside the suites' files.
+ARCHIVES = "results"
 
 
 def load_suite(path: str | Path) -> Suite:
@@ -42,7 +46,7 @@ def load_suite(path: str | Path) -> Suite:
         file = SuiteFile.model_validate(content)
     except ValidationError as error:
         raise ConfigError(f"{path}: {_message(error, content)}.") from error
-    suite = file.suite()
+    suite = file.suite(path.parent / ARCHIVES / f"{file.name}.jsonl")
     _check_references(suite, str(path))
     return suite
 
@@ -69,9 +73,20 @@ def _all_different(seeds: list[int]) -> list[int]:
     return seeds
 
 
+def _needed_seed(seed: Any) -> int | None:
+    if seed == SAME:
+        return None
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ValueError(f"must be a whole number or {SAME!r}, got {seed!r}")
+    return seed
+
+
+#: As the seed of a need: that of the training that needs it.
+SAME = "same"
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Title = Annotated[str, Field(coerce_numbers_to_str=True)]
 Seeds = Annotated[list[StrictInt], Field(min_length=1), AfterValidator(_all_different)]
+NeededSeed = Annotated[int | None, BeforeValidator(_needed_seed)]
 Options = Annotated[dict[Any, Any], AfterValidator(_flatten)]
 
 
@@ -91,10 +106,10 @@ class _Section(BaseModel):
 
 
 class NeedFile(_Section):
-    """A training that must be finished first."""
+    """A training that must be finished first; ``seed: same`` is the one with the seed of the training that needs it."""
 
     entry: str
-    seed: StrictInt
+    seed: NeededSeed
 
 
 class NetworkFile(_Section):
@@ -196,8 +211,8 @@ class SuiteFile(_Section):
     entries: Annotated[dict[Name, EntryFile], Field(min_length=1)]
     claims: list[ClaimFile] = []
 
-    def suite(self) -> Suite:
-        """The suite, whose references are not checked yet."""
+    def suite(self, archive: Path) -> Suite:
+        """The suite, whose references are not checked yet, and whose archived results are in a file."""
         return Suite(
             name=self.name,
             title=self.title or self.name,
@@ -205,6 +220,7 @@ class SuiteFile(_Section):
             options=self.options,
             schedule=self.schedule,
             claims=tuple(claim.claim() for claim in self.claims),
+            archive=archive,
         )
 
 
@@ -300,11 +316,12 @@ def _check_references(suite: Suite, where: str) -> None:
         for key, need in entry.needs.items():
             _check_known(need.entry, suite.entries, f"{own}: needs.{key}")
             needed = suite.entries[need.entry]
-            if need.seed not in needed.seeds:
-                seeds = ", ".join(map(str, needed.seeds))
-                raise ConfigError(
-                    f"{own}: needs.{key}: {need.entry!r} has no seed {need.seed}; it has {seeds}."
-                )
+            for seed in entry.seeds if need.seed is None else [need.seed]:
+                if seed not in needed.seeds:
+                    seeds = ", ".join(map(str, needed.seeds))
+                    raise ConfigError(
+                        f"{own}: needs.{key}: {need.entry!r} has no seed {seed}; it has {seeds}."
+                    )
             if needed.networks[0].name:
                 raise ConfigError(
                     f"{own}: needs.{key}: {need.entry!r} trains several networks; name an entry of one."
