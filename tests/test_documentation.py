@@ -146,6 +146,8 @@ RULES = [
     Rule(r"tools/benchmark.py run .* &$", SUITE, {"&": ""}, slow=True),
     Rule(r"tools/benchmark.py run", SUITE, slow=True),
     Rule(r"tools/benchmark.py archive"),
+    Rule(r"tools/benchmark.py claims --out docs/results.md", replace={"--out": "", "docs/results.md": ""}),
+    Rule(r"tools/benchmark.py claims"),
     Rule(r"tools/benchmark.py report", "--replicates 10", slow=True,
          after=(f"python tools/benchmark.py run bccd {SUITE}",)),
     # Beside the data set that other commands use.

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from lad.cli.messages import one_line_errors
+from suites import overview
 from suites.archive import read_archive
 from suites.archiving import archive_results
 from suites.plan import Options
@@ -22,7 +23,7 @@ from suites.results import summarise
 from suites.runner import RECORDS, SuiteRunner
 from suites.stale import known_results
 from suites.suite import Suite
-from suites.suite_file import load_suite
+from suites.suite_file import ARCHIVES, load_suite
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -77,6 +78,17 @@ def parse_args() -> argparse.Namespace:
     archive = commands.add_parser(
         "archive", help="add what is recorded to the results beside the suite's file, to be committed"
     )
+    claims = commands.add_parser("claims", help="one table of the claims of several suites")
+    claims.add_argument(
+        "suites", metavar="SUITE", nargs="*", help="names or files; by default all archived ones"
+    )
+    claims.add_argument(
+        "--out",
+        type=Path,
+        metavar="PAGE.md",
+        help=f"write it there, between '{overview.BEGIN}' and '{overview.END}'",
+    )
+    claims.add_argument("--work-dir", type=Path, default=WORK_DIR)
     for command in (run, report):
         command.add_argument(
             "--without-archive", action="store_true", help="as if no results lay beside the suite's file"
@@ -111,6 +123,22 @@ def report(suite: Suite, root: Path, args: argparse.Namespace) -> None:
     print(f"written: {', '.join(map(str, files))}")
 
 
+def claims(args: argparse.Namespace) -> None:
+    """Print the claims of suites, or write them into a page."""
+    names = args.suites or [file.stem for file in sorted((SUITES / ARCHIVES).glob("*.jsonl"))]
+    summaries = []
+    for suite in map(find_suite, names):
+        root = args.work_dir / suite.name
+        records, _ = known_results(suite, root, read_records(root / RECORDS), read_archive(suite.archive))
+        summaries.append(summarise(suite, records, root))
+    table = overview.claims_table(summaries)
+    if args.out is None:
+        print(table)
+        return
+    overview.write_into(args.out, table)
+    print(f"written: {args.out}")
+
+
 def archive(suite: Suite, root: Path) -> None:
     """Archive the results of a work_dir and print what was archived."""
     records = read_records(root / RECORDS)
@@ -133,6 +161,9 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     with one_line_errors():
+        if args.command == "claims":
+            claims(args)
+            return
         suite = find_suite(args.suite)
         root = args.work_dir / suite.name
         try:

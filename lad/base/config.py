@@ -51,6 +51,9 @@ def _read(path: str, read: Callable[[str], Config]) -> Config:
 def merge_options(cfg: Config, options: Mapping[str, Any], source: str) -> None:
     """Override settings of a config, in place.
 
+    An option may reach into a detector that the config gives by its path: ``model.student.backbone.depth=34`` makes of
+    ``student='mine.py'`` the dict ``student=dict(config='mine.py', backbone=dict(depth=34))``.
+
     Args:
         cfg: The config.
         options: Values by dotted key.
@@ -59,10 +62,23 @@ def merge_options(cfg: Config, options: Mapping[str, Any], source: str) -> None:
     Raises:
         ConfigError: a key does not exist in the config.
     """
+    for key in options:
+        _open_path(cfg, key.split("."))
     try:
         cfg.merge_from_dict(copy.deepcopy(dict(options)))
     except (TypeError, KeyError, IndexError, AssertionError) as error:
         raise ConfigError(f"{source} do not fit {cfg.filename}: {error}") from error
+
+
+def _open_path(cfg: Config, key: list[str]) -> None:
+    """Make a dict of the first config path that an option's key leads into."""
+    holder: Any = cfg
+    for name in key[:-1]:
+        value = holder.get(name) if isinstance(holder, (Config, dict)) else None
+        if isinstance(value, str) and value.endswith(".py") and name != "config":
+            holder[name] = ConfigDict(config=value)
+            return
+        holder = value
 
 
 def kind_of(config: Any) -> str | None:

@@ -81,12 +81,12 @@ def markdown(
 
 def _table(summary: Summary, old: Set[str]) -> str:
     titles = _titles(summary)
-    lines = [_line(HEADER), _line(["---"] * len(HEADER))]
+    lines = [table_line(HEADER), table_line(["---"] * len(HEADER))]
     for row in summary.rows:
         seeds = len(row.records) + len(row.missing)
         count = str(seeds) if not row.missing else f"{len(row.records)} of {seeds}"
         lines.append(
-            _line(
+            table_line(
                 [
                     marked(row.network.title, {row.network.row} & old),
                     _mean(row),
@@ -105,23 +105,23 @@ def _table(summary: Summary, old: Set[str]) -> str:
 
 def _claims(summary: Summary, old: Set[str]) -> str:
     titles = _titles(summary)
-    lines = [_line(["claim", "verdict", "difference of mAP", SEEDS_NEEDED]), _line(["---"] * 4)]
+    lines = [table_line(["claim", "verdict", "difference of mAP", SEEDS_NEEDED]), table_line(["---"] * 4)]
     for judged in summary.claims:
         deciding = [judgement for judgement in judged.judgements if judgement.statement.decides]
         verdict = marked(judged.verdict, _rows(deciding) & old)
         if len(judged.judgements) == 1:
             only = judged.judgements[0]
             cells = [judged.claim.text, verdict, interval_text(only.interval), _seeds_needed(only.comparison)]
-            lines.append(_line(cells))
+            lines.append(table_line(cells))
             continue
-        lines.append(_line([judged.claim.text, verdict, "", ""]))
+        lines.append(table_line([judged.claim.text, verdict, "", ""]))
         for judgement in judged.judgements:
             statement = judgement.statement
             between = "better than" if statement.decides else "minus"
             text = f"&nbsp; {titles[statement.better]} {between} {titles[statement.than]}"
             verdict = marked(judgement.verdict or "for information", _rows([judgement]) & old)
             needed = _seeds_needed(judgement.comparison)
-            lines.append(_line([text, verdict, interval_text(judgement.interval), needed]))
+            lines.append(table_line([text, verdict, interval_text(judgement.interval), needed]))
     return "\n".join(lines)
 
 
@@ -223,6 +223,7 @@ def _time(row: Row) -> str:
     return f"{clock(sum(known) / len(known))} min" if known else MISSING
 
 
-def _line(cells: Sequence[str]) -> str:
+def table_line(cells: Sequence[str]) -> str:
+    """A line of a Markdown table."""
     # A bar would end the cell.
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
