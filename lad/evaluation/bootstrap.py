@@ -240,7 +240,9 @@ def difference_interval(better: Replicates, than: Replicates, generator: np.rand
     common = sorted(set(better.values) & set(than.values))
     if not common:
         one, other = _mean_draws(better, generator), _mean_draws(than, generator)
-        deviations = [deviation for side in (better, than) if (deviation := _seed_deviation(side)) is not None]
+        deviations = [
+            deviation for side in (better, than) if (deviation := _seed_deviation(side)) is not None
+        ]
         return Interval(
             float(np.mean(list(better.values.values())) - np.mean(list(than.values.values()))),
             *_limits(one - other),
