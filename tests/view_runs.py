@@ -75,7 +75,9 @@ def linear_step(wrap: Callable, part: slice) -> dict:
 
 def pretraining(student: dict | None = None, seed: int = 0, **settings) -> nn.Module:
     """A small detector's pretraining, with random weights that depend on the seed alone."""
-    config = dict(type="SelfSupervisedPretraining", student=student or small_paa())
+    config = dict(type="SelfSupervisedPretraining")
+    if "networks" not in settings:
+        config["student"] = student or small_paa()
     config["methods"] = settings.pop("methods", [dict(type="ContrastiveLearning")])
     return build(config | settings, seed)
 
@@ -87,11 +89,16 @@ def random_views(images: int = 4) -> dict[str, torch.Tensor]:
 
 
 def pretraining_step(wrap: Callable, part: slice) -> dict:
-    """A step of a small detector's pretraining; batch norm as at test time, none in the projection."""
-    model = pretraining(projection=dict(norm_cfg=None)).eval()
+    """A step of two small detectors' pretraining; batch norm as at test time, none in the projection."""
+    model = pretraining(
+        networks=dict(a=small_paa(), b=small_paa(base=12)),
+        methods=[dict(type="ContrastiveLearning"), dict(type="SimilarityDistillation", weight=100.0)],
+        projection=dict(norm_cfg=None),
+    ).eval()
     wrapped = wrap(model)
     views = {name: view[part] for name, view in random_views().items()}
-    loss = wrapped(views, {}, mode="loss")["loss_contrastive"]
-    loss.backward()
+    losses = wrapped(views, {}, mode="loss")
+    sum(losses.values()).backward()
     gradients = [p.grad.flatten() for p in model.parameters() if p.requires_grad]
-    return dict(loss=mean_over_processes(loss), gradient=torch.cat(gradients))
+    found = {name: mean_over_processes(loss) for name, loss in losses.items()}
+    return dict(losses=found, gradient=torch.cat(gradients))

@@ -13,6 +13,7 @@ from lad.networks.channels import image_channels, zero_images
 from lad.networks.shapes import SIDE
 
 import torch
+from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
 
@@ -34,10 +35,15 @@ def describe_pretraining(model: SelfSupervisedPretraining) -> str:
     return "\n\n".join(
         [
             text_table(header, rows, right={4}, empty="-"),
-            f"The checkpoint holds backbone and neck as a plain detector's does; methods: {', '.join(model.methods)}.",
+            f"The checkpoint holds backbone and neck{_deployed(model)} as a plain detector's does; methods: "
+            f"{', '.join(model.methods)}.",
             text_table(["loss", "weight", "on noise"], losses, empty="-"),
         ]
     )
+
+
+def _deployed(model: SelfSupervisedPretraining) -> str:
+    return f" of {model.deploy}" if len(model.trained_networks) > 1 else ""
 
 
 @torch.no_grad()
@@ -65,4 +71,5 @@ def _losses(model: SelfSupervisedPretraining) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         views = {name: torch.randn(4, image_channels(model.student), SIDE, SIDE) for name in VIEWS}
-        return model.train().loss(views, {})
+        sample = DetDataSample(metainfo=dict(img_shape=(SIDE, SIDE)))
+        return model.train().loss(views, {name: [sample] * 4 for name in VIEWS})

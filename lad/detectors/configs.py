@@ -85,7 +85,7 @@ def check_layer_decay(cfg: Config) -> None:
     paramwise = (cfg.get("optim_wrapper") or {}).get("paramwise_cfg") or {}
     decays = [key for key in paramwise if key.endswith("decay_rate")]
     model = cfg.get("model") or {}
-    if decays and is_distillation(model) and len(trained_specs(model)) > 1:
+    if decays and describes_detectors(model) and len(trained_specs(model)) > 1:
         raise ConfigError(
             f"optim_wrapper.paramwise_cfg.{decays[0]}: learning rates that decay layer by layer would reach "
             f"{deployed_name(model)!r} alone, as the layers of the other networks have other names: leave out "

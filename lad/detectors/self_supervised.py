@@ -7,15 +7,17 @@ from typing import Any
 
 from lad.base.modes import evaluating
 from lad.base.progress import Progress
+from lad.base.random_state import RandomState
 from lad.datasets.views import VIEWS
 from lad.detectors.networks import NetworksDetector
+from lad.detectors.state import PROJECTIONS
 from lad.errors import ConfigError, UnsupportedError, nearest
 from lad.methods.without_labels.base import Embeddings, ViewsStep, WithoutLabelsMethod
 from lad.methods.without_labels.gathering import gather_views
 from lad.networks.backbone_and_neck import backbone_and_neck_config, pooled_features
 from lad.networks.channels import zero_images
 from lad.networks.projection import ProjectionHead
-from lad.networks.roles import STUDENT, TrainedConfigs, check_name
+from lad.networks.roles import STUDENT, check_name, trained_configs
 
 import torch
 from mmdet.models import MultiBranchDataPreprocessor
@@ -31,19 +33,24 @@ PROJECTION = "projection"
 
 @MODELS.register_module()
 class SelfSupervisedPretraining(NetworksDetector):
-    """Backbone and neck of a detector, trained on two views of each image without labels.
+    """Backbone and neck of one or several detectors, trained on two views of each image without labels.
 
     Each image of a batch comes as two views (:class:`lad.datasets.ViewsDataset`). Both run through backbone and neck in
     one batch; the mean of each feature map of each level goes through a projection head, and the methods compare the
     embeddings. The checkpoint holds ``backbone.*`` and ``neck.*`` as a plain detector's does, without heads, and the
     projection under ``distillation.projection.``.
 
+    Several networks see the same views, each as its own config normalises them. The checkpoint is the deployed one's;
+    the others are under ``distillation.networks.``, and :class:`lad.engine.hooks.SaveNetworksHook` writes each apart.
+
     Args:
-        student: The detector: a config path, or a dict with ``config`` and overrides, or a model dict. Its heads are
-            not built.
+        student: The only detector: a config path, or a dict with ``config`` and overrides, or a model dict. Its heads
+            are not built.
         methods: Configs of methods, such as ``dict(type='ContrastiveLearning')``.
-        projection: Settings of :class:`lad.networks.projection.ProjectionHead`.
-        data_preprocessor: Replaces the detector's.
+        projection: Settings of :class:`lad.networks.projection.ProjectionHead`, of each network's.
+        data_preprocessor: Replaces the deployed detector's.
+        networks: Several detectors by name, instead of ``student``.
+        deploy: The name of the deployed one of them; by default the first.
         init_cfg: As in MMEngine.
 
     Raises:
@@ -55,16 +62,18 @@ class SelfSupervisedPretraining(NetworksDetector):
 
     def __init__(
         self,
-        student: str | dict,
-        methods: Sequence[dict],
+        student: str | dict | None = None,
+        methods: Sequence[dict] = (),
         projection: dict | None = None,
         data_preprocessor: dict | None = None,
+        networks: dict[str, str | dict] | None = None,
+        deploy: str | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         _check_methods(methods)
-        trained = TrainedConfigs({STUDENT: backbone_and_neck_config(student, STUDENT)}, STUDENT)
+        trained = trained_configs(student, networks, deploy, type(self).__name__, backbone_and_neck_config)
         super().__init__(trained, data_preprocessor, init_cfg=init_cfg)
-        preprocessor = MultiBranchDataPreprocessor(trained.configs[STUDENT].data_preprocessor)
+        preprocessor = MultiBranchDataPreprocessor(trained.configs[trained.deploy].data_preprocessor)
         preprocessor.data_preprocessor = self.student.data_preprocessor
         self.data_preprocessor = preprocessor
         # The networks' own initial weights must not depend on projections and methods.
@@ -87,7 +96,9 @@ class SelfSupervisedPretraining(NetworksDetector):
         check_name(name, "methods: a method")
         if name in self.distillation:
             raise ConfigError(f"methods: {name!r} is taken; give one of them another name=.")
-        self.distillation[name] = MODELS.build(config)
+        method = MODELS.build(config)
+        method.bind(tuple(self.trained_networks))
+        self.distillation[name] = method
 
     @property
     def methods(self) -> dict[str, WithoutLabelsMethod]:
@@ -101,12 +112,13 @@ class SelfSupervisedPretraining(NetworksDetector):
 
         Args:
             batch_inputs: Each view of the N images by its name, (N, C, H, W), normalised for the detector.
-            batch_data_samples: Metadata of the N images by the view's name.
+            batch_data_samples: Metadata of the N images by the view's name; needed where networks normalise images
+                differently.
 
         Raises:
             UnsupportedError: a batch has a single image, or not two views.
         """
-        step = ViewsStep(self.embed_views(batch_inputs), Progress.of_run())
+        step = ViewsStep(self.embed_views(batch_inputs, batch_data_samples), Progress.of_run())
         losses: dict[str, Tensor] = {}
         for name, method in self.methods.items():
             terms = method.losses(step)
@@ -114,7 +126,9 @@ class SelfSupervisedPretraining(NetworksDetector):
             losses.update({f"{name}.{key}" if key in taken else key: value for key, value in terms.items()})
         return losses
 
-    def embed_views(self, batch_inputs: Mapping[str, Tensor]) -> dict[str, Embeddings]:
+    def embed_views(
+        self, batch_inputs: Mapping[str, Tensor], batch_data_samples: Mapping[str, SampleList]
+    ) -> dict[str, Embeddings]:
         """Embeddings of both views by network; see :meth:`loss`."""
         if not isinstance(batch_inputs, Mapping) or set(batch_inputs) != set(VIEWS):
             raise UnsupportedError(
@@ -128,16 +142,39 @@ class SelfSupervisedPretraining(NetworksDetector):
                 "a batch of one image has no other to be told from: set train_dataloader.batch_size to 2 or more, and "
                 "drop_last=True where the last batch has a single image."
             )
+        samples = [sample for name in VIEWS for sample in batch_data_samples.get(name, ())]
+        # A single network draws from the generators as it does alone; several must not draw each other's numbers.
+        start = RandomState.capture(inputs.device) if len(self.trained_networks) > 1 else None
         found = {}
         for name, network in self.trained_networks.items():
-            first, second = self.distillation[PROJECTION][name](pooled_features(network, inputs)).chunk(2)
+            if start is not None:
+                start.restore()
+            pooled = pooled_features(network, self.network_inputs(name, inputs, samples))
+            first, second = self.distillation[PROJECTION][name](pooled).chunk(2)
             found[name] = Embeddings(first, second, gather_views(first, second))
         return found
 
     @torch.no_grad()
-    def pooled(self, batch_inputs: Tensor) -> Tensor:
-        """(N, channels) pooled features of the deployed network, before the projection, of normalised images."""
-        return pooled_features(self.student, batch_inputs)
+    def pooled(self, name: str, batch_inputs: Tensor, data_samples: SampleList) -> Tensor:
+        """(N, channels) pooled features of a network, before the projection.
+
+        Args:
+            name: The network's name.
+            batch_inputs: Images normalised for the deployed network.
+            data_samples: Their metadata.
+        """
+        network = self.trained_networks[name]
+        return pooled_features(network, self.network_inputs(name, batch_inputs, data_samples))
+
+    def network_state(self, state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+        """One network's part of this detector's state dict, as that of its pretraining alone, with its projection."""
+        start = f"{PROJECTIONS}{name}."
+        projection = {
+            f"{PROJECTIONS}{STUDENT}.{key.removeprefix(start)}": value
+            for key, value in state.items()
+            if key.startswith(start)
+        }
+        return super().network_state(state, name) | projection
 
 
 def _check_methods(methods: Any) -> None:

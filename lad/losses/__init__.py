@@ -33,6 +33,7 @@ from lad.losses.probability_focal import ProbabilityFocalLoss, probability_focal
 from lad.losses.quality_kd import QualityKDLoss, quality_kd_loss
 from lad.losses.relational import RKDLoss, relational_loss
 from lad.losses.similarity import SimilarityPreservingLoss, similarity_preserving_loss
+from lad.losses.similarity_divergence import similarity_divergence
 from lad.losses.soft_cross_entropy import SoftCrossEntropyLoss, binary_soft_cross_entropy, soft_cross_entropy
 
 __all__ = [
@@ -91,6 +92,7 @@ __all__ = [
     "probability_focal_loss",
     "quality_kd_loss",
     "relational_loss",
+    "similarity_divergence",
     "similarity_preserving_loss",
     "soft_cross_entropy",
 ]

@@ -22,6 +22,7 @@ from lad.methods.together.feature_fusion import FeatureFusionSelfDistillation
 from lad.methods.together.mutual import MutualLogitDistillation
 from lad.methods.together.self_distillation import SelfDistillation
 from lad.methods.without_labels.contrastive import ContrastiveLearning
+from lad.methods.without_labels.similarity import SimilarityDistillation
 
 __all__ = [
     "ActivationBoundaryDistillation",
@@ -46,6 +47,7 @@ __all__ = [
     "RoILogitDistillation",
     "SelfDistillation",
     "SeveralTeachersMethod",
+    "SimilarityDistillation",
     "SimilarityPreservingDistillation",
     "SoftLabelDistillation",
     "Step",

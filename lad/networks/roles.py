@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,27 +35,33 @@ class TrainedConfigs:
 
 
 def trained_configs(
-    student: str | dict | None, networks: Mapping[str, str | dict] | None, deploy: str | None
+    student: str | dict | None,
+    networks: Mapping[str, str | dict] | None,
+    deploy: str | None,
+    owner: str = "DistillationDetector",
+    resolve: Callable[[Any, str], ConfigDict] = detector_config,
 ) -> TrainedConfigs:
-    """Resolve the trained networks of a distillation config.
+    """Resolve the trained networks of a distillation's or a pretraining's config.
 
     Args:
         student: The only one, or
         networks: several by name; exactly one of both.
         deploy: Name of the deployed one of several; by default the first.
+        owner: Type of the model, for messages.
+        resolve: Makes the model config of a network from its description and its role.
 
     Raises:
         ConfigError: both or neither are given, or a name cannot be one.
     """
     if (student is None) == (networks is None):
         raise ConfigError(
-            "DistillationDetector needs student=CONFIG, or several trained networks, networks=dict(a=CONFIG, "
+            f"{owner} needs student=CONFIG, or several trained networks, networks=dict(a=CONFIG, "
             f"b=CONFIG); got {'neither' if student is None else 'both'}."
         )
     if student is not None:
         if deploy not in (None, STUDENT):
             raise ConfigError(f"deploy={deploy!r}: there is only the student; leave out deploy.")
-        return TrainedConfigs({STUDENT: detector_config(student, STUDENT)}, STUDENT)
+        return TrainedConfigs({STUDENT: resolve(student, STUDENT)}, STUDENT)
     if not isinstance(networks, Mapping) or len(networks) < 2:
         raise ConfigError(
             "networks must name two trained networks or more, networks=dict(a=CONFIG, b=CONFIG); a single one is "
@@ -68,9 +74,7 @@ def trained_configs(
         raise ConfigError(
             f"deploy={deploy!r} is no network{nearest(str(deploy), networks)}; the networks are {listed(networks, 5)}."
         )
-    return TrainedConfigs(
-        {name: detector_config(spec, f"network {name}") for name, spec in networks.items()}, deploy
-    )
+    return TrainedConfigs({name: resolve(spec, f"network {name}") for name, spec in networks.items()}, deploy)
 
 
 def teacher_configs(

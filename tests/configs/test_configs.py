@@ -5,7 +5,13 @@ import re
 from pathlib import Path
 
 from lad.base.config import detector_config, load_config
-from lad.detectors.configs import PRETRAINING, describes_detectors, is_distillation, with_networks
+from lad.detectors.configs import (
+    PRETRAINING,
+    describes_detectors,
+    is_distillation,
+    trained_specs,
+    with_networks,
+)
 from lad.engine.plain_config import student_only
 from lad.networks.building import without_pretraining
 
@@ -164,7 +170,7 @@ DETECTOR = rf"(?:{'|'.join(DETECTORS)})(?:-(?:cop|iop|{SPECIALISTS}))?"
 NETWORK = rf"{DETECTOR}-{BACKBONE}"
 END = r"(?:_fpn)?(?:_(?:\d+x|ms-\d+x|\d+xb\d+-\d+e))?_(?:coco|bccd|digits)"
 DISTILLATION = re.compile(rf"[a-z]+(?:-[a-z]+)?_({NETWORK})_({NETWORK}(?:\+{NETWORK})*){END}")
-WITHOUT_LABELS = re.compile(rf"[a-z]+_({NETWORK}){END}")
+WITHOUT_LABELS = re.compile(rf"[a-z]+_({NETWORK}(?:_{NETWORK})*){END}")
 PLAIN = re.compile(rf"({DETECTOR})(?:-no-iou|-uniform)?_{BACKBONE}(?:-p4-w7)?{END}")
 
 
@@ -180,8 +186,9 @@ def test_name_follows_the_order_and_agrees_with_the_networks(path):
     model = load_config(str(ROOT / path)).model
     if model.type == PRETRAINING:
         match = WITHOUT_LABELS.fullmatch(name)
-        assert match, f"{name} is not method_detector_backbone_neck_dataset"
-        assert type_of(match[1]) == detector_config(model.student, "student").type
+        assert match, f"{name} is not method_network_network_neck_dataset"
+        types = [detector_config(spec, role).type for role, spec in trained_specs(model).items()]
+        assert types == [type_of(network) for network in match[1].split("_")]
         return
     if not is_distillation(model) and model.type != "LAD":  # MMDetection's own has a teacher too
         match = PLAIN.fullmatch(name)

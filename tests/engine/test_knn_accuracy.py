@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from lad.datasets.digits import DigitsParameters, make_digits
 from lad.engine.hooks import KNNAccuracyHook
 from lad.errors import ConfigError, DataError
+from lad.networks.backbone_and_neck import pooled_features
 
 import pytest
 import torch
@@ -111,8 +112,8 @@ def test_features_are_those_of_normalised_crops_in_eval_mode(folder, training):
     preprocessor = model.student.data_preprocessor
     mean, std = preprocessor.mean.view(1, 3, 1, 1), preprocessor.std.view(1, 3, 1, 1)
     crops = hook.crops.images[:5].float()
-    expected = model.eval().pooled((crops.flip(1) - mean) / std)
-    torch.testing.assert_close(hook._features(model, hook.crops.images[:5]), expected)
+    expected = pooled_features(model.eval().student, (crops.flip(1) - mean) / std)
+    torch.testing.assert_close(hook._features(model, "student", hook.crops.images[:5]), expected)
 
 
 def test_images_that_are_trained_on_are_refused(folder, training):

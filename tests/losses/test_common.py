@@ -121,6 +121,12 @@ def contrastive(first, second):
     )
 
 
+def similarities(first, taught):
+    """Temperature 0.1; the second views are the first ones in the opposite order."""
+    own, others = (F.normalize(views, dim=1) for views in (first, taught))
+    return categorical(10 * own @ own.flip(0).T, 10 * others @ others.flip(0).T)
+
+
 def focal(prob, labels):
     hit = F.one_hot(labels, 5)[:, :4]
     return -(0.25 * hit * (1 - prob) ** 2 * prob.log() + 0.75 * (1 - hit) * prob**2 * (1 - prob).log())
@@ -162,6 +168,12 @@ CASES = dict(
         losses.channel_wise_divergence, lambda s, t: categorical(s.flatten(2), t.flatten(2)), *MAPS
     ),
     contrastive=LossCase(losses.nt_xent_loss, contrastive, *LOGITS, per_sample=False, taught=False),
+    similarity_divergence=LossCase(
+        lambda s, t: losses.similarity_divergence(s, s.flip(0), t, t.flip(0)),
+        similarities,
+        *LOGITS,
+        per_sample=False,
+    ),
     decoupled=LossCase(
         lambda s, t, y: losses.decoupled_kd_loss(s, t, y, beta=2.0), decoupled, *LOGITS, others=(LABELS,)
     ),

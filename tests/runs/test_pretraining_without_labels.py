@@ -1,6 +1,7 @@
-"""A pretraining without labels as a user runs it: annotations deleted, resumed, and then trained on."""
+"""Two networks pretrained without labels as a user runs it: annotations deleted, resumed, and then trained on."""
 
 import json
+from pathlib import Path
 
 from lad.compat.safe_loading import load_safely
 
@@ -11,9 +12,11 @@ from fault_runs import Moment, Trainer, differences, final_state, make_data, wri
 # EMA and accumulated gradients; 3 iterations of 3, 3 and 2 images.
 MORE = """
 custom_imports = dict(imports=['lad', 'fault_runs'])
-model = dict(_delete_=True, type='SelfSupervisedPretraining', student=dict(
-    config={student!r}, backbone=dict(base_channels=8), neck=dict(in_channels=[8, 16, 32, 64], out_channels=32)),
-    methods=[dict(type='ContrastiveLearning')])
+small = dict(
+    config={student!r}, backbone=dict(base_channels=8), neck=dict(in_channels=[8, 16, 32, 64], out_channels=32))
+model = dict(_delete_=True, type='SelfSupervisedPretraining', networks=dict(small=small, peer=small),
+    methods=[dict(type='ContrastiveLearning'), dict(type='SimilarityDistillation')])
+custom_hooks = [dict(type='EMAHook'), dict(type='NoiseHook'), dict(type='SaveNetworksHook')]
 train_dataloader = dict(batch_size=3, dataset=dict(_delete_=True, type='ViewsDataset', size=64, dataset=dict(
     type='CocoDataset', labelled=False, data_root={data!r}, ann_file='images.json',
     data_prefix=dict(img='images/train/'))))
@@ -56,8 +59,9 @@ def test_killed_run_goes_on_to_the_weights_of_the_undisturbed_one(trainer, undis
     assert differences(final_state(trainer.folder / "killed"), final_state(undisturbed)) == []
 
 
-def test_detector_starts_from_it_through_the_command_line(trainer, undisturbed):
-    checkpoint = (undisturbed / "last_checkpoint").read_text()
+def test_detector_starts_from_a_networks_own_file_through_the_command_line(trainer, undisturbed):
+    last = Path((undisturbed / "last_checkpoint").read_text())
+    checkpoint = last.with_name(f"peer_{last.name}")
     labels = trainer.folder / "labels.json"
     labels.rename(trainer.folder / "digits/annotations/train.json")
     config = write_config(trainer.folder / "detector.py", more="train_cfg = dict(max_epochs=1)")

@@ -51,8 +51,8 @@ class KNNAccuracyHook(Hook):
     Each object is cut out and scaled to a square, and classified by its nearest neighbours among the objects of *other
     images* of the same data set, by the pooled features of the network in training (before the projection). It is
     measured before the first step, which tells what random weights are worth, and after every ``interval`` epochs; it
-    is in the log, and ``knn_accuracy`` in the visualizer's scalars. Training is bit for bit the same without it. Rank 0
-    does it.
+    is in the log, and ``knn_accuracy`` in the visualizer's scalars, of several networks ``NETWORK.knn_accuracy`` of
+    each. Training is bit for bit the same without it. Rank 0 does it.
 
     Args:
         dataset: Config of a labelled data set with ``bbox`` annotations, usually the validation set; its pipeline is
@@ -147,25 +147,28 @@ class KNNAccuracyHook(Hook):
 
     def _measure(self, runner: Runner, finished: int = 0) -> None:
         model = detector_of(runner)
-        with evaluating(model):
-            features = torch.cat(
-                [self._features(model, part) for part in self.crops.images.split(self.batch_size)]
-            )
-        labels, sources = self.crops.labels.to(features.device), self.crops.sources.to(features.device)
-        accuracy = knn_accuracy(features, labels, sources, self.neighbours)
         when = f"after epoch {finished}" if finished else "before training"
-        runner.logger.info(f"k-NN accuracy {when}: {accuracy:.3f} on {len(labels)} objects.")
-        runner.visualizer.add_scalar(NAME, accuracy, step=finished)
+        several = len(model.trained_networks) > 1
+        for name in model.trained_networks:
+            with evaluating(model):
+                features = torch.cat(
+                    [self._features(model, name, part) for part in self.crops.images.split(self.batch_size)]
+                )
+            labels, sources = self.crops.labels.to(features.device), self.crops.sources.to(features.device)
+            accuracy = knn_accuracy(features, labels, sources, self.neighbours)
+            owner = f" of {name}" if several else ""
+            runner.logger.info(f"k-NN accuracy{owner} {when}: {accuracy:.3f} on {len(labels)} objects.")
+            runner.visualizer.add_scalar(f"{name}.{NAME}" if several else NAME, accuracy, step=finished)
 
     @staticmethod
-    def _features(model: SelfSupervisedPretraining, crops: Tensor) -> Tensor:
+    def _features(model: SelfSupervisedPretraining, name: str, crops: Tensor) -> Tensor:
         shape = tuple(crops.shape[-2:])
         samples = [DetDataSample(metainfo=dict(img_shape=shape, pad_shape=shape)) for _ in crops]
         # The one of a single view; batch augmentations are for training.
         data = model.data_preprocessor.data_preprocessor(
             dict(inputs=list(crops), data_samples=samples), False
         )
-        return model.pooled(data["inputs"])
+        return model.pooled(name, data["inputs"], data["data_samples"])
 
 
 def _paths(dataset: Any) -> set[str]:

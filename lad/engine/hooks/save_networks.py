@@ -8,7 +8,6 @@ from typing import Any
 
 from lad.compat.safe_loading import load_safely
 from lad.detectors.inspection import trained_networks
-from lad.detectors.state import network_state
 from lad.engine.checkpoints import write_whole
 from lad.engine.model import detector_of
 from lad.errors import ConfigError
@@ -43,7 +42,7 @@ class SaveNetworksHook(Hook):
                 f"SaveNetworksHook writes the networks of networks=dict(a=..., b=...) apart, and "
                 f"{type(model).__name__} trains one: take the hook out of custom_hooks."
             )
-        self.deploy = model.deploy
+        self._state_of = model.network_state
         self._last: list[Path] = []
         self._find_split(runner)
 
@@ -61,7 +60,7 @@ class SaveNetworksHook(Hook):
 
     def state_of(self, name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The part of a checkpoint's state dict that is written for a name, with the keys of a plain detector."""
-        return network_state(state, name, self.deploy)
+        return self._state_of(state, name)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, **kwargs: Any) -> None:
         """Follow checkpoints that are written by iteration."""

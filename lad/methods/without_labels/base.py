@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lad.base.progress import Progress
@@ -45,6 +45,16 @@ class WithoutLabelsMethod(BaseModule):
 
     Its own weights, if any, are saved under ``distillation.NAME.``.
     """
+
+    def bind(self, networks: Sequence[str]) -> None:
+        """Called once, when the model is built: refuse what does not fit.
+
+        Args:
+            networks: Names of the networks that are trained.
+
+        Raises:
+            ConfigError: names what does not fit.
+        """
 
     @abstractmethod
     def losses(self, step: ViewsStep) -> dict[str, Tensor]:

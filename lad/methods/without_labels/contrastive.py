@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lad.errors import ConfigError
 from lad.losses import nt_xent_loss
 from lad.methods.without_labels.base import ViewsStep, WithoutLabelsMethod
@@ -35,18 +37,23 @@ class ContrastiveLearning(WithoutLabelsMethod):
             raise ConfigError(f"ContrastiveLearning: temperature must be positive, got {temperature!r:.60}.")
         self.temperature = temperature
         self.loss_weight = loss_weight
+        self.terms: dict[str, str] = {}
+
+    def bind(self, networks: Sequence[str]) -> None:
+        """Name the losses."""
+        several = len(networks) > 1
+        self.terms = {
+            name: f"{name}.loss_contrastive" if several else "loss_contrastive" for name in networks
+        }
 
     def losses(self, step: ViewsStep) -> dict[str, Tensor]:
         """``loss_contrastive``; where there are several networks ``NETWORK.loss_contrastive`` of each."""
-        several = len(step.networks) > 1
         losses = {}
         for name, own in step.networks.items():
             rows = nt_xent_loss(own.first, own.second, self.temperature, own.every.views, own.every.start)
-            losses[f"{name}.loss_contrastive" if several else "loss_contrastive"] = (
-                self.loss_weight * rows.mean()
-            )
+            losses[self.terms[name]] = self.loss_weight * rows.mean()
         return losses
 
     def loss_weights(self) -> dict[str, float]:
-        """The weight of its loss."""
-        return dict(loss_contrastive=self.loss_weight)
+        """The weight of each network's loss."""
+        return dict.fromkeys(self.terms.values(), self.loss_weight)
