@@ -26,6 +26,7 @@ ORDER = [
     "engine",
     "cli",
     "analysis",
+    "search",
 ]
 RANK = {name: rank for rank, name in enumerate(ORDER)}
 #: Packages that draw, which a training must not load.

@@ -113,6 +113,8 @@ RULES = [
     Rule(r"dist_(train|test).sh", SHORT, {"8": "2"}, slow=True),
     Rule(r"slurm_train.* (mine_lad|\S*_coco)", SMALL, slow=True),
     Rule(r"slurm_train", SHORT, slow=True),
+    Rule(r"(torchrun|srun) .*lad train mine_lad.py", SMALL, {"8": "2"}, slow=True),
+    Rule(r"(tools/demo.py|lad demo)", "--images 4 --val-images 2 --epochs 1", slow=True),
     Rule(r"mine_lad.py --dry-run", slow=True),
     Rule(r"--dry-run", SHORT, {"CONFIG": "configs/lad/solad_paa-r18-c16_paa-r18-c32_fpn_digits.py"}),
     Rule(r"--resume CHECKPOINT", SHORT, slow=True, after=(TRAIN.format("lad/paa_r18-c16_fpn_digits"),)),
@@ -145,6 +147,8 @@ RULES = [
     # In the foreground: the second finds the first's results.
     Rule(r"tools/benchmark.py run .* &$", SUITE, {"&": ""}, slow=True),
     Rule(r"tools/benchmark.py run", SUITE, slow=True),
+    Rule(r"tools/search.py", "--trials 1 --cfg-options train_cfg.max_epochs=1",
+         {"model.methods.0.loss_weight": "optim_wrapper.optimizer.lr", "log:0.1..10": "log:0.001..0.01"}, slow=True),
     Rule(r"tools/benchmark.py archive"),
     Rule(r"tools/benchmark.py claims --out docs/results.md", replace={"--out": "", "docs/results.md": ""}),
     Rule(r"tools/benchmark.py claims"),
@@ -152,7 +156,6 @@ RULES = [
          after=(f"python tools/benchmark.py run bccd {SUITE}",)),
     # Beside the data set that other commands use.
     Rule(r"make_digits.py", "--images 4 --val-images 2", {"data/digits": "data/made"}),
-    Rule(r"tools/demo.py", "--images 4 --val-images 2 --epochs 1", slow=True),
     Rule(r"benchmarks/assignment.py", "--repeats 1 --objects 2", slow=True),
     Rule(r"benchmarks/teacher.py", "--images 2 --repeats 1 --only inference_mode", slow=True),
     Rule(r"benchmarks/faster_rcnn.py", "--batch-size 2 --size 64 64 --repeats 1", slow=True),

@@ -6,11 +6,12 @@ import subprocess
 import threading
 from dataclasses import replace
 
+from lad.base.status import clock
 from lad.errors import DataError
 from lad.evaluation.bootstrap import Interval
 from lad.evaluation.detections import coco_evaluation, coco_metrics, load_ground_truth
 from suites import plots, versions
-from suites.progress import clock, time_left
+from suites.progress import time_left
 from suites.records import Key, Record, append_record, evaluated_files, read_records
 from suites.report import markdown, write_report
 from suites.results import Comparison, summarise

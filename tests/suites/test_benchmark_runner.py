@@ -8,10 +8,10 @@ import sys
 import threading
 import time
 
+from lad.base.processes import locked
 from lad.errors import ConfigError
 from suites import runs
 from suites.plan import Options, plan
-from suites.process import locked
 from suites.records import Key, read_records
 from suites.runner import SuiteRunner
 from suites.stale import OLDER, OTHER, changed_since

@@ -30,12 +30,3 @@ def time_left(
     each += [known.get(entry, typical) if left is None else left for entry, left in running]
     # The longest run is a lower bound for any number of jobs.
     return max(sum(each) / min(jobs, len(each)), *each)
-
-
-def clock(seconds: float | None) -> str:
-    """Format seconds as ``1:02:03`` or ``2:03``; ``?`` for None."""
-    if seconds is None:
-        return "?"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
+from lad.base.status import clock
 from lad.evaluation.bootstrap import Interval
 from suites.plots import STALE, draw_differences, draw_map, marked
-from suites.progress import clock
 from suites.records import Key
 from suites.results import INCOMPLETE, MISSING, Comparison, Judgement, Row, Summary
 

@@ -10,20 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lad.analysis.training_logs import last_error, read_progress, training_seconds
+from lad.base.processes import Processes, is_locked, locked
+from lad.base.status import StatusDisplay, clock
 from lad.errors import LadError
 from suites import runs
 from suites.archive import read_archive
 from suites.evaluate import make_records
 from suites.plan import Options, plan
 from suites.priority import informative_order
-from suites.process import Processes, is_locked, locked
-from suites.progress import clock, time_left
+from suites.progress import time_left
 from suites.records import Key, Record, append_record, read_records
 from suites.resampling import REPLICATES
 from suites.results import summarise
 from suites.runs import Run
 from suites.stale import changed_training, is_archived, is_recorded, known_results, outdated_record
-from suites.status import StatusDisplay
 from suites.suite import Suite
 
 RECORDS = "results.jsonl"

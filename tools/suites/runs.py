@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lad.base.config import load_config, merge_options
+from lad.base.processes import LOCK
 from lad.datasets.configured import datasets_of
 from lad.detectors.configs import trained_specs
 from lad.engine.checkpoints import write_whole
@@ -19,7 +20,6 @@ from lad.engine.plain_config import kept_exit_configs, plain_configs, student_on
 from lad.errors import ConfigError, listed, nearest
 from suites import files
 from suites.digest import EVALUATION, ROOT, TRAINING, digest, digests, teacher_checkpoints, with_detectors
-from suites.process import LOCK
 from suites.suite import Entry, Network, Suite, placeholders
 from suites.versions import UNKNOWN, versions
 

@@ -1,4 +1,4 @@
-"""Messages and the status of a running suite on the terminal."""
+"""Messages and the status of trainings that run in other processes, on the terminal."""
 
 from __future__ import annotations
 
@@ -68,3 +68,12 @@ class StatusDisplay:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+def clock(seconds: float | None) -> str:
+    """Format seconds as ``1:02:03`` or ``2:03``; ``?`` for None."""
+    if seconds is None:
+        return "?"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

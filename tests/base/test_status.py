@@ -2,7 +2,7 @@
 
 import io
 
-from suites.status import StatusDisplay
+from lad.base.status import StatusDisplay
 
 from rich.console import Console
 
@@ -27,7 +27,7 @@ def test_a_status_is_updated_in_place_on_a_terminal_and_removed_for_messages():
 
 def test_a_status_is_a_message_once_a_minute_elsewhere(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr("suites.status.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("lad.base.status.time.monotonic", lambda: now[0])
     status, lines, file = display(False)
     for now[0] in (1000.0, 1030.0, 1059.0, 1061.0):
         status.show(f"at {now[0]:.0f}")

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 LOCK = ".lock"
+#: Seconds between two questions whether a command is to go on.
+POLL = 1.0
 
 
 class Processes:
@@ -32,7 +34,9 @@ class Processes:
         self._guard = threading.Lock()
         self.stopped = False
 
-    def run(self, command: Sequence[str], log: Path, lock: int) -> int:
+    def run(
+        self, command: Sequence[str], log: Path, lock: int, go_on: Callable[[], bool] | None = None
+    ) -> int:
         """Run a command to its end and return its exit code; its output is added to ``log``.
 
         Args:
@@ -40,6 +44,7 @@ class Processes:
             log: File that its output is appended to.
             lock: A descriptor from :func:`locked`. The command inherits it: if this process is killed, the folder stays
                 locked until the command, which lives on, has ended.
+            go_on: Asked every second; where it is False the command is terminated (SIGTERM).
         """
         with open(log, "ab") as output:
             with self._guard:
@@ -58,7 +63,7 @@ class Processes:
                 )
                 self._running.add(process)
             try:
-                return process.wait()
+                return process.wait() if go_on is None else _watch(process, go_on)
             finally:
                 with self._guard:
                     self._running.discard(process)
@@ -71,8 +76,18 @@ class Processes:
                 process.send_signal(signal.SIGTERM)
 
 
+def _watch(process: subprocess.Popen, go_on: Callable[[], bool]) -> int:
+    while True:
+        try:
+            return process.wait(timeout=POLL)
+        except subprocess.TimeoutExpired:
+            if not go_on():
+                process.send_signal(signal.SIGTERM)
+                return process.wait()
+
+
 @contextmanager
-def locked(folder: Path, poll: float = 1.0, stopped=lambda: False) -> Iterator[int]:
+def locked(folder: Path, poll: float = 1.0, stopped: Callable[[], bool] = lambda: False) -> Iterator[int]:
     """Hold the lock of a folder; waits while another process, or a command that one left behind, holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)

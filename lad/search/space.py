@@ -1,0 +1,110 @@
+"""What is searched: settings of a config and the values that they may take."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lad.errors import ConfigError
+
+from mmengine.config import Config
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+_RANGE = re.compile(
+    r"^(?P<log>log:)?(?P<low>[^.,:]+(?:\.\d*)?(?:e[+-]?\d+)?)\.\.(?P<high>.+)$", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A setting that is searched.
+
+    Attributes:
+        key: Dotted key, as in ``--cfg-options``.
+        low, high: Bounds of a number, both included; NaN for a choice.
+        log: Whether a number is searched on a logarithmic scale.
+        integer: Whether it is a whole number.
+        choices: The values of a choice.
+    """
+
+    key: str
+    low: float = math.nan
+    high: float = math.nan
+    log: bool = False
+    integer: bool = False
+    choices: tuple[bool | int | float | str, ...] = ()
+
+    def distribution(self) -> BaseDistribution:
+        """The parameter in optuna's terms."""
+        from optuna import distributions
+
+        if self.choices:
+            return distributions.CategoricalDistribution(self.choices)
+        if self.integer:
+            return distributions.IntDistribution(int(self.low), int(self.high), log=self.log)
+        return distributions.FloatDistribution(self.low, self.high, log=self.log)
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value is one of those that are searched."""
+        if self.choices:
+            return value in self.choices
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and self.low <= value <= self.high and (not self.integer or value == int(value))
+
+
+def parse_parameter(text: str) -> Parameter:
+    """Read ``KEY=0.1..10``, ``KEY=log:0.01..100``, ``KEY=1..8`` (whole numbers) or ``KEY=hard,soft``.
+
+    Raises:
+        ConfigError: it is none of these, or its bounds are none.
+    """
+    key, equals, values = text.partition("=")
+    if not equals or not key or not values:
+        raise ConfigError(_wrong(text, "it is not like KEY=VALUES"))
+    found = _RANGE.match(values)
+    if found is None:
+        choices = tuple(_value(one) for one in values.split(","))
+        if len(set(choices)) < 2:
+            raise ConfigError(_wrong(text, "a choice needs two different values at least"))
+        return Parameter(key, choices=choices)
+    try:
+        low, high = float(found["low"]), float(found["high"])
+    except ValueError:
+        raise ConfigError(_wrong(text, "its bounds are no numbers")) from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ConfigError(_wrong(text, "the first bound must be below the second"))
+    if found["log"] and low <= 0:
+        raise ConfigError(_wrong(text, "on a logarithmic scale both bounds must be positive"))
+    whole = all(re.fullmatch(r"[+-]?\d+", found[bound]) for bound in ("low", "high"))
+    return Parameter(key, low, high, log=bool(found["log"]), integer=whole and not found["log"])
+
+
+def current_value(cfg: Config, key: str) -> Any:
+    """The value of a dotted key in a config; None where there is none."""
+    value: Any = cfg
+    for name in key.split("."):
+        if isinstance(value, (list, tuple)) and name.isdigit() and int(name) < len(value):
+            value = value[int(name)]
+        elif isinstance(value, (dict, Config)):
+            value = value.get(name)
+        else:
+            return None
+    return value
+
+
+def _value(text: str) -> Any:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return value if isinstance(value, (bool, int, float, str)) else text
+
+
+def _wrong(text: str, reason: str) -> str:
+    forms = "KEY=0.1..10, KEY=log:0.01..100, KEY=1..8 for whole numbers, or KEY=hard,soft"
+    return f"--space {text!r}: {reason}; write {forms}."
