@@ -14,6 +14,10 @@ class LadError(Exception):
     """
 
 
+class MissingPackageError(LadError, ImportError):
+    """Package that this one needs and pip has not installed."""
+
+
 class ConfigError(LadError, ValueError):
     """Invalid config."""
 

@@ -27,6 +27,8 @@ ORDER = [
     "cli",
     "analysis",
     "search",
+    "commands",
+    "__main__",
 ]
 RANK = {name: rank for rank, name in enumerate(ORDER)}
 #: Packages that draw, which a training must not load.

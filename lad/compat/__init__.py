@@ -1,5 +1,10 @@
 """Compatibility with current PyTorch: patches of MMEngine, MMCV and MMDetection, and safe loading of files."""
 
-from lad.compat.patches import apply, coco_evaluation_by
+from lad.compat.stack import require_stack
 
-__all__ = ["apply", "coco_evaluation_by"]
+# Before the patches, which import what they patch.
+require_stack()
+
+from lad.compat.patches import apply, coco_evaluation_by  # noqa: E402
+
+__all__ = ["apply", "coco_evaluation_by", "require_stack"]

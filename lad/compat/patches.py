@@ -1,4 +1,4 @@
-"""Patches of MMEngine 0.10, MMCV 2.1 and MMDetection 3.3 for current PyTorch, each with its reason.
+"""Patches of MMEngine 0.10, MMCV 2 and MMDetection 3 for current PyTorch, each with its reason.
 
 No other module of the project changes another package. Each patch is idempotent and keeps the behaviour of the package
 where the package works.
@@ -21,6 +21,8 @@ from lad.compat.safe_loading import load_safely, load_url_safely
 import mmengine.dist.utils as dist_utils
 import mmengine.runner.checkpoint as checkpoint_module
 import torch
+from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
 from mmengine.model import MMDistributedDataParallel
 
@@ -90,6 +92,25 @@ def wrap_cpu_models_for_ddp() -> None:
     MMDistributedDataParallel.__init__ = run
 
 
+@_once
+def find_own_configs() -> None:
+    """Let ``lad::`` paths name the configs of this package, also in ``_base_``.
+
+    MMEngine has a table of the packages whose configs it finds. The name of this one is that of the module: the
+    distribution has another (``lad-detection``), and a module is also found in a checkout that is not installed.
+    Configs of a package are built in the scope of its name; what this package registers is in MMDetection's.
+    """
+    MODULE2PACKAGE["lad"] = "lad"
+    find = Config._get_cfg_path
+
+    @functools.wraps(find)
+    def run(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        path, scope = find(cfg_path, filename)
+        return path, "mmdet" if scope == "lad" else scope
+
+    Config._get_cfg_path = staticmethod(run)
+
+
 @contextmanager
 def coco_evaluation_by(evaluator: type) -> Iterator[None]:
     """Temporarily replace pycocotools' ``COCOeval`` in MMDetection's ``CocoMetric``.
@@ -127,6 +148,7 @@ def load_drawing_code_late() -> None:
 def apply() -> None:
     """Apply all patches. Importing :mod:`lad` calls this."""
     mmcv_ops.install()
+    find_own_configs()
     load_drawing_code_late()
     load_checkpoints_safely()
     start_processes_without_gpu()

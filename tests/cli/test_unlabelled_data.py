@@ -8,6 +8,7 @@ from lad.cli.checks import _check_objects, check_annotations
 from lad.cli.data_checks import inspect_data
 from lad.cli.label_checks import check_labels
 from lad.cli.loaders import loaders_of
+from lad.commands import check
 from lad.errors import ConfigError, DataError
 
 import pytest
@@ -108,9 +109,7 @@ def test_own_loss_on_images_without_labels_is_refused(cfg, tmp_path):
     check_labels(cfg, SimpleNamespace())
 
 
-def test_check_dataset_decodes_the_images_of_a_file_without_labels(cfg, tmp_path):
-    import check_dataset
-
+def test_check_decodes_the_images_of_a_file_without_labels(cfg, tmp_path):
     (data,) = [one for one in inspect_data(loaders_of(cfg)).data if one.annotations.name == "train.json"]
-    found = list(check_dataset.problems_of_images(data, 1))
+    found = list(check.problems_of_images(data, 1))
     assert [problem.kind for problem in found] == ["missing_file"] * 3

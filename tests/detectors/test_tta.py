@@ -1,9 +1,9 @@
 """Test-time augmentation with soft voting."""
 
 import copy
-import importlib.util
 
 from lad.base.config import load_config
+from lad.commands.test import with_tta
 from lad.detectors import SoftVoteTTAModel, soft_vote
 from lad.errors import ConfigError
 
@@ -238,16 +238,8 @@ def test_detector_tested_with_two_scales_and_flips_merges_what_it_finds_in_each_
 # tools/test.py --tta
 
 
-@pytest.fixture(scope="module")
-def with_tta():
-    spec = importlib.util.spec_from_file_location("lad_tools_test", ROOT / "tools/test.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.with_tta
-
-
 @pytest.mark.parametrize("path", ["cop/paa-cop_r18_fpn_1x_coco.py", "cop/paa-iop_r18-c16_fpn_digits.py"])
-def test_tool_takes_the_configs_own_model_and_pipeline(path, with_tta, image):
+def test_tool_takes_the_configs_own_model_and_pipeline(path, image):
     cfg = with_tta(load_config(str(ROOT / "configs" / path)))
     assert cfg.model.type == "SoftVoteTTAModel"
     assert cfg.model.module.type == "PAA"
@@ -264,7 +256,7 @@ def test_tool_takes_the_configs_own_model_and_pipeline(path, with_tta, image):
     assert flips == ([True, False] * 3 if "coco" in path else [False, False])
 
 
-def test_tool_falls_back_to_mmdetections_own(with_tta, image):
+def test_tool_falls_back_to_mmdetections_own(image):
     cfg = with_tta(load_config("mmdet::paa/paa_r50_fpn_1x_coco.py"))
     assert cfg.model.type == "DetTTAModel"
     cfg.model.module = small_paa()
@@ -275,7 +267,7 @@ def test_tool_falls_back_to_mmdetections_own(with_tta, image):
     assert [own.flip for own in sample["data_samples"]] == [True, False]
 
 
-def test_tool_finds_the_pipeline_inside_dataset_wrappers(with_tta):
+def test_tool_finds_the_pipeline_inside_dataset_wrappers():
     cfg = load_config(str(ROOT / "configs/cop/paa-cop_r18_fpn_1x_coco.py"))
     inner = copy.deepcopy(cfg.test_dataloader.dataset)
     cfg.test_dataloader.dataset = dict(type="RepeatDataset", times=1, dataset=inner)

@@ -96,6 +96,7 @@ class Project:
     def prepare(self, command: str) -> None:
         """Make the checkpoints that a command, or a config that it names, wants to read."""
         for word in shlex.split(command):
+            word = word.replace("lad::", "configs/")
             if word.endswith(".py") and not word.startswith("tools/") and (self.folder / word).is_file():
                 model = load_config(word).model
                 self.make_teachers(model)

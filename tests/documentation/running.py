@@ -12,6 +12,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from lad import __main__ as console
+
 # Imported once, by the server that every python program is forked from: seconds for each of them otherwise.
 PRELOADED = [
     "documentation.running",
@@ -34,8 +36,9 @@ class Done:
 def run(text: str, folder: Path, environment: dict[str, str], timeout: float, fresh: bool = False) -> Done:
     """Run one command line in a folder.
 
-    ``python FILE ...`` becomes a process in which the interpreter has already imported what every tool imports, unless
-    it is to be ``fresh``; everything else is for the shell. The program and its arguments are the same in both.
+    ``python FILE ...`` and ``lad ...`` become a process in which the interpreter has already imported what every tool
+    imports, unless it is to be ``fresh``; everything else is for the shell. The program and its arguments are the same
+    in both.
 
     Raises:
         subprocess.TimeoutExpired: it does not end within ``timeout`` seconds; it and what it started are killed.
@@ -43,6 +46,8 @@ def run(text: str, folder: Path, environment: dict[str, str], timeout: float, fr
     words = shlex.split(text)
     if words[0] == "python" and words[1].endswith(".py") and not fresh:
         return _run_file(words[1:], folder, environment, timeout)
+    if words[0] == "lad" and not fresh:
+        return _run_file(words, folder, environment, timeout)
     process = subprocess.Popen(
         ["bash", "-c", text],
         cwd=folder,
@@ -79,7 +84,7 @@ def _run_file(arguments: list[str], folder: Path, environment: dict[str, str], t
 
 
 def _program(arguments: list[str], folder: str, environment: dict[str, str], output: str) -> None:
-    """The whole life of a process that runs ``python arguments``."""
+    """The whole life of a process that runs ``python arguments``, or the command ``lad``."""
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
@@ -87,5 +92,7 @@ def _program(arguments: list[str], folder: str, environment: dict[str, str], out
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = arguments
+    if arguments[0] == "lad":
+        return console.main()
     sys.path.insert(0, str(Path(arguments[0]).resolve().parent))
     runpy.run_path(arguments[0], run_name="__main__")

@@ -1,0 +1,125 @@
+"""Label images with a trained detector: a COCO file of its detections with their scores.
+
+lad label CONFIG CHECKPOINT --images FOLDER --out labels.json
+
+Any trainer can use the file; each annotation keeps its ``score``. An interrupted run goes on where it was when the same
+command is given again. A distillation config labels with its student.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from lad.base.config import load_config, merge_options
+from lad.cli.checks import head_classes
+from lad.cli.messages import one_line_errors
+from lad.cli.options import add_config_options
+from lad.datasets.image_folder import image_files, unlabelled_coco
+from lad.engine.checkpoints import write_whole
+from lad.engine.labelling import (
+    UNFINISHED,
+    LabellingParameters,
+    build_unlabelled,
+    coco_of,
+    fingerprint,
+    label_images,
+)
+from lad.engine.plain_config import student_only
+from lad.errors import CheckpointError, ConfigError
+from lad.networks.verified_checkpoint import class_names, load_verified
+
+from mmdet.registry import MODELS
+from mmengine.device import get_device
+from mmengine.registry import init_default_scope
+from mmengine.utils import ProgressBar
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config file, or PACKAGE::PATH of an installed package")
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("--images", required=True, metavar="FOLDER", help="images, in subfolders too")
+    parser.add_argument("--out", required=True, metavar="FILE.json", help="the COCO file to write")
+    parser.add_argument("--min-score", type=float, default=0.3, help="detections below are left out")
+    parser.add_argument("--max-per-image", type=int, default=100, help="the best so many are kept")
+    parser.add_argument("--classes", nargs="+", help="class names, where the checkpoint has none")
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2, help="processes that load images")
+    parser.add_argument("--device", default=None, help="by default an accelerator if there is one")
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
+    add_config_options(parser)
+    return parser.parse_args()
+
+
+def label(args: argparse.Namespace) -> None:
+    """Label as the arguments say."""
+    out, folder, checkpoint = Path(args.out), Path(args.images), Path(args.checkpoint)
+    if out.exists() and not args.force:
+        raise ConfigError(f"{out} exists: give another --out, or --force to replace it.")
+    if not checkpoint.is_file():
+        raise CheckpointError(f"there is no checkpoint {args.checkpoint!r}.")
+    cfg = load_config(args.config)
+    merge_options(cfg, args.cfg_options or {}, "--cfg-options")
+    init_default_scope(cfg.get("default_scope", "mmdet"))
+    cfg = student_only(cfg)
+    model = MODELS.build(cfg.model)
+    meta = load_verified(model, str(checkpoint), owner="lad label")
+    classes = args.classes or class_names(meta)
+    if not classes:
+        raise ConfigError("the checkpoint does not name its classes: give their names with --classes.")
+    for name, known in head_classes(model):
+        if known != len(classes):
+            raise ConfigError(
+                f"{name} has {known} classes and {len(classes)} names are given: name all in --classes."
+            )
+    content = unlabelled_coco(folder, image_files(folder), tuple(classes))
+    parameters = LabellingParameters(
+        config=args.config,
+        checkpoint=fingerprint(checkpoint),
+        images=fingerprint(content),
+        min_score=args.min_score,
+        max_per_image=args.max_per_image,
+        batch_size=args.batch_size,
+    )
+    # The data set reads its images from a file.
+    listing = out.with_name(f"{out.name}.images")
+    dataset = build_unlabelled(cfg, content, folder, listing)
+    bar = ProgressBar(len(dataset), file=sys.stderr)
+    labels = label_images(
+        model.to(args.device or get_device()).eval(),
+        dataset,
+        out,
+        parameters,
+        workers=args.workers,
+        progress=bar.update,
+    )
+    print(file=sys.stderr)
+    info = dict(
+        description="Detections of a trained detector, with their scores",
+        config=args.config,
+        checkpoint=checkpoint.name,
+        min_score=args.min_score,
+        max_per_image=args.max_per_image,
+    )
+    labelled = coco_of(content, labels, info)
+    write_whole(out, json.dumps(labelled).encode())
+    for path in (listing, out.with_name(out.name + UNFINISHED)):
+        path.unlink(missing_ok=True)
+    empty = sum(not found for found in labels.values())
+    print(
+        f"{out}: {len(labelled['annotations'])} detections in {len(labels)} images, {empty} without any; train on it "
+        f"with ann_file={str(out)!r} and data_prefix=dict(img={str(folder)!r})"
+    )
+
+
+def main() -> None:
+    """Run ``lad label``."""
+    args = parse_args()
+    with one_line_errors():
+        label(args)
