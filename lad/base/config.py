@@ -13,9 +13,14 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.utils import get_installed_path
 
+#: Configs and tools that come with the package, under the name where MMEngine and OpenMIM look for them.
+SHIPPED = Path(__file__).resolve().parents[1] / ".mim"
+
 
 def load_config(path: str) -> Config:
     """Read a config file, or one that an installed package ships (``mmdet::paa/paa_r50_fpn_1x_coco.py``).
+
+    This package's own are ``lad::FOLDER/NAME.py``.
 
     Raises:
         ConfigError: there is no such file (the message names similar ones), or it cannot be read.
