@@ -169,9 +169,9 @@ SPECIALISTS = "low|high|rbc|wbc|platelets|shuffled"
 DETECTOR = rf"(?:{'|'.join(DETECTORS)})(?:-(?:cop|iop|{SPECIALISTS}))?"
 NETWORK = rf"{DETECTOR}-{BACKBONE}"
 END = r"(?:_fpn)?(?:_(?:\d+x|ms-\d+x|\d+xb\d+-\d+e))?_(?:coco|bccd|digits)"
-DISTILLATION = re.compile(rf"[a-z]+(?:-[a-z]+)?_({NETWORK})_({NETWORK}(?:\+{NETWORK})*){END}")
+DISTILLATION = re.compile(rf"[a-z]+(?:v2)?(?:-[a-z]+)?_({NETWORK})_({NETWORK}(?:\+{NETWORK})*){END}")
 WITHOUT_LABELS = re.compile(rf"[a-z]+_({NETWORK}(?:_{NETWORK})*){END}")
-PLAIN = re.compile(rf"({DETECTOR})(?:-no-iou|-uniform)?_{BACKBONE}(?:-p4-w7)?{END}")
+PLAIN = re.compile(rf"({DETECTOR})(?:-no-iou|-uniform|-few|-pretrained)?_{BACKBONE}(?:-p4-w7)?{END}")
 
 
 def type_of(name):

@@ -32,7 +32,7 @@ def distil(tmp_path, methods, teacher_config=None, teacher_seed=1, **settings):
     return model.train()
 
 
-def by_hand(model, inputs, samples, min_iou=0.1, min_score=None):
+def by_hand(model, inputs, samples, min_iou=0.1, min_score=None, temperature=1.0):
     """The three terms image by image and anchor by anchor, as the formulas are written.
 
     ``min_score``: weights are the teacher's scores, for anchors within their image.
@@ -52,7 +52,8 @@ def by_hand(model, inputs, samples, min_iou=0.1, min_score=None):
 
             s_box = head.bbox_coder.decode(anchors, flat(own[1], 4), max_shape=sample.img_shape)
             t_box = head.bbox_coder.decode(anchors, flat(taught[1], 4), max_shape=sample.img_shape)
-            cls = cls + focal_kl_loss(flat(own[0], 3), flat(taught[0], 3), 0.5).sum()
+            own_logits, taught_logits = (flat(each[0], 3) / temperature for each in (own, taught))
+            cls = cls + temperature**2 * focal_kl_loss(own_logits, taught_logits, 0.5).sum()
             gts = sample.gt_instances.bboxes
             scores = (flat(taught[0], 3).sigmoid().amax(1) * flat(taught[2], 1)[:, 0].sigmoid()).sqrt()
             for anchor in range(len(anchors)) if len(gts) or min_score is not None else []:
@@ -104,6 +105,22 @@ def test_least_score_bounds_what_counts(tmp_path):
     losses = distil(tmp_path, [soft], student_loss=False).loss(*make_batch((3, 1)))
     assert losses["loss_soft_bbox"] == losses["loss_soft_iou"] == 0
     assert losses["loss_soft_cls"] > 0
+
+
+def test_temperature_softens_class_logits_and_keeps_the_size_of_gradients(tmp_path):
+    soft = dict(type="SoftLabelDistillation", weights="teacher", min_score=0.05, temperature=2.0)
+    model = distil(tmp_path, [soft], student_loss=False)
+    inputs, samples = make_batch((0, 0))
+    found = model.loss(inputs, copy.deepcopy(samples))
+    expected = by_hand(model, inputs, samples, min_score=0.05, temperature=2.0)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, True, "2"])
+def test_other_temperatures_are_refused(tmp_path, temperature):
+    with pytest.raises(ConfigError, match="temperature must be a positive number"):
+        distil(tmp_path, [dict(SOFT, temperature=temperature)])
 
 
 def test_other_weights_are_refused(tmp_path):

@@ -11,6 +11,7 @@ from lad.errors import ConfigError, UnsupportedError
 from lad.exchange.seams import check_same_priors
 from lad.heads.dense import class_logits, flatten_levels
 from lad.losses import focal_kl_loss
+from lad.losses.precision import upcast
 from lad.methods.base import DistillationMethod, Step
 from lad.networks.routes import Teacher
 
@@ -50,16 +51,21 @@ class SoftLabelDistillation(DistillationMethod):
     the best class probability times the predicted IoU (the former alone without an IoU branch), where it exceeds
     ``min_score``. So boxes are learnt on images without labels too. It is not of the paper.
 
+    With a temperature T the class term compares logits / T and has the factor T^2, which keeps the size of its gradients
+    (Hinton et al., 2015, arXiv 1503.02531, Sec. 2); so distils SimCLRv2 (Chen et al., NeurIPS 2020, arXiv 2006.10029,
+    Eq. 2) images without labels. The paper has none, which is T = 1.
+
     Args:
         cls_weight, box_weight, iou_weight: The paper's weights of the three terms.
         gamma: Exponent of the focal factor.
         min_iou: Least overlap with a ground truth for the box and IoU terms, for ``weights='labels'``.
         weights: Where the anchors' weights come from: ``'labels'`` or ``'teacher'``.
         min_score: Least score of the teacher for the box and IoU terms, for ``weights='teacher'``.
+        temperature: Divides the class logits of both networks.
         init_cfg: As in MMEngine.
 
     Raises:
-        ConfigError: ``weights`` is neither.
+        ConfigError: ``weights`` is neither, or the temperature is not positive.
     """
 
     teacher_modules = ("bbox_head",)
@@ -75,6 +81,7 @@ class SoftLabelDistillation(DistillationMethod):
         min_iou: float = 0.5,
         weights: Weights = "labels",
         min_score: float = 0.5,
+        temperature: float = 1.0,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -87,8 +94,13 @@ class SoftLabelDistillation(DistillationMethod):
             raise ConfigError(
                 f"SoftLabelDistillation: weights must be 'labels' or 'teacher', got {weights!r}."
             )
+        if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not temperature > 0:
+            raise ConfigError(
+                f"SoftLabelDistillation: temperature must be a positive number, got {temperature!r:.60}."
+            )
         self.weights = weights
         self.min_score = min_score
+        self.temperature = temperature
 
     def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Refuse heads whose predictions do not correspond anchor by anchor."""
@@ -134,7 +146,8 @@ class SoftLabelDistillation(DistillationMethod):
             else:
                 weight = self.scores(teacher_logits, teacher_iou_logits) * inside
             total = reduce_mean(weight.sum()).clamp(min=num_images)
-        loss_cls = focal_kl_loss(logits, teacher_logits, self.gamma)
+        softened = [upcast(each) / self.temperature for each in (logits, teacher_logits)]
+        loss_cls = self.temperature**2 * focal_kl_loss(*softened, self.gamma)
         loss_box = giou_loss(boxes, teacher_boxes, reduction="none")
         losses = dict(
             loss_soft_cls=self.cls_weight * weight_reduce_loss(loss_cls, avg_factor=total),

@@ -1,0 +1,10 @@
+# The student for the demo's digits on 40 labelled images: quarter-width ResNet-18, trained from scratch.
+_base_ = [
+    "../_base_/models/retinanet_r18_fpn_small.py",
+    "../_base_/datasets/digits_few_detection.py",
+    "../_base_/schedules/schedule_digits.py",
+    "../_base_/small_runtime.py",
+]
+model = dict(
+    backbone=dict(base_channels=16), neck=dict(in_channels=[16, 32, 64, 128]), bbox_head=dict(num_classes=10)
+)
