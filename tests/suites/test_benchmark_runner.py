@@ -7,12 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 from lad.base.processes import locked
 from lad.errors import ConfigError
 from suites import runs
 from suites.plan import Options, plan
 from suites.records import Key, read_records
+from suites.results import summarise
 from suites.runner import SuiteRunner
 from suites.stale import OLDER, OTHER, changed_since
 
@@ -66,6 +68,30 @@ def test_the_same_command_again_does_nothing(fake):
     assert said[0].startswith("fake: 5 of 5 runs are recorded")
     assert (fake.root / "results.jsonl").read_text() == lines
     assert len(fake.starts("lad/0")) == 1
+
+
+def test_a_training_that_others_need_and_that_detects_nothing_has_no_row(fake):
+    content = yaml.safe_load(fake.file.read_text())
+    entries = content["entries"]
+    entries["pretraining"] = dict(config=entries["teacher"]["config"], evaluate=False)
+    entries["lad"]["needs"]["pretrained"] = dict(entry="pretraining", seed="same")
+    entries["lad"]["options"] = {"teacher_checkpoint": "{pretrained}"}
+    fake.file.write_text(yaml.safe_dump(content, sort_keys=False))
+    assert run(fake, only=["lad"])[0] == 0  # an evaluation would not know its detections
+    assert {key.row for key in records(fake)} == {"teacher", "lad"}
+    for seed in (0, 1):
+        checkpoint = fake.folder(f"pretraining/{seed}") / "epoch_2.pth"
+        assert fake.starts(f"lad/{seed}") == [f"teacher={checkpoint} seed={seed} threads=-"]
+    assert run(fake)[1][0].startswith("fake: 5 of 7 runs are recorded")
+    assert run(fake)[1][0].startswith("fake: 7 of 7 runs are recorded")
+    assert len(fake.starts("pretraining/1")) == 1
+    rows = summarise(fake.suite, records(fake), fake.root, replicates=10).rows
+    assert [row.network.row for row in rows] == ["lad", "student", "teacher"]
+    # What is trained with other weights before is another training.
+    change(Path(entries["teacher"]["config"]), "lr=0.1", "lr=0.2")
+    code, said = run(fake, only=["lad"])
+    assert code == 1
+    assert any("pretraining/seed_0: " in line and "changed since it was trained" in line for line in said)
 
 
 def test_a_failed_training_is_recorded_with_its_error_and_the_suite_goes_on(fake):

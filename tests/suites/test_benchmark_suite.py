@@ -120,6 +120,15 @@ def test_a_need_may_be_named_deep_in_an_option(tmp_path):
         (dict(entries__lad__needs__teacher__entry="colad"), "'colad' trains several networks"),
         (dict(entries__lad__needs=None), "{teacher} is not among its needs"),
         (dict(entries__teacher__needs=dict(x=dict(entry="lad", seed=0))), "lad, teacher need each other"),
+        (
+            dict(entries__lad__evaluate=False),
+            "entry 'lad': evaluate: false has no row of results; remove networks, baseline and evaluate_with",
+        ),
+        (
+            dict(entries__student__evaluate=False),
+            "entry 'lad': baseline: there is no 'student'",
+        ),
+        (dict(entries__lad__evaluate=0), "entry 'lad': evaluate must be true or false, got 0"),
         (dict(entries__colad__baseline="student"), "entry 'colad': its networks have baselines"),
         (
             dict(entries__colad__networks__a=dict(tilte="A")),

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lad.base.config import detector_config
-from lad.detectors.configs import is_distillation, with_networks
+from lad.detectors.configs import describes_detectors, is_distillation, with_networks
 from lad.engine.defaults import LOOPS
 from suites.suite import placeholders
 
@@ -98,7 +98,7 @@ def with_detectors(model: dict) -> dict:
     Raises:
         ConfigError: a detector's description is none, or its file is not there.
     """
-    if not is_distillation(model):
+    if not describes_detectors(model):
         return dict(model)
     return with_networks(
         model, trained=lambda spec, role: _detector(spec), frozen=lambda spec, role: _teacher(spec)

@@ -102,7 +102,8 @@ class Run:
 
     def is_trained(self) -> bool:
         """Whether every network's final checkpoint is there; it is written whole or not at all."""
-        return all(self.checkpoint(network.name).is_file() for network in self.entry.networks)
+        names = [network.name for network in self.entry.networks] or [""]
+        return all(self.checkpoint(name).is_file() for name in names)
 
     def is_begun(self) -> bool:
         """Whether there is a training in the folder, finished or not."""

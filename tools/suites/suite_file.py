@@ -130,6 +130,17 @@ class EntryFile(_Section):
     baseline: str | None = None
     networks: dict[str, NetworkFile] = {}
     evaluate_with: str | None = None
+    evaluate: StrictBool = True
+
+    @model_validator(mode="after")
+    def _check_evaluation(self) -> EntryFile:
+        if not self.evaluate and (
+            self.networks or self.baseline is not None or self.evaluate_with is not None
+        ):
+            raise ValueError(
+                "evaluate: false has no row of results; remove networks, baseline and evaluate_with"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_networks(self) -> EntryFile:
@@ -161,7 +172,7 @@ class EntryFile(_Section):
             title=title,
             config=self.config,
             seeds=tuple(self.seeds or seeds),
-            networks=tuple(networks) or (Network(name, "", title, self.baseline),),
+            networks=tuple(networks or [Network(name, "", title, self.baseline)] if self.evaluate else ()),
             options=self.options,
             needs={key: Need(need.entry, need.seed) for key, need in self.needs.items()},
             evaluate_with=self.evaluate_with,
@@ -322,7 +333,7 @@ def _check_references(suite: Suite, where: str) -> None:
                     raise ConfigError(
                         f"{own}: needs.{key}: {need.entry!r} has no seed {seed}; it has {seeds}."
                     )
-            if needed.networks[0].name:
+            if needed.networks and needed.networks[0].name:
                 raise ConfigError(
                     f"{own}: needs.{key}: {need.entry!r} trains several networks; name an entry of one."
                 )
