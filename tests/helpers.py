@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from unittest import mock
 
@@ -47,6 +47,12 @@ def small_paa(head: str = "BatchedPAAHead", base: int = 8, num_classes: int = 3,
 
 def small_detector(config: str) -> ConfigDict:
     """A one-stage detector or Faster R-CNN of MMDetection with 8 base channels and 32 in neck and heads."""
+    return copy.deepcopy(_small_detector(config))
+
+
+@cache
+def _small_detector(config: str) -> ConfigDict:
+    # To find a file of MMDetection takes longer than to build the detector.
     thin = dict(in_channels=32, feat_channels=32)
     if "faster_rcnn" in config:
         roi_head = dict(

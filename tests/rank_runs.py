@@ -32,6 +32,7 @@ from torch import nn
 LEARNING_RATE = 2e-8
 LAD = dict(type="LabelAssignmentDistillation")
 ROI_LOGITS = dict(type="RoILogitDistillation")
+CBD = dict(type="ClassBalancedDistillation")
 
 
 def distil(student: dict, teacher: dict, *methods: dict) -> nn.Module:
@@ -218,7 +219,7 @@ def build_like(network: nn.Module, seed: int) -> dict[str, torch.Tensor]:
     }
 
 
-def specialists(make: Callable[[int], dict]) -> nn.Module:
+def specialists(make: Callable[[int], dict], **method) -> nn.Module:
     """Two teachers that know other classes; samplers take everything, so that nothing is drawn."""
 
     def config(num_classes: int) -> dict:
@@ -232,7 +233,7 @@ def specialists(make: Callable[[int], dict]) -> nn.Module:
         return own
 
     with tempfile.TemporaryDirectory() as folder:
-        return several_teachers.distil(Path(folder), config)
+        return several_teachers.distil(Path(folder), config, **method)
 
 
 def cascade_without_proposals(num_classes: int) -> dict:
@@ -263,6 +264,9 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "specialists": partial(specialists, partial(several_teachers.one_stage, family="gfl")),
     "specialists_faster": partial(specialists, several_teachers.faster),
     "specialists_without_proposals": partial(specialists, cascade_without_proposals),
+    "class_balanced": partial(specialists, partial(several_teachers.one_stage, family="gfl"), **CBD),
+    "class_balanced_faster": partial(specialists, several_teachers.faster, **CBD),
+    "class_balanced_without_proposals": partial(specialists, cascade_without_proposals, **CBD),
     "faster": partial(two_stage, "faster"),
     # Boxes of no proposal are so large: what is sampled are the objects alone, and nothing where there are none.
     "cascade_without_proposals": partial(two_stage, "cascade", min_bbox_size=10_000),

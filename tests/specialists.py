@@ -24,13 +24,13 @@ def one_stage(num_classes: int = 3, family: str = "retinanet") -> dict:
 def distil(
     folder: Path, make=one_stage, known: dict[str, tuple[str, ...] | None] = KNOWN, **method
 ) -> torch.nn.Module:
-    """A student of three classes (weights of seed 0) that MulDE teaches, in training.
+    """A student of three classes (weights of seed 0) that several teachers teach, in training.
 
     Args:
         folder: Of the teachers' checkpoints; those that are there are taken.
         make: Config of a detector of a number of classes.
         known: Class names of each teacher; None: three classes without names.
-        method: Settings of MulDE.
+        method: Settings of the method, by default MulDE.
     """
     teachers = {}
     for seed, (name, classes) in enumerate(known.items(), 1):
@@ -40,13 +40,9 @@ def distil(
             meta = dict(dataset_meta=dict(classes=classes)) if classes else {}
             save_checkpoint(_trained(config, seed), file, **meta)
         teachers[name] = dict(copy.deepcopy(config), checkpoint=str(file))
+    method = method if "type" in method else dict(dict(type="MulDE", classes=CLASSES), **method)
     model = MODELS.build(
-        dict(
-            type="DistillationDetector",
-            student=make(3),
-            teachers=teachers,
-            methods=[dict(dict(type="MulDE", classes=CLASSES), **method)],
-        )
+        dict(type="DistillationDetector", student=make(3), teachers=teachers, methods=[method])
     )
     model.student.load_state_dict(build(make(3)).state_dict())
     model.eval()  # batch norm as at test time, so that what is computed twice is equal

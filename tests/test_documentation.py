@@ -127,6 +127,9 @@ RULES = [
         "python tools/dataset_converters/shuffle_labels.py data/bccd/annotations/train.json "
         "data/bccd/annotations/train_shuffled.json",)),
     Rule(r"train.py configs/specialists/", SHORT, slow=True),
+    Rule(r"train.py configs/long_tail/", SHORT, slow=True, after=(
+        "python tools/dataset_converters/make_digits.py --out data/digits_tail --images 20 --val-images 4 "
+        "--imbalance 10",)),
     Rule(r"tools/(train|test).py", SHORT),
     Rule(r"tools/model_info.py", "--steps 1 --batch 2 --shape 64 64"),
     Rule(r"plot_losses.py WORK_DIR", "", {"WORK_DIR": "work_dirs/paa_r18-c16_fpn_digits"},

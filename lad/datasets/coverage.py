@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lad.datasets.coco_file import AnnotationTable
-from lad.datasets.tail import ClassCount, class_counts
+from lad.datasets.tail import ClassCount, balanced_objects, class_counts
 from lad.errors import listed
 
 import numpy as np
@@ -23,6 +23,7 @@ class Coverage:
         all_images, all_objects: Their numbers in the file.
         images_left_out, objects_left_out: Numbers by reason.
         classes: How often each class occurs in the data set.
+        balanced: Objects of each class in an epoch of class-balanced sampling.
     """
 
     images: int
@@ -32,6 +33,7 @@ class Coverage:
     images_left_out: dict[str, int]
     objects_left_out: dict[str, int]
     classes: list[ClassCount]
+    balanced: list[float]
 
     @property
     def complete(self) -> bool:
@@ -89,6 +91,7 @@ def expected_coverage(
         images_left_out=images,
         objects_left_out=objects,
         classes=class_counts(table, classes, kept & ~of_images),
+        balanced=balanced_objects(table, int(held.sum()), classes, kept & ~of_images),
     )
 
 

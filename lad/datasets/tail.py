@@ -72,10 +72,7 @@ def class_counts(
         classes: The classes to count, in the order of the result; by default the categories.
         kept: (n,) bool, the annotations to count; by default all.
     """
-    counted = (table.category >= 0) & (table.image >= 0) & ~table.crowd
-    if kept is not None:
-        counted &= kept
-    category, image = table.category[counted], table.image[counted]
+    category, image = _counted(table, kept)
     objects = np.bincount(category, minlength=len(table.names))
     pairs = np.unique(np.stack([category, image]), axis=1)
     images = np.bincount(pairs[0], minlength=len(table.names))
@@ -84,6 +81,48 @@ def class_counts(
         for index, name in enumerate(table.names)
     }
     return [found.get(name, ClassCount(name, 0, 0)) for name in (table.names if classes is None else classes)]
+
+
+def balanced_objects(
+    table: AnnotationTable, images: int, classes: Sequence[str] | None = None, kept: np.ndarray | None = None
+) -> list[float]:
+    """Expected objects of each class in an epoch of class-balanced sampling (``ClassAwareSampler``).
+
+    Every class that there is gets the same number of images, each with an object of it. What else is on them comes
+    along: the objects are less balanced than the draws.
+
+    Args:
+        table: The file's annotations.
+        images: Number of images of an epoch.
+        classes, kept: As for :func:`class_counts`.
+
+    Returns:
+        A number for each class; 0 for one without objects.
+    """
+    category, image = _counted(table, kept)
+    names = {name: index for index, name in enumerate(table.names)}
+    wanted = np.array(
+        [names.get(name, -1) for name in (table.names if classes is None else classes)], dtype=int
+    )
+    chosen = np.isin(category, wanted)
+    category, image = category[chosen], image[chosen]
+    if not len(category):
+        return [0.0] * len(wanted)
+    pairs = np.unique(np.stack([category, image]), axis=1)
+    of_class = np.bincount(pairs[0], minlength=len(table.names))
+    # How often an image is drawn: for each of its classes as often as any other image of that class.
+    share = 1 / of_class[pairs[0]] / np.count_nonzero(of_class)
+    draws = images * np.bincount(pairs[1], share, minlength=int(image.max()) + 1)
+    objects = np.bincount(category, draws[image], minlength=len(table.names) + 1)
+    return [float(objects[index]) if index >= 0 else 0.0 for index in wanted]
+
+
+def _counted(table: AnnotationTable, kept: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Class and image of each object; crowds and what belongs to none are left out."""
+    counted = (table.category >= 0) & (table.image >= 0) & ~table.crowd
+    if kept is not None:
+        counted &= kept
+    return table.category[counted], table.image[counted]
 
 
 def describe_tail(counts: Sequence[ClassCount], bounds: FrequencyBounds | None = None) -> str:

@@ -270,7 +270,7 @@ class DistillationDetector(NetworksDetector):
         data_samples: SampleList,
     ) -> dict[str, Any]:
         """The own loss of one network or exit, in the contexts of the methods that steer it."""
-        network, weight = self.learners[learner], 1.0
+        network, weight, class_weight = self.learners[learner], 1.0, 1.0
         if start is not None:
             start.restore()
             data_samples = samples_for(network, data_samples)
@@ -280,9 +280,10 @@ class DistillationDetector(NetworksDetector):
                     step = steps[name][learner]
                     steering.enter_context(one.method.steer(step))
                     weight *= one.method.own_loss_weight(step.progress)
+                    class_weight *= one.method.own_class_weight(step.progress)
             with explaining_single_values(learner, inputs):
                 if self.student_loss:
-                    return weighted_losses(network.loss(inputs, data_samples), weight)
+                    return weighted_losses(network.loss(inputs, data_samples), weight, class_weight)
                 run_dense(network, inputs)
             return {}
 

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from lad.detectors.bound import BoundMethod
 from lad.errors import ConfigError
 
+#: Classification losses of dense heads and RoI heads: ``'loss_cls'``, ``'s1.loss_cls'`` of a cascade's second stage,
+#: ``'loss_cls_hard'``. An RPN's are called ``'loss_rpn_cls'``.
+CLASS_LOSS = re.compile(r"(s\d+\.)?loss_cls(_.*)?")
 
-def weighted_losses(losses: dict[str, Any], weight: float) -> dict[str, Any]:
+
+def weighted_losses(losses: dict[str, Any], weight: float, class_weight: float = 1.0) -> dict[str, Any]:
     """The losses of a detector times a factor; what is only logged beside them stays as it is.
 
     Args:
         losses: Tensors, or lists of tensors, by name; those whose name contains ``'loss'`` are losses.
         weight: The factor; losses are returned as they are for 1.
+        class_weight: A further factor of the classification losses (:data:`CLASS_LOSS`).
     """
-    if weight == 1:
+    if weight == class_weight == 1:
         return losses
     return {
-        name: value
-        if "loss" not in name
-        else [each * weight for each in value]
-        if isinstance(value, (list, tuple))
-        else value * weight
+        name: _weighted(value, weight * (class_weight if CLASS_LOSS.fullmatch(name) else 1.0))
+        if "loss" in name
+        else value
         for name, value in losses.items()
     }
+
+
+def _weighted(value: Any, weight: float) -> Any:
+    if weight == 1:
+        return value
+    return [each * weight for each in value] if isinstance(value, (list, tuple)) else value * weight
 
 
 def add_terms(losses: dict[str, Any], one: BoundMethod, terms: dict[str, Any]) -> None:

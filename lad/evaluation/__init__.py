@@ -1,5 +1,6 @@
 """Evaluation of detections."""
 
 from lad.evaluation.coco import CocoMetric, faster_evaluator
+from lad.evaluation.lvis import LVISMetric
 
-__all__ = ["CocoMetric", "faster_evaluator"]
+__all__ = ["CocoMetric", "LVISMetric", "faster_evaluator"]

@@ -17,6 +17,7 @@ from lad.methods.response.soft_label import SoftLabelDistillation
 from lad.methods.roi.logits import RoILogitDistillation
 from lad.methods.roi.rcnn import RCNNDistillation
 from lad.methods.roi.rpn import RPNDistillation
+from lad.methods.specialists.class_balanced import ClassBalancedDistillation
 from lad.methods.specialists.mulde import MulDE
 from lad.methods.together.feature_fusion import FeatureFusionSelfDistillation
 from lad.methods.together.mutual import MutualLogitDistillation
@@ -26,6 +27,7 @@ from lad.methods.without_labels.similarity import SimilarityDistillation
 
 __all__ = [
     "ActivationBoundaryDistillation",
+    "ClassBalancedDistillation",
     "CoLearningAssignment",
     "ContrastiveLearning",
     "CrossHeadDistillation",

@@ -159,6 +159,13 @@ class DistillationMethod(BaseModule):
         """Factor of the learner's own loss at a place in the run; one method a learner may have another than 1."""
         return 1.0
 
+    def own_class_weight(self, progress: Progress) -> float:
+        """Further factor of the learner's own classification loss; of several methods the factors multiply.
+
+        The classification loss of a two-stage detector is that of its RoI head.
+        """
+        return 1.0
+
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Loss terms to add to the student's own, by name (``loss_...``)."""
         return {}

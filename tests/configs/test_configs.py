@@ -30,6 +30,10 @@ CONFIGS = sorted(
 )
 
 
+#: Ends of the names of configs that take long, and that a metafile lists.
+BIG = ("_coco.py", "_lvis-v1.py")
+
+
 def offline(spec):
     """A detector's config without a download: no pretrained backbone."""
     spec = dict(config=spec) if isinstance(spec, str) else dict(spec)
@@ -52,9 +56,9 @@ def by_effort():
     seen = set()
     for path in CONFIGS:
         folder = Path(path).parent
-        later = path.endswith("_coco.py") and folder in seen
+        later = path.endswith(BIG) and folder in seen
         yield pytest.param(path, marks=[pytest.mark.slow] if later else [])
-        if path.endswith("_coco.py"):
+        if path.endswith(BIG):
             seen.add(folder)
 
 
@@ -94,11 +98,11 @@ def test_config_builds_and_trains_one_step(path, tmp_path):
 
 
 @pytest.mark.parametrize("folder", sorted({str(Path(path).parent) for path in CONFIGS}))
-def test_metafile_names_the_folders_coco_configs_and_says_whose_figures_it_holds(folder):
-    coco = {path for path in CONFIGS if path.startswith(f"{folder}/") and path.endswith("_coco.py")}
+def test_metafile_names_the_folders_big_configs_and_says_whose_figures_it_holds(folder):
+    big = {path for path in CONFIGS if path.startswith(f"{folder}/") and path.endswith(BIG)}
     models = yaml.safe_load((ROOT / folder / "metafile.yml").read_text())["Models"]
-    assert {model["Config"] for model in models} == coco
-    assert len(models) == len(coco)
+    assert {model["Config"] for model in models} == big
+    assert len(models) == len(big)
     for model in models:
         assert model["Name"] == Path(model["Config"]).stem
         # What nobody published has no figure: none was measured here either.
@@ -116,9 +120,9 @@ def test_distillation_config_says_what_it_is_in_ten_lines_and_its_student_is_pla
     assert plain.model.type == "PAA"
 
 
-def test_teachers_of_the_coco_configs_are_mmdetections_official_weights_or_trained_by_a_config_of_the_project():
+def test_teachers_of_the_big_configs_are_mmdetections_official_weights_or_trained_by_a_config_of_the_project():
     for path in CONFIGS:
-        if not path.endswith("_coco.py"):
+        if not path.endswith(BIG):
             continue
         cfg = load_config(str(ROOT / path))
         if cfg.model.type != "DistillationDetector":
@@ -166,9 +170,11 @@ DETECTORS = {
 BACKBONE = r"(?:r18-c16|r18-c32|r18|r50|r101|x101|swin-[sb]|mobilenetv2|nano|mini|tiny|small|[sml])"
 #: What a specialist was trained on.
 SPECIALISTS = "low|high|rbc|wbc|platelets|shuffled"
-DETECTOR = rf"(?:{'|'.join(DETECTORS)})(?:-(?:cop|iop|{SPECIALISTS}))?"
+#: What a detector for rare classes has beside instance sampling.
+LONG_TAIL = "jitter|balanced|cosine"
+DETECTOR = rf"(?:{'|'.join(DETECTORS)})(?:-(?:cop|iop|{SPECIALISTS}|{LONG_TAIL}))?"
 NETWORK = rf"{DETECTOR}-{BACKBONE}"
-END = r"(?:_fpn)?(?:_(?:\d+x|ms-\d+x|\d+xb\d+-\d+e))?_(?:coco|bccd|digits)"
+END = r"(?:_fpn)?(?:_(?:\d+x|ms-\d+x|\d+xb\d+-\d+e))?_(?:coco|lvis-v1|bccd|digits|digits-tail)"
 DISTILLATION = re.compile(rf"[a-z]+(?:v2)?(?:-[a-z]+)?_({NETWORK})_({NETWORK}(?:\+{NETWORK})*){END}")
 WITHOUT_LABELS = re.compile(rf"[a-z]+_({NETWORK}(?:_{NETWORK})*){END}")
 PLAIN = re.compile(rf"({DETECTOR})(?:-no-iou|-uniform|-few|-pretrained)?_{BACKBONE}(?:-p4-w7)?{END}")

@@ -96,6 +96,12 @@ def directions(student, teacher):
     return 2 * (1 - cosine) / student[0].numel()
 
 
+def angles(student, teacher):
+    return torch.stack(
+        [1 - (s * t).sum() / (s.norm() * t.norm()) for s, t in zip(student, teacher, strict=True)]
+    )
+
+
 def bounded(student, teacher, target):
     own, bound = (student - target).square().sum(1), (teacher - target).square().sum(1)
     return torch.stack([a if a > b else a * 0 for a, b in zip(own, bound, strict=True)])
@@ -168,6 +174,7 @@ CASES = dict(
         losses.channel_wise_divergence, lambda s, t: categorical(s.flatten(2), t.flatten(2)), *MAPS
     ),
     contrastive=LossCase(losses.nt_xent_loss, contrastive, *LOGITS, per_sample=False, taught=False),
+    cosine=LossCase(losses.cosine_distance, angles, *LOGITS),
     similarity_divergence=LossCase(
         lambda s, t: losses.similarity_divergence(s, s.flip(0), t, t.flip(0)),
         similarities,

@@ -34,6 +34,7 @@ DETECTOR_OF = {
     "SelfDistillation": RETINA,
     "SimilarityPreservingDistillation": RETINA,
     "MulDE": RETINA,
+    "ClassBalancedDistillation": RETINA,
     "RPNDistillation": FASTER,
     "RCNNDistillation": FASTER,
     "RoILogitDistillation": FASTER,
@@ -88,7 +89,10 @@ REFUSED = {
         **dict.fromkeys(EXITS, NO_EXITS),
     },
     "RoILogitDistillation": dict.fromkeys(EXITS, NO_EXITS),
-    "MulDE": dict.fromkeys(ENSEMBLES, "learns from each of its teachers by itself: leave out ensemble"),
+    **dict.fromkeys(
+        ("MulDE", "ClassBalancedDistillation"),
+        dict.fromkeys(ENSEMBLES, "learns from each of its teachers by itself: leave out ensemble"),
+    ),
     "SelfDistillation": {
         **dict.fromkeys(ROLES, "SelfDistillation trains exits, and '(student|a)' has none"),
         "exit learns": None,
@@ -159,7 +163,7 @@ def test_every_method_is_in_the_table():
 
 #: Every method in every role; where several teachers are taken apart, also in theirs.
 PLAYED = [(method, role) for method in DETECTOR_OF for role in ROLES]
-PLAYED += [("MulDE", role) for role in AT_ONCE]
+PLAYED += [(method, role) for method in ("MulDE", "ClassBalancedDistillation") for role in AT_ONCE]
 
 
 @pytest.mark.parametrize(("method", "role"), PLAYED)

@@ -97,8 +97,11 @@ DIFFERING = {
     "relations": ("loss_rkd",),
     # An RPN and a RoI head divide by each process's own number of samples.
     "faster": ("_hard",),
-    "specialists_faster": ("loss_rpn", "loss_cls", "loss_bbox"),
-    "specialists_without_proposals": ("loss_rpn", "loss_cls", "loss_bbox"),
+    **{
+        f"{method}_{case}": ("loss_rpn", "loss_cls", "loss_bbox")
+        for method in ("specialists", "class_balanced")
+        for case in ("faster", "without_proposals")
+    },
     "mutual_two_stage": tuple(f"{name}.loss_{part}" for name in "abc" for part in ("rpn", "cls", "bbox")),
     "cascade_without_proposals": ("_hard",),
 }

@@ -88,16 +88,30 @@ def match_stages(owner: str, own: Sequence[BBoxHead], taught: Sequence[BBoxHead]
     Raises:
         UnsupportedError: they do not correspond.
     """
-    if len(own) != len(taught) and 1 not in (len(own), len(taught)):
-        raise UnsupportedError(
-            f"{owner}: the student's RoI head has {len(own)} stages and the teacher's {len(taught)}; give both as "
-            "many, or one of them a single stage."
-        )
-    # A single stage learns from the teacher's first, which was trained on an RPN's proposals as it is.
-    stages = [min(stage, len(taught) - 1) for stage in range(len(own))]
+    stages = stage_numbers(owner, len(own), len(taught))
     for head, stage in zip(own, stages, strict=True):
         check_classifiers(head, taught[stage], owner)
     return stages
+
+
+def stage_numbers(owner: str, own: int, taught: int) -> list[int]:
+    """The number of the teacher's stage for each of the student's; see :func:`match_stages`.
+
+    Args:
+        owner: The method, for messages.
+        own: How many stages the student's RoI head has.
+        taught: How many the teacher's has.
+
+    Raises:
+        UnsupportedError: neither are they as many, nor has one of them a single stage.
+    """
+    if own != taught and 1 not in (own, taught):
+        raise UnsupportedError(
+            f"{owner}: the student's RoI head has {own} stages and the teacher's {taught}; give both as "
+            "many, or one of them a single stage."
+        )
+    # A single stage learns from the teacher's first, which was trained on an RPN's proposals as it is.
+    return [min(stage, taught - 1) for stage in range(own)]
 
 
 def pooled_module(model: BaseDetector) -> str:
