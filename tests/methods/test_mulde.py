@@ -25,7 +25,7 @@ from helpers import at, build, fake_cuda, make_batch
 from mmdet.registry import MODELS
 from seam_detectors import set_epoch
 from specialists import CLASSES, KNOWN, cascade, distil, faster, one_stage
-from two_stage_detectors import seeded_loss, two_stage
+from two_stage_detectors import seeded_loss, total, two_stage
 
 BATCH = ((3, 2), (64, 96))
 
@@ -287,6 +287,35 @@ def test_attention_is_cooler_early_and_bounded_by_an_option(folder):
     assert share(40, every=100) == first
 
 
+@pytest.mark.parametrize("make", [one_stage, faster, cascade])
+def test_mean_without_gates_is_the_kl_from_the_mean_of_those_that_know_a_candidate(make, folder):
+    model = distil(folder, make, attention="mean", gated=False, candidates=40)
+    [method] = model.methods
+    seen = []
+    queries = method.source.queries
+    method.source.queries = lambda *args: [seen.append(own) or own for own in queries(*args)]
+    losses = seeded_loss(model, *batch())
+    terms = [name for name in losses if "mulde" in name]
+    assert len(terms) == len(seen) == (3 if make is cascade else 1)  # none of gates
+    for name, own in zip(terms, seen, strict=True):
+        expected = []
+        for query in range(len(own.student)):
+            means = [
+                torch.stack([s for s, k in zip(scores, knows, strict=True) if k]).mean()
+                for scores, knows in zip(own.teachers[query].T, own.known[query].T, strict=True)
+            ]
+            pair = torch.stack(means).double().softmax(0), own.student[query].double().softmax(0)
+            expected.append(divergence(*pair) * own.weight[query])
+        found = losses[name].double()
+        expected = 0.5 * own.factor * sum(expected) / own.weight.sum()
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert losses["a.weight.red"] == losses["b.weight.red"] == 0.5
+    assert not [name for name in model.state_dict() if name.endswith("gates")]
+    assert not list(method.parameters())
+    total(losses).backward()
+    assert "gates" not in describe(distil(folder, make, attention="mean", gated=False))
+
+
 def test_candidates_above_the_number_of_cells_are_capped_and_logged_once(folder, caplog, monkeypatch):
     messages = []
     monkeypatch.setattr(
@@ -454,6 +483,8 @@ def test_dense_queries_on_cuda_tensors_wait_for_nothing():
         (dict(loss_weight=-1.0), "loss_weight must be at least 0"),
         (dict(max_attention_temperature=0.0), "max_attention_temperature must be above 0"),
         (dict(loss_name="mulde"), "must contain 'loss'"),
+        (dict(attention="none"), "attention must be one of contrastive, mean, got 'none'"),
+        (dict(gated="no"), "gated must be True or False, got 'no'"),
         (dict(knows=["red"]), "knows must be like"),
         (dict(ensemble="average"), "leave out ensemble"),
         (dict(classes=("red", "white", "dog")), "no teacher knows the class 'dog'"),

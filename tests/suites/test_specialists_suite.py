@@ -13,6 +13,7 @@ GOOD_AND_BAD = dict(good="teacher/seed_0", second="teacher/seed_1", shuffled="sh
     ("entry", "expected"),
     [
         ("specialists", dict(rbc="rbc/seed_0", wbc="wbc/seed_0", platelets="platelets/seed_0")),
+        ("specialists_mean", dict(rbc="rbc/seed_0", wbc="wbc/seed_0", platelets="platelets/seed_0")),
         ("mulde", GOOD_AND_BAD),
         ("average", GOOD_AND_BAD),
     ],
@@ -31,7 +32,7 @@ def test_the_student_is_the_same_in_every_comparison(tmp_path):
     suite = load_suite(ROOT / "configs/benchmarks/bccd_specialists.yaml")
     models = [
         Run(suite, suite.entries[name], 0, tmp_path).config.model
-        for name in ("mulde", "average", "specialists")
+        for name in ("mulde", "average", "specialists", "specialists_mean")
     ]
     alone = Run(suite, suite.entries["alone"], 0, tmp_path).config.model
     for model in models:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Literal, get_args
 
 from lad.base.schedules import build_schedule
 from lad.errors import ConfigError, UnsupportedError
@@ -30,6 +31,9 @@ import torch.nn.functional as F
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
 from torch import Tensor, nn
+
+#: How the teachers of a candidate are weighed.
+Attention = Literal["contrastive", "mean"]
 
 
 @MODELS.register_module()
@@ -67,6 +71,9 @@ class MulDE(SeveralTeachersMethod):
         attention_epochs: The attention's temperature is e^floor(epoch / attention_epochs), and
         max_attention_temperature: at most this; below 1 a constant that makes it sharper. None: no bound, as in the
             authors' code, where by epoch 20 it is 55 and the attention is a plain mean.
+        attention: ``'contrastive'``, or ``'mean'``: the teachers that know a candidate weigh alike.
+        gated: Whether there are gates; without them s'_m = s_m, and no BCE(s, y). With ``attention='mean'`` what is
+            left is distillation from the plain mean of the teachers that know a candidate, for comparison.
         log_classes: Whether the log has the weights of each class; None: of up to 20 classes.
         loss_name: What the KL is called.
         init_cfg: As in MMEngine.
@@ -78,6 +85,7 @@ class MulDE(SeveralTeachersMethod):
 
     loss_name: str
     source: QuerySource
+    gates: Tensor
 
     def __init__(
         self,
@@ -89,6 +97,8 @@ class MulDE(SeveralTeachersMethod):
         gate_weight: float = 1.0,
         attention_epochs: int = 5,
         max_attention_temperature: float | None = math.e,
+        attention: Attention = "contrastive",
+        gated: bool = True,
         log_classes: bool | None = None,
         loss_name: str = "loss_mulde",
         init_cfg: dict | None = None,
@@ -105,6 +115,12 @@ class MulDE(SeveralTeachersMethod):
         self.gate_weight = build_schedule(gate_weight, f"{owner}: gate_weight", minimum=0)
         if max_attention_temperature is not None:
             build_schedule(max_attention_temperature, f"{owner}: max_attention_temperature", above=0)
+        if attention not in get_args(Attention):
+            raise ConfigError(
+                f"{owner}: attention must be one of {', '.join(get_args(Attention))}, got {attention!r}."
+            )
+        if not isinstance(gated, bool):
+            raise ConfigError(f"{owner}: gated must be True or False, got {gated!r}.")
         if "loss" not in loss_name:
             raise ConfigError(f"{owner}: loss_name must contain 'loss', got {loss_name!r}.")
         if knows is not None and not isinstance(knows, Mapping):
@@ -116,6 +132,8 @@ class MulDE(SeveralTeachersMethod):
         self.candidates = candidates
         self.attention_epochs = attention_epochs
         self.max_attention_temperature = max_attention_temperature
+        self.attention = attention
+        self.gated = gated
         self.log_classes = log_classes
         self.loss_name = loss_name
         self.gate_loss_name = f"{loss_name}_gates"
@@ -134,8 +152,12 @@ class MulDE(SeveralTeachersMethod):
         else:
             self.source = DenseQueries(owner, student, teachers, known, self.candidates)
         self.student_modules = self.source.student_modules
-        # 1 as the authors have it: open by sigmoid(1) = 0.73.
-        self.gates = nn.Parameter(torch.ones(len(teachers), self.source.num_groups, num_classes))
+        gates = torch.ones(len(teachers), self.source.num_groups, num_classes)
+        if self.gated:
+            # 1 as the authors have it: open by sigmoid(1) = 0.73.
+            self.gates = nn.Parameter(gates)
+        else:
+            self.register_buffer("gates", torch.full_like(gates, torch.inf), persistent=False)
         log_classes = num_classes <= 20 if self.log_classes is None else self.log_classes
         self.mean_weights = MeanWeights(known, log_classes)
 
@@ -146,7 +168,7 @@ class MulDE(SeveralTeachersMethod):
     def links_of_teacher(self, name: str) -> list[Link]:
         """The modules that are compared, and the gates between them."""
         groups, classes = self.gates.shape[1:]
-        text = f"gates {groups}x{classes}"
+        text = f"gates {groups}x{classes}" if self.gated else ""
         return [Link(self.student_modules[0], module, text) for module in self.modules_of_teacher(name)]
 
     def check_without_labels(self, student: BaseDetector) -> None:
@@ -157,8 +179,9 @@ class MulDE(SeveralTeachersMethod):
         )
 
     def loss_weights(self) -> dict[str, float]:
-        """The factors of the two terms, of a schedule the last."""
-        return {self.loss_name: self.loss_weight.end, self.gate_loss_name: self.gate_weight.end}
+        """The factors of the terms, of a schedule the last."""
+        weights = {self.loss_name: self.loss_weight.end, self.gate_loss_name: self.gate_weight.end}
+        return weights if self.gated else {self.loss_name: self.loss_weight.end}
 
     @contextmanager
     def observe(self, step: Step) -> Iterator[None]:
@@ -170,9 +193,7 @@ class MulDE(SeveralTeachersMethod):
     def losses(self, step: Step) -> dict[str, Tensor]:
         """The KL and BCE(s, y), of a cascade stage by stage, and the mean weights, which are only logged."""
         observed = step.observations[self]
-        attention = attention_temperature(
-            step.progress.epoch, self.attention_epochs, self.max_attention_temperature
-        )
+        attention = self._attention_temperature(step)
         terms: dict[str, Tensor] = {}
         for queries in self.source.queries(step, observed, self.gates):
             gated = gate_scores(queries.teachers, queries.gates)
@@ -183,8 +204,16 @@ class MulDE(SeveralTeachersMethod):
             # Other processes may have queries here, and wait for this one's numbers.
             averaged_over_ranks(0, 0, like=zero)
             terms[f"{prefix}{self.loss_name}"] = zero
-            terms[f"{prefix}{self.gate_loss_name}"] = 0 * self.gates.sum()
+            if self.gated:
+                terms[f"{prefix}{self.gate_loss_name}"] = 0 * self.gates.sum()
         return terms | self.mean_weights.logged()
+
+    def _attention_temperature(self, step: Step) -> float:
+        if self.attention == "mean":
+            return math.inf
+        return attention_temperature(
+            step.progress.epoch, self.attention_epochs, self.max_attention_temperature
+        )
 
     def _terms(self, step: Step, queries: Queries, fused: Tensor) -> dict[str, Tensor]:
         known = queries.known.any(dim=1)
@@ -193,15 +222,17 @@ class MulDE(SeveralTeachersMethod):
             queries.weight.sum(), labelled.sum(), like=queries.weight
         )
         divergence = known_divergence(queries.student, fused, known, self.temperature.at(step.progress))
-        # Without gradient to the student: neither the weights nor the teachers' scores have one.
-        mistakes = F.binary_cross_entropy_with_logits(fused, queries.targets, labelled, reduction="sum")
         factors = [queries.factor * each.at(step.progress) for each in (self.loss_weight, self.gate_weight)]
-        return {
+        terms = {
             f"{queries.prefix}{self.loss_name}": factors[0]
             * (divergence * queries.weight).sum()
             / num_queries,
-            f"{queries.prefix}{self.gate_loss_name}": factors[1] * mistakes / num_labelled,
         }
+        if self.gated:
+            # Without gradient to the student: neither the weights nor the teachers' scores have one.
+            mistakes = F.binary_cross_entropy_with_logits(fused, queries.targets, labelled, reduction="sum")
+            terms[f"{queries.prefix}{self.gate_loss_name}"] = factors[1] * mistakes / num_labelled
+        return terms
 
 
 def _num_classes(model: BaseDetector) -> int:
