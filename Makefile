@@ -1,5 +1,5 @@
 # make demo       a virtual environment, the demo data, teacher, student and distilled student, and a table
-# make test       a virtual environment and the fast tests
+# make test       a virtual environment and the fast tests (TESTS=tests/heads: some of them)
 # make test-all   the same with the slow tests
 # make lint       a virtual environment, and the checks of style and types
 # make docs       a virtual environment, and the documentation as a site in site/
@@ -7,6 +7,7 @@
 # make slurm      Debian's Slurm, which some tests want
 # Needs Python 3.10 or newer (PYTHON=python3.11), make and a package index. mmcv without compiling: extra `lite`.
 # STACK=onedl, behind any of them, takes the maintained forks of MMDetection, MMEngine and MMCV, in .venv-onedl.
+# OVER=.venv: that environment finds what it has no own version of (PyTorch) in another one; quicker to install.
 PYTHON ?= python3.11
 STACK ?= lite
 ifeq ($(STACK),lite)
@@ -20,10 +21,16 @@ export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test test-all lint docs package install slurm clean
 
+# Folder of an environment's packages.
+SITE_PACKAGES = $(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+
 install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+ifdef OVER
+	$(call SITE_PACKAGES,$(OVER)) > "$$($(call SITE_PACKAGES,$(VENV)))/zz_over.pth"
+endif
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=23'
 	$(BIN)/python -m pip install --quiet -e '.[$(STACK),dev]'
 # The desktop build of OpenCV needs the system's OpenGL and X11 libraries; the headless one needs nothing.
@@ -42,10 +49,10 @@ lint: install
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 
 test: install
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow' $(TESTS)
 
 test-all: install
-	$(PYTEST)
+	$(PYTEST) $(TESTS)
 
 # The extra's packages alone: with the project, pip would bring the desktop build of OpenCV back.
 DOCS_PACKAGES := from importlib.metadata import requires; \

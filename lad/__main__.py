@@ -11,7 +11,7 @@ import difflib
 import importlib
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -42,13 +42,8 @@ DISTRIBUTIONS = {
 def stack() -> str:
     """Table of the distributions that the modules come from, with their versions."""
     rows = []
-    for module, candidates in DISTRIBUTIONS.items():
-        found = []
-        for name in candidates:
-            try:
-                found.append(f"{name} {version(name)}")
-            except PackageNotFoundError:
-                continue
+    for module in DISTRIBUTIONS:
+        found = [f"{one.name} {one.version}" for one in _distributions_of(module)]
         text = " and ".join(found) or "not installed"
         if len(found) > 1:
             text += ": they share their files; uninstall both, then install one"
@@ -58,11 +53,25 @@ def stack() -> str:
     return "\n".join(rows)
 
 
+def _distributions_of(module: str) -> list[Distribution]:
+    """The installed distributions whose files the module's are; of an editable installation, which has none, itself."""
+    found = []
+    for name in DISTRIBUTIONS[module]:
+        try:
+            found.append(distribution(name))
+        except PackageNotFoundError:
+            continue
+    folders = {folder.resolve() for folder in _folders(module)}
+    return [one for one in found if Path(str(one.locate_file(module))).resolve() in folders] or found
+
+
+def _folders(module: str) -> list[Path]:
+    spec = find_spec(module)  # does not import it
+    return [] if spec is None else [Path(folder) for folder in spec.submodule_search_locations or ()]
+
+
 def _has_kernels() -> bool:
-    spec = find_spec("mmcv")  # does not import it
-    return spec is not None and any(
-        any(Path(folder).glob("_ext.*")) for folder in spec.submodule_search_locations or ()
-    )
+    return any(any(folder.glob("_ext.*")) for folder in _folders("mmcv"))
 
 
 def run(command: str, arguments: Sequence[str]) -> None:
@@ -75,7 +84,8 @@ def run(command: str, arguments: Sequence[str]) -> None:
         errors = sys.modules.get("lad.errors")
         if errors is None or not isinstance(error, errors.LadError):
             raise
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     module.main()
 
 

@@ -34,6 +34,7 @@ from helpers import ROOT
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import ValLoop
+from stacks import LAYOUT
 
 STUDENT_CONFIG = ROOT / "configs/lad/paa_r18-c16_fpn_digits.py"
 ITERATIONS_PER_EPOCH = 4
@@ -239,7 +240,7 @@ class _Events:
 
 def _without_formatting() -> contextlib.AbstractContextManager:
     """MMEngine lays out the config nicely half a dozen times a run, which takes longer than the training."""
-    return mock.patch("mmengine.config.config.FormatCode", lambda text, **_: (text, True))
+    return mock.patch(LAYOUT, lambda text, **_: (text, True))
 
 
 def _write_to(output: Path) -> None:

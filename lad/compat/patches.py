@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 import importlib
+import io
 import sys
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 from unittest import mock
 
@@ -47,11 +48,15 @@ def load_checkpoints_safely() -> None:
     MMEngine calls ``torch.load`` without ``weights_only``: unsafe before torch 2.6, and unable to read its own files
     since. Its loader for URLs passes ``weights_only=False`` to ``torch.hub`` on every version. All of its loaders look
     ``torch`` and ``load_url`` up in their module, so these two names are replaced there and nowhere else.
+
+    OneDL's MMEngine has a function in between, ``_safe_torch_load``, that runs the code in files that torch refuses.
     """
     safe_torch = types.ModuleType("torch")
     vars(safe_torch).update(__getattr__=lambda name: getattr(torch, name), load=load_safely)
     checkpoint_module.torch = safe_torch
     checkpoint_module.load_url = load_url_safely
+    if hasattr(checkpoint_module, "_safe_torch_load"):
+        checkpoint_module._safe_torch_load = load_safely
 
 
 @_once
@@ -125,6 +130,16 @@ def coco_evaluation_by(evaluator: type) -> Iterator[None]:
 
 
 @_once
+def import_mmdetection_silently() -> None:
+    """Import MMDetection's data sets without what they print on the standard output, which is for results.
+
+    OneDL's MMDetection prints that a package of OneDL's is missing.
+    """
+    with redirect_stdout(io.StringIO()):
+        importlib.import_module("mmdet.datasets")
+
+
+@_once
 def load_drawing_code_late() -> None:
     """Import ``mmdet.utils.mot_error_visualize`` when its function is first called instead of with ``mmdet``.
 
@@ -153,3 +168,4 @@ def apply() -> None:
     load_checkpoints_safely()
     start_processes_without_gpu()
     wrap_cpu_models_for_ddp()
+    import_mmdetection_silently()

@@ -6,9 +6,11 @@ import hashlib
 import os
 import pickle
 import re
+import threading
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -119,6 +121,34 @@ def allowed_globals() -> dict[str, Any]:
     return allowed
 
 
+_SAFE_GLOBALS = threading.Lock()
+
+
+@contextmanager
+def only_stand_ins() -> Iterator[None]:
+    """Temporarily let torch's reader use :func:`allowed_globals`, instead of others of the same names.
+
+    Other packages may have allowed some of these objects themselves (OneDL's MMEngine allows ``getattr``); torch keeps
+    all in one set and takes one of them.
+    """
+    allowed = allowed_globals()
+    with _SAFE_GLOBALS:
+        before = torch.serialization.get_safe_globals()
+        others = [one for one in before if _name_in_files(one) not in allowed]
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals([*others, *((value, key) for key, value in allowed.items())])
+        try:
+            yield
+        finally:
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(before)
+
+
+def _name_in_files(allowed: Any) -> str:
+    """The full name of an object that ``add_safe_globals`` was given, alone or with its name."""
+    return allowed[1] if isinstance(allowed, tuple) else f"{allowed.__module__}.{allowed.__qualname__}"
+
+
 def restricted_pickle() -> ModuleType:
     """Create a pickle module with the same allow-list, for torch before 2.6.
 
@@ -161,15 +191,10 @@ def load_safely(file: Any, map_location: Any = None, **kwargs: Any) -> Any:
     kwargs.pop("weights_only", None)
     kwargs.pop("pickle_module", None)
     name = file if isinstance(file, (str, Path)) else getattr(file, "name", "the checkpoint")
-    if _torch_version() >= (2, 6):
-        torch.serialization.add_safe_globals([(value, key) for key, value in allowed_globals().items()])
-        kwargs["weights_only"] = True
-    else:
-        kwargs.update(weights_only=False, pickle_module=restricted_pickle())
     try:
         if isinstance(file, (str, Path)):
             _check_checksums(Path(file))
-        return torch.load(file, map_location=map_location, **kwargs)
+        return _restricted_load(file, map_location, kwargs)
     except (CheckpointError, FileNotFoundError):
         raise
     except pickle.UnpicklingError as error:
@@ -183,6 +208,15 @@ def load_safely(file: Any, map_location: Any = None, **kwargs: Any) -> Any:
     # The bytes of a damaged file decide which line of torch or pickle fails, and with what.
     except Exception as error:
         raise CheckpointError(_unreadable(name, error)) from error
+
+
+def _restricted_load(file: Any, map_location: Any, kwargs: dict[str, Any]) -> Any:
+    # torch's own reader is safe since 2.6 (CVE-2025-32434), which nothing but its version tells.
+    if _torch_version() < (2, 6):
+        kwargs = dict(kwargs, weights_only=False, pickle_module=restricted_pickle())
+        return torch.load(file, map_location=map_location, **kwargs)
+    with only_stand_ins():
+        return torch.load(file, map_location=map_location, weights_only=True, **kwargs)
 
 
 def _check_checksums(path: Path) -> None:
@@ -210,7 +244,7 @@ def _is_readable(file: Any, kwargs: dict[str, Any]) -> bool:
     try:
         if hasattr(file, "seek"):
             file.seek(0)
-        torch.load(file, map_location="meta", **kwargs)
+        _restricted_load(file, "meta", kwargs)
     except Exception:
         return False
     return True

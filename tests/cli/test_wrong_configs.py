@@ -22,6 +22,7 @@ from helpers import ROOT, build, save_checkpoint, small_detector
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.runner import Runner
+from stacks import LAYOUT
 
 STUDENT = ROOT / "configs/lad/paa_r18-c16_fpn_digits.py"
 LAD = ROOT / "configs/lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits.py"
@@ -211,7 +212,7 @@ def answer(workplace, config, options, capsys):
         # What takes time and does not matter: gcc's version, the config laid out nicely, the training itself.
         for name in ("_log_env", "dump_config"):
             stack.enter_context(mock.patch.object(Runner, name, return_value=None))
-        stack.enter_context(mock.patch("mmengine.config.config.FormatCode", lambda text, **_: (text, True)))
+        stack.enter_context(mock.patch(LAYOUT, lambda text, **_: (text, True)))
         stack.enter_context(mock.patch("lad.engine.loops._Resumable.run", return_value=None))
         capsys.readouterr()
         try:

@@ -19,6 +19,7 @@ import pytest
 from helpers import ROOT, build, save_checkpoint
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
+from stacks import LAYOUT
 
 CONFIGS = {
     "lad": ROOT / "configs/lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits.py",
@@ -79,7 +80,7 @@ def build_all(cfg, *, train=False):
     with ExitStack() as stack:
         for name in ("_log_env", "dump_config"):
             stack.enter_context(mock.patch.object(Runner, name, return_value=None))
-        stack.enter_context(mock.patch("mmengine.config.config.FormatCode", lambda text, **_: (text, True)))
+        stack.enter_context(mock.patch(LAYOUT, lambda text, **_: (text, True)))
         if not train:
             stack.enter_context(mock.patch("lad.engine.loops._Resumable.run", return_value=None))
         with config_errors():

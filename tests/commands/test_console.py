@@ -5,7 +5,6 @@ import importlib
 import json
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError
 
 import lad_cli
 from lad import __main__ as console
@@ -109,7 +108,7 @@ def test_command_reads_its_own_arguments(monkeypatch):
     assert seen == ["lad dry-run", "a.py", "--version"]
 
 
-def test_missing_stack_is_one_line_and_any_other_import_error_is_not_hidden(monkeypatch):
+def test_missing_stack_is_one_line_and_any_other_import_error_is_not_hidden(monkeypatch, capsys):
     def fail(error):
         def run(name):
             raise error
@@ -120,7 +119,8 @@ def test_missing_stack_is_one_line_and_any_other_import_error_is_not_hidden(monk
         return end.value
 
     monkeypatch.setattr(sys, "argv", ["lad"])
-    assert str(fail(MissingPackageError("lad needs mmdet: ..."))) == "error: lad needs mmdet: ..."
+    assert fail(MissingPackageError("lad needs mmdet: ...")).code == 2
+    assert capsys.readouterr().err == "error: lad needs mmdet: ...\n"
     broken = ImportError("libtorch.so is not there")
     assert fail(broken) is broken
 
@@ -141,28 +141,58 @@ def test_missing_modules_are_named_with_the_extras_that_bring_them():
         assert f"\n{extra} = [" in pyproject
 
 
-@pytest.mark.parametrize(
-    ("installed", "line"),
-    [
-        ({}, "mmcv         not installed"),
-        ({"mmcv-lite": "2.1.0"}, "mmcv         mmcv-lite 2.1.0 (kernels of torchvision)"),
-        (
-            {"mmcv": "2.1.0", "mmcv-lite": "2.1.0"},
-            "mmcv         mmcv 2.1.0 and mmcv-lite 2.1.0: they share their files; uninstall both, then install one",
-        ),
-    ],
-)
-def test_version_says_which_distributions_a_module_comes_from(monkeypatch, capsys, installed, line):
-    def version(name):
-        if name not in installed:
-            raise PackageNotFoundError(name)
-        return installed[name]
+@pytest.fixture
+def environment(tmp_path, monkeypatch):
+    """A function that installs distributions of mmcv into one of two folders of packages, and takes `lad --version`."""
+    folders = [tmp_path / "first", tmp_path / "second"]
 
-    monkeypatch.setattr(console, "version", version)
-    monkeypatch.setattr(console, "_has_kernels", lambda: False)
-    code, output, _ = said(monkeypatch, capsys, "--version")
-    assert code == 0
-    assert output.splitlines()[-1] == line
+    def install(*names, folder=0, kernels=False):
+        (folders[folder] / "mmcv").mkdir(parents=True, exist_ok=True)
+        (folders[folder] / "mmcv/__init__.py").touch()
+        if kernels:
+            (folders[folder] / "mmcv/_ext.cpython-311-x86_64-linux-gnu.so").touch()
+        for name in names:
+            info = folders[folder] / f"{name.replace('-', '_')}-2.1.0.dist-info"
+            info.mkdir()
+            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 2.1.0\n")
+
+    def last_line():
+        code = "import sys; sys.argv = ['lad', '--version']; import lad_cli; lad_cli.main()"
+        paths = [*folders, ROOT, ROOT / "tools"]
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", code],
+            env=dict(PYTHONPATH=":".join(map(str, paths))),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.splitlines()[-1]
+
+    return install, last_line
+
+
+def test_version_lists_what_is_installed(environment):
+    install, last_line = environment
+    assert last_line() == "mmcv         not installed"
+    install("mmcv-lite")
+    assert last_line() == "mmcv         mmcv-lite 2.1.0 (kernels of torchvision)"
+
+
+def test_version_tells_compiled_kernels(environment):
+    install, last_line = environment
+    install("onedl-mmcv", kernels=True)
+    assert last_line() == "mmcv         onedl-mmcv 2.1.0 (compiled kernels)"
+
+
+def test_version_warns_of_distributions_in_one_folder_not_of_those_behind_each_other(environment):
+    install, last_line = environment
+    install("onedl-mmcv")
+    install("mmcv-lite", folder=1)
+    assert last_line() == "mmcv         onedl-mmcv 2.1.0 (kernels of torchvision)"
+    install("mmcv")
+    assert last_line() == (
+        "mmcv         mmcv 2.1.0 and onedl-mmcv 2.1.0: they share their files; uninstall both, then install one"
+    )
 
 
 def test_benchmark_runs_the_tool_beside_its_suites(monkeypatch, capsys):

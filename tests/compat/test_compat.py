@@ -7,7 +7,7 @@ import sys
 import threading
 
 from lad import compat
-from lad.compat.safe_loading import allowed_globals, load_safely
+from lad.compat.safe_loading import allowed_globals, load_safely, only_stand_ins
 from lad.errors import CheckpointError
 
 import mmengine.runner.checkpoint as checkpoint_module
@@ -19,6 +19,7 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import CheckpointLoader, load_checkpoint
+from stacks import MMDET_LOADS_PYPLOT
 from torch import nn
 
 
@@ -169,6 +170,46 @@ def test_device_errors_are_not_called_corruption(tmp_path):
     assert not isinstance(caught.value, CheckpointError)
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.serialization, "get_safe_globals"), reason="torch is too old to have them"
+)
+def test_what_other_packages_allow_under_the_same_names_is_not_used(tmp_path):
+    """OneDL's MMEngine allows ``getattr`` itself while it loads."""
+    torch.save(dict(state_dict={}, b=GetAttribute()), tmp_path / "a.pth")
+    torch.save(engine_checkpoint(), tmp_path / "b.pth")
+    with torch.serialization.safe_globals(
+        [getattr, np.ndarray, np.dtype, type(np.dtype(np.float64)), nn.Linear]
+    ):
+        before = set(torch.serialization.get_safe_globals())
+        # The order of a set of objects differs from process to process, and decides where names are doubled.
+        with only_stand_ins():
+            allowed = torch.serialization.get_safe_globals()
+            assert nn.Linear in allowed
+            assert not {getattr, np.ndarray, np.dtype} & {
+                one for one in allowed if not isinstance(one, tuple)
+            }
+        with pytest.raises(CheckpointError, match=r"getattr.* is not allowed"):
+            load_safely(tmp_path / "a.pth")
+        load_safely(tmp_path / "b.pth")
+        assert set(torch.serialization.get_safe_globals()) == before
+
+
+def test_engine_loads_by_no_other_function(tmp_path):
+    """OneDL's MMEngine has one that runs the code in files that torch refuses."""
+    torch.save(dict(state_dict={}, b=Malicious(tmp_path / "ran")), tmp_path / "a.pth")
+    loaders = [
+        CheckpointLoader.load_checkpoint,
+        checkpoint_module.load_from_local,
+        checkpoint_module._load_checkpoint,
+    ]
+    for load in loaders:
+        with pytest.raises(CheckpointError, match="is refused"):
+            load(str(tmp_path / "a.pth"), map_location="cpu")
+    assert not (tmp_path / "ran").exists()
+    if hasattr(checkpoint_module, "_safe_torch_load"):
+        assert checkpoint_module._safe_torch_load is load_safely
+
+
 def test_asking_for_unsafe_loading_does_not_help(tmp_path):
     target = tmp_path / "written"
     torch.save(dict(extra=Malicious(target)), tmp_path / "bad.pth")
@@ -270,6 +311,7 @@ assert real.imshow_mot_errors.__module__ == "mmdet.utils.mot_error_visualize"
 """
 
 
+@pytest.mark.skipif(MMDET_LOADS_PYPLOT, reason="this MMDetection imports pyplot itself")
 def test_drawing_code_of_mmdetection_is_loaded_when_it_is_called():
     """In a new process: other tests load pictures."""
     done = subprocess.run(

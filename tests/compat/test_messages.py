@@ -5,6 +5,7 @@ import io
 import subprocess
 import sys
 import warnings
+from importlib.util import find_spec
 
 from lad.cli.messages import explain
 from lad.compat.messages import (
@@ -182,6 +183,7 @@ def test_other_key_errors_name_no_type(error):
     assert unregistered_type(error) is None
 
 
+@pytest.mark.skipif(find_spec("pkg_resources") is None, reason="MMEngine's fork does without pkg_resources")
 def test_warning_of_the_import_of_pkg_resources():
     """In a new process: it is given once, when the package is first imported."""
     code = "import warnings; warnings.simplefilter('always'); import pkg_resources"

@@ -14,6 +14,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import BaseLoop
 from resumable_runs import Handler, Run, config
+from stacks import LAYOUT
 from view_runs import pretraining
 
 HINT = dict(type="HintDistillation", student="neck", teacher="neck")
@@ -180,7 +181,7 @@ def test_load_strict_of_another_type_is_one_line():
 
 def test_training_from_a_checkpoint_in_part(tmp_path, monkeypatch):
     """The whole way: MMEngine's runner, with averaged weights, loads what fits and trains."""
-    monkeypatch.setattr("mmengine.config.config.FormatCode", lambda text, **_: (text, True))
+    monkeypatch.setattr(LAYOUT, lambda text, **_: (text, True))
     Run(config(), tmp_path / "old").train()
     cfg = config(model__extra=True, custom_hooks=[dict(type="TraceHook"), dict(type="EMAHook")])
     run = Run(cfg, tmp_path / "new")

@@ -10,12 +10,13 @@ import pytest
 import torch
 from mmengine.config import Config
 from resumable_runs import Run, config
+from stacks import LAYOUT
 
 
 @pytest.fixture(autouse=True)
 def no_layout(monkeypatch):
     """MMEngine lays out the config half a dozen times a run, which takes longer than the training."""
-    monkeypatch.setattr("mmengine.config.config.FormatCode", lambda text, **_: (text, True))
+    monkeypatch.setattr(LAYOUT, lambda text, **_: (text, True))
 
 
 def check_equal(first, second):
