@@ -22,6 +22,17 @@ train_dataloader = dict(batch_size=3, dataset=dict(_delete_=True, type='ViewsDat
     data_prefix=dict(img='images/train/'))))
 optim_wrapper = dict(accumulative_counts=2)
 """
+# The third of SimCLRv2's commands: the labels of the second are not there any more.
+DISTILLED = """
+small = dict(
+    config={student!r}, backbone=dict(base_channels=8), neck=dict(in_channels=[8, 16, 32, 64], out_channels=32),
+    bbox_head=dict(in_channels=32, feat_channels=32, stacked_convs=1))
+model = dict(_delete_=True, type='DistillationDetector', student=small, student_loss=False,
+    teacher=dict(config={teacher!r}, checkpoint={checkpoint!r}),
+    methods=[dict(type='SoftLabelDistillation', weights='teacher', min_score=0.0)])
+train_dataloader['dataset'].update(labelled=False, ann_file='images.json')
+train_cfg = dict(max_epochs=1)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +70,39 @@ def test_killed_run_goes_on_to_the_weights_of_the_undisturbed_one(trainer, undis
     assert differences(final_state(trainer.folder / "killed"), final_state(undisturbed)) == []
 
 
-def test_detector_starts_from_a_networks_own_file_through_the_command_line(trainer, undisturbed):
+@pytest.fixture(scope="module")
+def finetuned(trainer, undisturbed):
+    """The detector trained on labels from the second network's own file; the labels are gone again."""
     last = Path((undisturbed / "last_checkpoint").read_text())
     checkpoint = last.with_name(f"peer_{last.name}")
-    labels = trainer.folder / "labels.json"
-    labels.rename(trainer.folder / "digits/annotations/train.json")
+    labels, annotations = trainer.folder / "labels.json", trainer.folder / "digits/annotations/train.json"
+    labels.rename(annotations)
     config = write_config(trainer.folder / "detector.py", more="train_cfg = dict(max_epochs=1)")
     assert trainer.run(config, "detector", "--cfg-options", f"load_from={checkpoint}") == 0, trainer.output
     assert "keys are loaded. Not loaded:" in trainer.output
-    assert torch.isfinite(torch.tensor(final_state(trainer.folder / "detector")["losses"])).all()
+    annotations.rename(labels)
+    return trainer.folder / "detector"
+
+
+def test_detector_starts_from_a_networks_own_file_through_the_command_line(finetuned):
+    assert torch.isfinite(torch.tensor(final_state(finetuned)["losses"])).all()
+
+
+def test_detector_teaches_another_without_annotations_on_the_disk(trainer, finetuned):
+    """SimCLRv2's third step; the first is the pretraining, the second the detector on labels."""
+    from fault_runs import STUDENT_CONFIG
+
+    checkpoint = (finetuned / "last_checkpoint").read_text()
+    teacher = str(trainer.folder / "detector.py")
+    text = DISTILLED.format(student=str(STUDENT_CONFIG), teacher=teacher, checkpoint=checkpoint)
+    config = write_config(trainer.folder / "distilled.py", more=text)
+    assert not (trainer.folder / "digits/annotations/train.json").exists()
+    assert trainer.run(config, "distilled") == 0, trainer.output
+    losses = torch.tensor(final_state(trainer.folder / "distilled")["losses"])
+    assert torch.isfinite(losses).all()
+    assert (losses > 0).all()
+    plain = trainer.folder / "distilled/student.py"
+    assert "DistillationDetector" not in plain.read_text()
 
 
 def test_last_batch_of_one_image_is_refused_in_one_line(trainer):

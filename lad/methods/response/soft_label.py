@@ -51,7 +51,7 @@ class SoftLabelDistillation(DistillationMethod):
     the best class probability times the predicted IoU (the former alone without an IoU branch), where it exceeds
     ``min_score``. So boxes are learnt on images without labels too. It is not of the paper.
 
-    With a temperature T the class term compares logits / T and has the factor T^2, which keeps the size of its gradients
+    With a temperature T the class term compares logits / T and has the factor T^2, which keeps the size of gradients
     (Hinton et al., 2015, arXiv 1503.02531, Sec. 2); so distils SimCLRv2 (Chen et al., NeurIPS 2020, arXiv 2006.10029,
     Eq. 2) images without labels. The paper has none, which is T = 1.
 
