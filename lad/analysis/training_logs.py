@@ -104,7 +104,7 @@ def read_scalars(work_dir: str | os.PathLike[str]) -> Scalars:
     if not starts:
         reason = "TIMESTAMP/vis_data/scalars.json is missing" if not files else "its logs hold no training"
         raise DataError(
-            f"{str(work_dir)!r} has no logs of a training: {reason}; give the work_dir of tools/train.py."
+            f"{str(work_dir)!r} has no logs of a training: {reason}; give the work_dir of a training."
         )
     per_epoch = _iterations_per_epoch(line for lines in starts for line in lines)
     points: dict[str, dict[int, float]] = defaultdict(dict)

@@ -67,8 +67,7 @@ def check_annotations(cfg: Config) -> DataReport | None:
     for file in dict.fromkeys(problem.file for problem in report.problems):
         found = [problem for problem in report.problems if problem.file == file]
         _warn(
-            f"{file}: {summary(found)}. tools/check_dataset.py lists them; bad_data=dict(annotations='stop') refuses "
-            "them."
+            f"{file}: {summary(found)}. `lad check` lists them; bad_data=dict(annotations='stop') refuses them."
         )
     for path, coverage in report.coverage:
         level = logging.INFO if coverage.complete else logging.WARNING
@@ -96,7 +95,7 @@ def _refuse(problems: list[Problem]) -> None:
     if problems:
         others = problems[1:]
         more = f"; {len(others)} more ({summary(others)})" if others else ""
-        raise DataError(f"{problems[0]}{more}; tools/check_dataset.py lists all.")
+        raise DataError(f"{problems[0]}{more}; `lad check` lists all.")
 
 
 def _warn(message: str) -> None:
@@ -256,7 +255,7 @@ def _check_objects(dataset: Any, report: DataReport | None) -> int:
     if contents and not any(content.objects for content in contents.values()):
         raise ConfigError(
             "train_dataloader: no object is left to train on in "
-            f"{sum(content.images for content in contents.values())} images: tools/check_dataset.py says why."
+            f"{sum(content.images for content in contents.values())} images: `lad check` says why."
         )
     return max([content.highest_label for content in contents.values()], default=-1)
 

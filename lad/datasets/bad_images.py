@@ -56,13 +56,13 @@ class LoadCheckedImageFromFile(LoadImageFromFile):
             message = f"image {results.get('img_id')} ({results['img_path']}) cannot be loaded: {reason}"
             if self.on_error == "stop":
                 raise DataError(
-                    f"{message}; mend it or take it out of the annotations (tools/check_dataset.py lists all), or "
+                    f"{message}; mend it or take it out of the annotations (`lad check` lists all), or "
                     "leave such images out with bad_data.images=skip."
                 ) from error
             self.skipped += 1
             if self.skipped > self.max_skips:
                 raise DataError(
-                    f"{message}; this process has skipped {self.max_skips} images: run tools/check_dataset.py."
+                    f"{message}; this process has skipped {self.max_skips} images: run `lad check`."
                 ) from error
             print_log(
                 f"{message}; another is taken ({self.skipped} skipped by this process).",

@@ -182,7 +182,7 @@ class DistillationDetector(NetworksDetector):
         if self.pretraining is not None and not self.optimizer_skips_resting:
             raise ConfigError(
                 "a method pretrains, and nothing keeps resting parameters out of the optimizer: add "
-                "default_hooks=dict(phases=dict(type='PhaseHook')), as tools/train.py does."
+                "default_hooks=dict(phases=dict(type='PhaseHook')), as lad train does."
             )
         return self.loss_at(Progress.of_run(), batch_inputs, batch_data_samples)
 

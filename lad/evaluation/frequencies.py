@@ -22,7 +22,7 @@ def read_class_counts(path: str | Path) -> dict[str, ClassCount]:
     table = None if content is None else AnnotationTable.of(content)
     if content is None or table is None:
         reason = str(problems[0]) if problems else f"{path}: its entries are malformed"
-        raise DataError(f"{reason}; tools/check_dataset.py --json lists all.")
+        raise DataError(f"{reason}; `lad check --json` lists all.")
     return {count.name: count for count in class_counts(table)}
 
 

@@ -298,7 +298,7 @@ def test_training_counts_bad_annotations_or_stops_as_configured(bad_data, caplog
     )
     with caplog.at_level(logging.WARNING):
         check_annotations(training(bad_data))
-    assert "train.json: 1 zero_size_box. tools/check_dataset.py lists them" in caplog.text
+    assert "train.json: 1 zero_size_box. `lad check` lists them" in caplog.text
     assert "3 images and 2 of 3 objects; left out by MMDetection: objects: 1 without area." in caplog.text
     with pytest.raises(DataError, match="annotation 11 of image 1: its box has no area"):
         check_annotations(training(bad_data, bad_data=dict(annotations="stop")))
@@ -309,7 +309,7 @@ def test_training_always_stops_at_annotations_that_no_training_can_be_right_with
     content["images"][0]["id"] = 2
     (bad_data / "train.json").write_text(json.dumps(content))
     with pytest.raises(
-        DataError, match=r"train.json: image 2: the id occurs 2 times.*check_dataset"
+        DataError, match=r"train.json: image 2: the id occurs 2 times.*lad check"
     ) as caught:
         check_annotations(training(bad_data, bad_data=dict(annotations="skip")))
     assert "\n" not in str(caught.value)

@@ -110,9 +110,7 @@ def bad_input(batch: Any) -> str:
         if not isinstance(boxes, Tensor) or boxes.shape[-1:] != (4,):
             continue
         if not bool(boxes.isfinite().all()):
-            return f"boxes of {_name(sample)} are not finite: see tools/check_dataset.py"
+            return f"boxes of {_name(sample)} are not finite: see `lad check`"
         if bool((boxes[:, 2:] <= boxes[:, :2]).any()):
-            return (
-                f"boxes of {_name(sample)} have no area: see tools/check_dataset.py, or look at the pipeline"
-            )
+            return f"boxes of {_name(sample)} have no area: see `lad check`, or look at the pipeline"
     return ""
