@@ -74,6 +74,16 @@ SMALL = " ".join(
         *(f"'{name}_dataloader.dataset.pipeline.1.scale=(64,64)'" for name in ("val", "test")),
     ]
 )
+#: A pretraining without labels, which has no validation.
+VIEWS = " ".join(
+    [
+        "--cfg-options train_cfg.max_epochs=1 train_dataloader.batch_size=2",
+        "train_dataloader.num_workers=0 train_dataloader.persistent_workers=False",
+    ]
+)
+#: What SimCLRv2's first and second step leave when they are short.
+PHASE_1 = "work_dirs/simclr_paa-r18_fpn_bccd/epoch_1.pth"
+PHASE_2 = "work_dirs/paa-pretrained_r18_fpn_bccd/epoch_1.pth"
 #: Leaves a work_dir with logs.
 TRAIN = f"python tools/train.py configs/{{}}.py {SHORT}"
 #: Test-time augmentation, likewise small.
@@ -127,6 +137,12 @@ RULES = [
         "python tools/dataset_converters/shuffle_labels.py data/bccd/annotations/train.json "
         "data/bccd/annotations/train_shuffled.json",)),
     Rule(r"train.py configs/specialists/", SHORT, slow=True),
+    Rule(r"train.py configs/pretraining/simclr_paa-r18_fpn_bccd", VIEWS, slow=True),
+    Rule(r"train.py configs/pretraining/paa-pretrained", f"{SHORT} load_from={PHASE_1}", slow=True, after=(
+        f"python tools/train.py configs/pretraining/simclr_paa-r18_fpn_bccd.py {VIEWS}",)),
+    Rule(r"train.py configs/pretraining/simclrv2", f"{SHORT} model.teacher.checkpoint={PHASE_2}", slow=True, after=(
+        f"python tools/train.py configs/pretraining/simclr_paa-r18_fpn_bccd.py {VIEWS}",
+        f"python tools/train.py configs/pretraining/paa-pretrained_r18_fpn_bccd.py {SHORT} load_from={PHASE_1}")),
     Rule(r"train.py configs/long_tail/", SHORT, slow=True, after=(
         "python tools/dataset_converters/make_digits.py --out data/digits_tail --images 20 --val-images 4 "
         "--imbalance 10",)),
@@ -146,6 +162,8 @@ RULES = [
     # Other commands use the stand-in for its result.
     Rule(r"voc_to_coco.py", "", {"data/bccd": "data/made_bccd"}),
     Rule(r"tools/benchmark.py run bccd_beyond_paa", "--only tood --seeds 0", slow=True),
+    Rule(r"tools/benchmark.py run bccd_few_labels", "--only small --seeds 0", slow=True),
+    Rule(r"tools/benchmark.py run digits_pretraining", "--only few --seeds 0", slow=True),
     Rule(r"tools/benchmark.py run bccd_(faster_rcnn|catalogue|together)", "--only alone --seeds 0", slow=True),
     # In the foreground: the second finds the first's results.
     Rule(r"tools/benchmark.py run .* &$", SUITE, {"&": ""}, slow=True),
