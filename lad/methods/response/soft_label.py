@@ -146,8 +146,8 @@ class SoftLabelDistillation(DistillationMethod):
             else:
                 weight = self.scores(teacher_logits, teacher_iou_logits) * inside
             total = reduce_mean(weight.sum()).clamp(min=num_images)
-        softened = [upcast(each) / self.temperature for each in (logits, teacher_logits)]
-        loss_cls = self.temperature**2 * focal_kl_loss(*softened, self.gamma)
+        own_soft, taught_soft = (upcast(each) / self.temperature for each in (logits, teacher_logits))
+        loss_cls = self.temperature**2 * focal_kl_loss(own_soft, taught_soft, self.gamma)
         loss_box = giou_loss(boxes, teacher_boxes, reduction="none")
         losses = dict(
             loss_soft_cls=self.cls_weight * weight_reduce_loss(loss_cls, avg_factor=total),
