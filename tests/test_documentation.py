@@ -81,6 +81,11 @@ VIEWS = " ".join(
         "train_dataloader.num_workers=0 train_dataloader.persistent_workers=False",
     ]
 )
+#: Leaves a folder of digits.
+CUT = (
+    "python tools/dataset_converters/cut_objects.py data/digits/annotations/train.json data/digits/images/train "
+    "data/digits_crops"
+)
 #: What SimCLRv2's first and second step leave when they are short.
 PHASE_1 = "work_dirs/simclr_paa-r18_fpn_bccd/epoch_1.pth"
 PHASE_2 = "work_dirs/paa-pretrained_r18_fpn_bccd/epoch_1.pth"
@@ -137,6 +142,7 @@ RULES = [
         "python tools/dataset_converters/shuffle_labels.py data/bccd/annotations/train.json "
         "data/bccd/annotations/train_shuffled.json",)),
     Rule(r"train.py configs/specialists/", SHORT, slow=True),
+    Rule(r"train.py configs/pretraining/simclr-crops", VIEWS, slow=True, after=(CUT,)),
     Rule(r"train.py configs/pretraining/simclr_paa-r18_fpn_bccd", VIEWS, slow=True),
     Rule(r"train.py configs/pretraining/paa-pretrained", f"{SHORT} load_from={PHASE_1}", slow=True, after=(
         f"python tools/train.py configs/pretraining/simclr_paa-r18_fpn_bccd.py {VIEWS}",)),
@@ -159,6 +165,7 @@ RULES = [
          after=(TRAIN.format("specialists/mulde_retinanet-r18-c16_retinanet-low-r18-c32+retinanet-high-r18-c32_fpn_digits"),)),
     Rule(r"visualize_assignment.py configs/", slow=True),
     Rule(r"visualize_assignment.py", "", {"CONFIG": "configs/lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits.py"}),
+    Rule(r"cut_objects.py", slow=True),
     # Other commands use the stand-in for its result.
     Rule(r"voc_to_coco.py", "", {"data/bccd": "data/made_bccd"}),
     Rule(r"tools/benchmark.py run bccd_beyond_paa", "--only tood --seeds 0", slow=True),
@@ -177,6 +184,7 @@ RULES = [
          after=(f"python tools/benchmark.py run bccd {SUITE}",)),
     # Beside the data set that other commands use.
     Rule(r"make_digits.py", "--images 4 --val-images 2", {"data/digits": "data/made"}),
+    Rule(r"benchmarks/gpu.py", "--size 64 64 --batch-size 1 --objects 1 --repeats 1 --only faster pkd", slow=True),
     Rule(r"benchmarks/assignment.py", "--repeats 1 --objects 2", slow=True),
     Rule(r"benchmarks/teacher.py", "--images 2 --repeats 1 --only inference_mode", slow=True),
     Rule(r"benchmarks/faster_rcnn.py", "--batch-size 2 --size 64 64 --repeats 1", slow=True),

@@ -176,7 +176,7 @@ DETECTOR = rf"(?:{'|'.join(DETECTORS)})(?:-(?:cop|iop|{SPECIALISTS}|{LONG_TAIL})
 NETWORK = rf"{DETECTOR}-{BACKBONE}"
 END = r"(?:_fpn)?(?:_(?:\d+x|ms-\d+x|\d+xb\d+-\d+e))?_(?:coco|lvis-v1|bccd|digits|digits-tail)"
 DISTILLATION = re.compile(rf"[a-z]+(?:v2)?(?:-[a-z]+)?_({NETWORK})_({NETWORK}(?:\+{NETWORK})*){END}")
-WITHOUT_LABELS = re.compile(rf"[a-z]+_({NETWORK}(?:_{NETWORK})*){END}")
+WITHOUT_LABELS = re.compile(rf"[a-z]+(?:-[a-z]+)?_({NETWORK}(?:_{NETWORK})*){END}")
 PLAIN = re.compile(rf"({DETECTOR})(?:-no-iou|-uniform|-few|-pretrained)?_{BACKBONE}(?:-p4-w7)?{END}")
 
 
