@@ -26,6 +26,7 @@ COMMANDS = {
     "benchmark": "train and compare the entries of a suite",
     "search": "search a config's numbers, such as a method's weight",
     "label": "label images with a trained detector",
+    "export": "write a trained detector as an ONNX file, float or int8",
     "demo": "train on handwritten digits, from making the data to a table of results",
 }
 #: The distributions that a module may come from.

@@ -25,6 +25,7 @@ ORDER = [
     "methods",
     "detectors",
     "engine",
+    "export",
     "cli",
     "analysis",
     "search",

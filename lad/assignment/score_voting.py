@@ -40,7 +40,9 @@ def _eligible_pairs(scores: Tensor, det_labels: Tensor, score_thr: float) -> tup
     return torch.from_numpy(det), torch.from_numpy(candidate), torch.from_numpy(begin)
 
 
-def _votes(own: Tensor | tuple[Tensor, ...], boxes: Tensor | tuple[Tensor, ...], scores: Tensor) -> Tensor:
+def voting_weights(
+    own: Tensor | tuple[Tensor, ...], boxes: Tensor | tuple[Tensor, ...], scores: Tensor
+) -> Tensor:
     """Voting weights: exp(-(1 - IoU)^2 / sigma) * score, 0 where the IoU is at most 0.01.
 
     Args:
@@ -116,7 +118,7 @@ def vote_boxes(
     if compact:
         det, candidate, begin = _eligible_pairs(scores, det_labels, score_thr)
         # Embedding kernels gather rows and sum them with weights several times as fast as indexing.
-        weight = _votes(
+        weight = voting_weights(
             embedding(det, own).unbind(1),
             embedding(candidate, boxes).unbind(1),
             embedding(candidate * scores.shape[1] + det_labels[det], scores.reshape(-1, 1))[:, 0].to(dtype),
@@ -124,7 +126,7 @@ def vote_boxes(
         summed = embedding_bag(candidate, summands, begin, mode="sum", per_sample_weights=weight)
     else:
         own_scores = scores.index_select(1, det_labels).T
-        weight = _votes(own.T[:, :, None], boxes.T[:, None, :], own_scores)
+        weight = voting_weights(own.T[:, :, None], boxes.T[:, None, :], own_scores)
         summed = weight.masked_fill_(own_scores <= score_thr, 0.0) @ summands
     total = summed[:, 4:]
     voted = torch.where(total > 0, summed[:, :4] / total, own)

@@ -51,6 +51,7 @@ def test_every_command_is_a_module_with_a_main():
         ("visualize_assignment", "visualize"),
         ("search", "search"),
         ("label", "label"),
+        ("export", "export"),
         ("demo", "demo"),
     ],
 )
