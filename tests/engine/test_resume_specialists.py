@@ -1,4 +1,4 @@
-"""Runs with several teachers resume to the same bits, in the middle of an epoch: gates, projections, order of the data."""
+"""Runs with several teachers resume in the middle of an epoch to the same bits: gates, projections, order of images."""
 
 import copy
 

@@ -227,3 +227,20 @@ def test_on_cuda_tensors_nothing_waits():
         fused = fuse_scores(gated, contrastive_attention(student, gated, 1.0, known))
         assert (fused.device.type, fused.shape) == ("cuda", (2, 5))
         assert known_divergence(student, fused, known.any(1)).shape == (2,)
+
+
+@pytest.mark.parametrize("temperature", [math.e, 1.0, 0.25])
+def test_bad_teacher_beside_two_good_ones_weighs_less_than_a_tenth_from_1_5_temperatures_on(temperature):
+    """Two teachers agree with the student, of the third the KL is d: its weight is e^(-d/T) / (2 + e^(-d/T)).
+
+    That is 0.1 at e^(-d/T) = 2/9, d = 1.504 T. KL((1/2, 1/2) || (p, 1 - p)) = -log(4 p (1 - p)) / 2.
+    """
+    student = torch.zeros(1, 2, dtype=torch.float64)
+    weights = []
+    for factor in (1.45, 1.504, 1.55):
+        p = (1 - math.sqrt(1 - math.exp(-2 * factor * temperature))) / 2
+        bad = torch.tensor([[0.0, math.log((1 - p) / p)]], dtype=torch.float64)
+        teachers = torch.stack([student, student, bad], dim=1)
+        weights.append(contrastive_attention(student, teachers, temperature)[0, 2, 0].item())
+    assert weights[0] > 0.1 > weights[2]
+    assert weights[1] == pytest.approx(0.1, abs=1e-4)

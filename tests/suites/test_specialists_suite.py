@@ -1,4 +1,4 @@
-"""The suite of several teachers: each student gets the checkpoints of the teachers that its entry names."""
+"""The suites of several teachers: each student gets the checkpoints of the teachers that its entry names."""
 
 from suites.runs import Run
 from suites.suite_file import load_suite
@@ -37,3 +37,24 @@ def test_the_student_is_the_same_in_every_comparison(tmp_path):
     alone = Run(suite, suite.entries["alone"], 0, tmp_path).config.model
     for model in models:
         assert {key: value for key, value in model.student.items() if key in alone} == alone
+
+
+def test_students_of_the_long_tail_have_two_teachers_of_each_kind_and_one_network(tmp_path):
+    suite = load_suite(ROOT / "configs/benchmarks/digits_long_tail.yaml")
+    run = Run(suite, suite.entries["cbd"], 3, tmp_path)
+    filled = run.filled(run.config)
+    folders = dict(
+        plain="instance/seed_0", plain1="instance/seed_1", jitter="jitter/seed_0", jitter1="jitter/seed_1"
+    )
+    assert {name: spec.checkpoint for name, spec in filled.model.teachers.items()} == {
+        name: str(tmp_path / folder / "epoch_6.pth") for name, folder in folders.items()
+    }
+    others = {name: Run(suite, suite.entries[name], 3, tmp_path).config for name in ("instance", "balanced")}
+    for config in others.values():
+        assert {
+            key: value for key, value in filled.model.student.items() if key in config.model
+        } == config.model
+    samplers = {name: config.train_dataloader.sampler.type for name, config in others.items()}
+    assert samplers == dict(instance="DefaultSampler", balanced="ClassAwareSampler")
+    assert filled.train_dataloader.sampler.type == "ClassAwareSampler"
+    assert "frequencies" in filled.val_evaluator
