@@ -31,6 +31,11 @@ class ClassAwareSampler(_ClassAwareSampler):
         DataError: no image has an object.
     """
 
+    rank: int
+    world_size: int
+    num_samples: int
+    total_size: int
+
     def __init__(self, dataset: Dataset, *args: Any, **kwargs: Any) -> None:
         super().__init__(dataset, *args, **kwargs)
         if not self.num_classes:

@@ -65,8 +65,8 @@ class LVISMetric(CocoMetric):
         metrics = [metric] if isinstance(metric, str) else list(metric)
         if unknown := [name for name in metrics if name not in ("bbox", "segm")]:
             raise ConfigError(f"LVISMetric: metric must be 'bbox', 'segm' or both, got {unknown[0]!r}.")
-        if unknown := {"classwise", "proposal_nums", "iou_thrs", "use_mp_eval"} & set(kwargs):
-            raise ConfigError(f"LVISMetric: {min(unknown)} is no setting of it; take it out.")
+        if others := {"classwise", "proposal_nums", "iou_thrs", "use_mp_eval"} & set(kwargs):
+            raise ConfigError(f"LVISMetric: {min(others)} is no setting of it; take it out.")
         # Imported here so that a missing package is reported before the first epoch, not after it.
         self._package = _faster_coco_eval()
         super().__init__(ann_file=None, metric=metrics, **kwargs)
