@@ -226,6 +226,19 @@ def test_images_without_objects_have_a_loss_of_zero_and_gradients(make, folder):
     assert all(p.grad is not None and not p.grad.any() for p in model.methods[0].parameters())
 
 
+def test_without_any_proposal_every_weight_has_a_gradient_for_which_other_processes_wait(folder):
+    def make(count):
+        config = cascade(count)
+        config.train_cfg.rpn_proposal.min_bbox_size = 10_000  # boxes of no proposal are so large
+        return config
+
+    model = balanced(folder, make)
+    losses = seeded_loss(model, *batch((0, 0)))
+    assert [losses[f"s{stage}.loss_cbd"].item() for stage in range(3)] == [0, 0, 0]
+    total(losses).backward()
+    assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
 def test_teachers_of_other_widths_are_put_together(folder):
     def make(count):
         config = faster(count)

@@ -157,7 +157,7 @@ def test_losses_and_gradients_of_two_processes_are_those_of_one_with_the_same_to
                 mean = sum(own.get(key, 0.0) for own in losses) / 2
                 assert mean == pytest.approx(value, rel=1e-4, abs=1e-6), (step, key)
                 compared += 1
-        assert compared > 1
+        assert compared
     if name not in DIFFERING:
         step = WITHOUT_OBJECTS_IN_RANK_1
         expected, *own = (record.gradients[step] for record in (one, *ranks))

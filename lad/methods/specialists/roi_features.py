@@ -97,6 +97,9 @@ class RoIFeatures(FeatureSource):
                 for name, view in step.teachers.items()
             ]
             [own] = levels_of(inputs[number].calls(CLASSIFIER))
+            if not len(own):
+                # MMDetection has no class loss then: other processes would wait for the classifier's gradient.
+                own = own + outputs.cls_score.sum()
             foreground = (targets.labels < heads[number].num_classes) & (targets.label_weights > 0)
             yield ClassifierFeatures(
                 student=own,
