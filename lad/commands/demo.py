@@ -80,8 +80,8 @@ def train(entry: Entry, args: argparse.Namespace) -> float:
         options += [f"train_cfg.max_epochs={args.epochs}", f"train_cfg.val_interval={args.epochs}"]
     if entry.folder == "lad":
         options.append(f"model.teacher.checkpoint={checkpoint(args.work_dir / 'teacher')}")
-    command = [sys.executable, "-m", "lad", "train", entry.config, "--work-dir", str(folder), "--resume"]
-    command += ["--cfg-options", *options]
+    command = [sys.executable, str(SHIPPED / "tools/train.py"), entry.config, "--work-dir", str(folder)]
+    command += ["--resume", "--cfg-options", *options]
     print(f"\n== {entry.name}: {entry.config}", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
