@@ -17,6 +17,7 @@ from pathlib import Path
 
 #: What each subcommand does; ``lad dry-run`` is ``lad.commands.dry_run``.
 COMMANDS = {
+    "new": "write the config of a distillation for a student, a teacher and a folder of data",
     "train": "train a detector, or a student with its teacher",
     "test": "evaluate a checkpoint",
     "check": "list what is wrong with the data of a config or a COCO file",

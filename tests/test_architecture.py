@@ -29,6 +29,7 @@ ORDER = [
     "cli",
     "analysis",
     "search",
+    "recipes",
     "commands",
     "__main__",
 ]

@@ -4,6 +4,7 @@ How often each class occurs in the training data, and which classes are rare, is
 
 lad check CONFIG
 lad check --json annotations/train.json --images images/train
+lad check --data data/mine
 
 Exit code: 0 nothing is wrong, 1 something is (a line each on the standard output), 2 nothing could be checked.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -32,6 +34,7 @@ from lad.datasets.coco_file import AnnotationTable, read_coco
 from lad.datasets.configured import CocoData
 from lad.datasets.coverage import Coverage, expected_coverage
 from lad.datasets.images import check_image, image_problems
+from lad.datasets.layouts import find_data
 from lad.datasets.problems import Problem, summary
 from lad.datasets.tail import describe_tail
 from lad.errors import ConfigError
@@ -49,6 +52,11 @@ def parse_args() -> argparse.Namespace:
         "config", nargs="?", help="config whose training, validation and test data are checked"
     )
     add_config_options(parser)
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="a folder in COCO's, YOLO's or Pascal VOC's layout, instead of a config",
+    )
     parser.add_argument("--json", metavar="FILE", help="a COCO annotation file, instead of a config")
     parser.add_argument("--images", metavar="FOLDER", help="the folder of its images (default: not checked)")
     parser.add_argument("--no-images", action="store_true", help="read the annotations alone")
@@ -117,6 +125,19 @@ def report_of_file(path: Path, images: Path | None) -> DataReport:
     return DataReport(problems, coverage, [CocoData(path, images, None)], {}, [])
 
 
+def report_of_folder(folder: Path, converted: Path) -> DataReport:
+    """Check the training and validation data of a folder, whose YOLO or VOC annotations are converted first."""
+    layout = find_data(folder, converted)
+    reports = [report_of_file(split.annotations, split.images) for split in (layout.train, layout.val)]
+    return DataReport(
+        [problem for one in reports for problem in one.problems],
+        [coverage for one in reports for coverage in one.coverage],
+        [data for one in reports for data in one.data],
+        {},
+        [],
+    )
+
+
 def problems_of_images(data: CocoData, workers: int) -> Iterator[Problem]:
     """Everything that is wrong with the images of a data set, with a progress bar on the error output."""
     content, _ = read_coco(data.annotations, annotated=False, labelled=data.labelled)
@@ -140,11 +161,17 @@ def problems_of_images(data: CocoData, workers: int) -> Iterator[Problem]:
 def main() -> None:
     """Run ``lad check``."""
     args = parse_args()
-    with one_line_errors():
-        if (args.config is None) == (args.json is None):
-            raise ConfigError("name either a config or an annotation file (--json FILE --images FOLDER).")
+    with one_line_errors(), contextlib.ExitStack() as files_for_now:
+        if sum(one is not None for one in (args.config, args.json, args.data)) != 1:
+            raise ConfigError(
+                "name either a config, a folder (--data FOLDER), or an annotation file (--json FILE --images FOLDER)."
+            )
         if args.config is not None:
             report = report_of_config(args.config, args.cfg_options)
+        elif args.data is not None:
+            # Problems name the converted annotations by this path, and images by theirs.
+            converted = Path(files_for_now.enter_context(tempfile.TemporaryDirectory()))
+            report = report_of_folder(Path(args.data), converted)
         else:
             report = report_of_file(Path(args.json), None if args.images is None else Path(args.images))
         for path, coverage in report.coverage:

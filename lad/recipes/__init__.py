@@ -1,0 +1,1 @@
+"""The config of a distillation, written for a student, a teacher and data: what `lad new` makes."""
