@@ -50,8 +50,8 @@ class Schedule:
         >>> from lad.base.progress import Progress
         >>> from lad.base.schedules import Schedule
         >>> weight = Schedule(1.0, start=0.0, type="linear", epochs=4)
-        >>> [weight.at(Progress(epoch=epoch)) for epoch in range(6)]
-        [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+        >>> tuple(weight.at(Progress(epoch=epoch)) for epoch in range(6))
+        (0.0, 0.25, 0.5, 0.75, 1.0, 1.0)
     """
 
     end: float

@@ -155,8 +155,8 @@ def attention_temperature(epoch: int, every: int = 5, maximum: float | None = No
 
     Example:
         >>> from lad.losses import attention_temperature
-        >>> [round(attention_temperature(epoch, maximum=4.0), 2) for epoch in (4, 5, 10, 15)]
-        [1.0, 2.72, 4.0, 4.0]
+        >>> tuple(round(attention_temperature(epoch, maximum=4.0), 2) for epoch in (4, 5, 10, 15))
+        (1.0, 2.72, 4.0, 4.0)
     """
     # Beyond, the exponential is no float; weights are equal long before.
     temperature = math.exp(min(epoch // every, 700))
