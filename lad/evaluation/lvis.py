@@ -120,8 +120,6 @@ def lvis_precision(
         detections: COCO results.
         kind: ``'bbox'`` or ``'segm'``.
     """
-    if not detections:
-        return dict.fromkeys(NAMES.values(), 0.0)
     with contextlib.redirect_stdout(io.StringIO()):
         # The evaluation writes into what it is given.
         truth = package.COCO(json.loads(json.dumps(annotations)))

@@ -136,7 +136,8 @@ def test_masks_are_evaluated_and_no_detection_at_all_has_an_ap_of_zero(tmp_path)
     one["pred_instances"]["masks"] = [rle(10, 10, 50, 50)]
     found = evaluate(content, [one], tmp_path, metric=["bbox", "segm"])
     assert found["lvis/segm_AP"] == found["lvis/bbox_AP"] == 1.0
-    assert evaluate(content, [sample(1)], tmp_path)["lvis/bbox_AP"] == 0.0
+    nothing = evaluate(content, [sample(1)], tmp_path)
+    assert (nothing["lvis/bbox_AP"], nothing["lvis/bbox_APr"]) == (0.0, -1.0)
 
 
 @pytest.mark.parametrize(
