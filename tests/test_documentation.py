@@ -95,6 +95,11 @@ TRAIN = f"python tools/train.py configs/{{}}.py {SHORT}"
 TTA = " ".join([SMALL, *(f"'tta_pipeline.1.transforms.0.{number}.scale=(64,64)'" for number in range(3))])
 
 
+#: Class names, which the stand-in for a checkpoint has not.
+DIGITS = "--classes 0 1 2 3 4 5 6 7 8 9"
+EXPORT = "python tools/export.py {} work_dirs/paa_r18-c16_fpn_digits/epoch_1.pth --out detector.onnx --force " + DIGITS
+
+
 #: A teacher and one student; the suites of ``documentation.project`` train for one epoch.
 SUITE = "--only lad --seeds 0"
 #: ``[--option VALUE]``, ``[NAME ...]`` and the ellipsis of a synopsis.
@@ -195,9 +200,12 @@ RULES = [
     Rule(r"benchmarks/seams.py", "--repeats 1 --only tood"),
     Rule(r"benchmarks/self_distillation.py", "--repeats 1", slow=True),
     Rule(r"benchmarks/data_checks.py", "--images 50 --boxes 200 --repeats 1"),
+    Rule(r"benchmarks/export.py", "--repeats 1 --num-images 2", slow=True,
+         after=(EXPORT.format("configs/lad/paa_r18-c16_fpn_digits.py"),)),
+    Rule(r"tools/export.py", f"{DIGITS} --force --no-evaluation", slow=True),
     Rule(r"benchmarks/mutual.py", "--repeats 1", slow=True),
     # The stand-in for the checkpoint has weights alone.
-    Rule(r"tools/label.py", "--classes 0 1 2 3 4 5 6 7 8 9", {"FOLDER": "data/mine/train"}),
+    Rule(r"tools/label.py", DIGITS, {"FOLDER": "data/mine/train"}),
 ]  # fmt: skip
 
 #: What is not run here, why, and what is checked instead (a function below).
@@ -221,6 +229,9 @@ PARTS = [
 LISTING_PLACEHOLDERS = {"NAME": "lad_paa-r18-c16_paa-r18-c32_fpn_digits", "RUN": "paa_r18-c16_fpn_digits"}
 #: What listings that are for a reader's own code suppose to be there.
 PREAMBLES = {
+    # The page says that nothing else is needed.
+    "onnxruntime.InferenceSession": "import sys\n"
+    "for name in ('mmdet', 'mmengine', 'mmcv', 'torch', 'lad'):\n    sys.modules[name] = None\n",
     "class MySeam": "import torch\n"
     "from mmdet.models.dense_heads import RetinaHead as MyHead\n"
     "from mmdet.structures.bbox import distance2bbox\n",
@@ -460,7 +471,7 @@ def listings():
         if block.language == "python":
             # MMDetection's own detectors are big; tests/hooks, tests/evaluation and test_training use the last three.
             slow = re.search(
-                "mmdet::|mine_lad|AssignmentVisualizationHook|faster-coco-eval|EMAHook", block.text
+                "mmdet::|mine_lad|AssignmentVisualizationHook|faster-coco-eval|EMAHook|detector.onnx", block.text
             )
             marks = [pytest.mark.slow] if slow else []
             yield pytest.param(block, id=f"{block.page}:{block.line}", marks=marks)
@@ -472,6 +483,8 @@ def test_listing_in_python_is_right(block, project, monkeypatch):
 
     Of a listing that leaves something open (``student=...``) only the syntax is tested.
     """
+    if "import openvino" in block.text:
+        pytest.importorskip("openvino")
     monkeypatch.chdir(project.folder)
     monkeypatch.setenv("TORCH_HOME", project.environment["TORCH_HOME"])
     named = re.match(r"# ([\w/.-]+)\n", block.text)

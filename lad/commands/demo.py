@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -19,9 +20,13 @@ from lad.base.config import SHIPPED, load_config
 from lad.cli.messages import one_line_errors
 from lad.datasets import DIGIT_CLASSES
 from lad.engine.plain_config import student_only
+from lad.errors import LadError
+from lad.networks.verified_checkpoint import load_verified
 
 import torch
 from mmdet.evaluation import DumpDetResults
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
 from mmengine.fileio import load
 from mmengine.runner import Runner
 from pycocotools.coco import COCO
@@ -159,6 +164,48 @@ def draw(results: dict[str, list[dict]], args: argparse.Namespace, count: int = 
     return file
 
 
+def export_student(entry: Entry, args: argparse.Namespace) -> str:
+    """Export a trained entry beside its checkpoint; returns its size and time an image, or why there is no file."""
+    # Needs packages that a training does not.
+    try:
+        from lad.export import ExportSettings, OnnxDetector, export_onnx, input_rule
+        from lad.export.evaluation import read_image
+
+        cfg = student_only(load_config(entry.config))
+        detector = MODELS.build(cfg.model)
+        load_verified(detector, str(checkpoint(args.work_dir / entry.folder)), owner="lad demo")
+        paths = sorted((args.data / "images/val").iterdir())[:8]
+        images = [read_image(path) for path in paths]
+        settings = ExportSettings(rule=input_rule(cfg), classes=DIGIT_CLASSES)
+        file = args.work_dir / entry.folder / "student.onnx"
+        export_onnx(detector, file, settings, images, entry.config)
+    except LadError as error:
+        return f"The {entry.name} is not exported: {error}"
+    exported = OnnxDetector(file, threads=torch.get_num_threads())
+    inputs = [torch.from_numpy(settings.rule.prepare(image)[0]) for image in images]
+    meta = dict(img_shape=settings.rule.shape, ori_shape=settings.rule.shape, scale_factor=(1.0, 1.0))
+
+    def with_torch(image: torch.Tensor) -> None:
+        with torch.no_grad():
+            detector.test_step(dict(inputs=[image], data_samples=[DetDataSample(metainfo=meta)]))
+
+    seconds: dict[str, list[float]] = {"torch": [], "onnx": []}
+    for image in inputs:  # in turn, so that a busy machine slows both
+        for name, run in (
+            ("torch", with_torch),
+            ("onnx", lambda one: exported.run(one[None].numpy())),
+        ):
+            start = time.perf_counter()
+            run(image)
+            seconds[name].append(1e3 * (time.perf_counter() - start))
+    # The first is for warming up.
+    own, other = (statistics.median(times[1:]) for times in seconds.values())
+    return (
+        f"{file}: the {entry.name} for ONNX Runtime, {file.stat().st_size / 1e6:.1f} MB, {other:.0f} ms an image "
+        f"(PyTorch: {own:.0f} ms)."
+    )
+
+
 def table(rows: list[dict]) -> str:
     """The results as Markdown."""
     lines = ["| detector | mAP | AP50 | AP75 | parameters | training time |", "|---|---|---|---|---|---|"]
@@ -192,10 +239,12 @@ def main() -> None:
                 )
             )
         picture = draw(results, args)
+        exported = export_student(ENTRIES[2], args)
     (args.work_dir / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
     (args.work_dir / "results.md").write_text(table(rows) + "\n")
     gain = rows[2]["mAP"] - rows[1]["mAP"]
     print(
         f"\n{table(rows)}\n\nLAD changes the student's mAP by {gain:+.3f} (one run each, seed {args.seed})."
     )
+    print(exported)
     print(f"Pictures: {picture}")

@@ -1,6 +1,5 @@
 """Plain detectors as files that other runtimes load: ONNX with decoding and suppression, float or int8."""
 
-# ruff: noqa: E402 -- the modules below define operators as older versions cannot.
 from lad.errors import MissingPackageError
 
 import torch

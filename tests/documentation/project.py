@@ -15,6 +15,7 @@ from lad.base.config import detector_config, load_config
 from lad.datasets import DigitsParameters, make_digits
 from lad.engine import standalone
 from lad.engine.plain_config import plain_configs
+from lad.export import ExportSettings, export_onnx
 from lad.networks.building import without_pretraining
 
 import cv2
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 import yaml
 from documentation.pages import all_blocks
+from export_detectors import RULE, photographs, trained
 from helpers import ROOT
 from mmdet.datasets import CocoDataset
 from mmdet.registry import MODELS
@@ -109,6 +111,15 @@ class Project:
             self.make_weights(path)
         for work_dir in re.findall(r"\b(work_dirs/[\w./-]+)/student\.py", text):
             self.make_plain_config(work_dir)
+        if '"detector.onnx"' in text:
+            self.make_exported()
+
+    def make_exported(self) -> None:
+        """A small detector as an ONNX file, unless it is there."""
+        path = self.folder / "detector.onnx"
+        if not path.exists():
+            settings = ExportSettings(rule=RULE, classes=("RBC", "WBC", "Platelets"), num=20)
+            export_onnx(trained("retinanet"), path, settings, photographs(2))
 
     def make_teachers(self, model: dict) -> None:
         """The checkpoints that a model config names; where it leaves the name open (``...``), one is put in."""
