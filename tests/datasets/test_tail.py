@@ -1,6 +1,8 @@
 """How often each class of an annotation file occurs."""
 
+from lad.commands.check import histogram
 from lad.datasets.coco_file import AnnotationTable
+from lad.datasets.coverage import expected_coverage
 from lad.datasets.tail import ClassCount, FrequencyBounds, by_frequency, class_counts, describe_tail
 from lad.errors import ConfigError
 
@@ -53,3 +55,12 @@ def test_rare_classes_are_named():
 def test_bounds_that_are_no_bounds_are_refused(bounds):
     with pytest.raises(ConfigError, match="0 <= rare <= common"):
         FrequencyBounds(*bounds)
+
+
+def test_histogram_has_the_objects_of_an_epoch_of_class_balanced_sampling():
+    """Of 4 images 2 are drawn for a (images 0 and 1 once each), 2 for b (image 1): a has 2 + 1 + 2 objects, b 3."""
+    coverage = expected_coverage(table([(0, 0, 0), (0, 0, 0), (1, 0, 0), (1, 1, 0)]), None)
+    rows = [line.split()[:4] for line in histogram(coverage, 40).splitlines()]
+    assert rows[0] == ["class", "images", "objects", "balanced"]
+    assert rows[2:] == [["a", "2", "3", "5"], ["b", "1", "1", "3"], ["c", "0", "0", "0"]]
+    assert histogram(coverage, 1).splitlines()[0] == "(2 more frequent classes)"
