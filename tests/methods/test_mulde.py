@@ -517,6 +517,11 @@ def mixed(tmp_path, student, teacher, **method):
             dense("retinanet", num_classes=2, anchor_generator=dict(strides=[4, 8, 16, 32, 64])),
             r"MulDE \(teacher a\) compares two heads prior by prior, and",
         ),
+        (
+            one_stage(),
+            dense("retinanet", num_classes=2, anchor_generator=dict(ratios=[1.0, 0.5, 2.0])),
+            r"MulDE \(teacher a\) compares two heads prior by prior, and",
+        ),
         (one_stage(), faster(2), r"MulDE \(teacher a\) does not fit teacher FasterRCNN \(no bbox_head\)"),
         (faster(), one_stage(2), r"MulDE \(teacher a\) does not fit teacher RetinaNet \(no roi_head\)"),
         (
