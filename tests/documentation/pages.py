@@ -15,7 +15,7 @@ from helpers import ROOT
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"(?P<indent> *)```(?P<language>\w*)")
 #: Programs that begin a command in running text, between backticks.
-INLINE = re.compile(r"(?<!`)`((?:python|make|pytest|pip|git|sbatch|mkdocs) [^`]+)`(?!`)")
+INLINE = re.compile(r"(?<!`)`((?:python|make|pytest|pip|git|sbatch|mkdocs|lad [\w-]+) [^`]+)`(?!`)")
 SHELLS = ("bash", "console", "sh", "shell")
 
 
