@@ -49,8 +49,8 @@ class Entry:
         title: Displayed name.
         config: Training config, relative to the project.
         seeds: Seeds; one training each.
-        networks: The detectors that a training leaves behind, which are evaluated; none of one that others need and that
-            detects nothing.
+        networks: The detectors that a training leaves behind, which are evaluated; none of one that others need and
+            that detects nothing.
         options: Overrides as in ``--cfg-options``; they take precedence over the suite's. ``'{teacher}'`` is replaced
             by the checkpoint of the need ``teacher``.
         needs: Trainings whose checkpoints the options name.
