@@ -15,7 +15,7 @@ from two_stage_detectors import two_stage
 
 SHAPE = (96, 128)
 RULE = InputRule(shape=SHAPE, limit=SHAPE, keep_ratio=True, pad_value=(103.53, 116.28, 123.675))
-FAMILIES = ("retinanet", "paa", "tood", "rtmdet", "yolox", "gfl", "faster", "atss", "fcos", "vfnet", "ddod")
+FAMILIES = ("retinanet", "paa", "tood", "rtmdet", "yolox", "gfl", "faster", "atss", "fcos", "ddod")
 
 
 def photographs(num: int, size: tuple[int, int] = SHAPE, seed: int = 0) -> list[np.ndarray]:

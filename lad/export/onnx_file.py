@@ -14,7 +14,7 @@ from lad.export.compare import TOLERANCE, Detections, Difference, compare
 from lad.export.detector import INPUT, OUTPUTS, OnnxDetector, needed
 from lad.export.modules import ExportableDetector
 from lad.export.nms import TRANSLATIONS
-from lad.export.refusal import check_exportable
+from lad.export.refusal import OTHER_WAY, check_exportable
 from lad.export.rule import InputRule
 
 import numpy as np
@@ -102,7 +102,13 @@ def _write(
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # Exported first: within torch.onnx.export MMDetection takes paths that are for the exporter of MMDetection 2.
-        program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},), strict=False)
+        try:
+            program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},), strict=False)
+        except Exception as error:  # what a network's code may raise when it is traced
+            raise UnsupportedError(
+                f"{type(module.detector).__name__} cannot be traced for any batch size: "
+                f"{' '.join(str(error).split())[:200]}; {OTHER_WAY}."
+            ) from error
         onnx_program = torch.onnx.export(
             program,
             dynamo=True,

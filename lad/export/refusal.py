@@ -37,7 +37,6 @@ HEADS = (
     RetinaHead,
     RTMDetHead,
     TOODHead,
-    VFNetHead,
     YOLOXHead,
 )
 OTHER_WAY = "onedl-mmdeploy exports more kinds of detectors"
@@ -80,7 +79,8 @@ def _reason(detector: BaseDetector) -> str | None:
 def _reason_of_head(head: nn.Module) -> str | None:
     if getattr(head, "predict_box_type", "box") != "box":
         return "it predicts rotated or other special boxes"
-    if not isinstance(head, HEADS) or _is_other_detector(head):
+    # VFNet is an ATSS head whose deformable convolutions fix the batch size when they are traced.
+    if not isinstance(head, HEADS) or isinstance(head, VFNetHead) or _is_other_detector(head):
         return f"no decoding of a {type(head).__name__} is known to the export"
     return None
 

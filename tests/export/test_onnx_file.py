@@ -91,6 +91,19 @@ def test_file_that_detects_something_else_is_not_kept(detector, file, tmp_path, 
     assert [found.name for found in tmp_path.iterdir()] == ["kept.onnx"]
 
 
+def test_detector_that_cannot_be_traced_is_refused_in_one_line(detector, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("Constraints violated (batch)!\nYou marked batch as dynamic.")
+
+    monkeypatch.setattr(torch.export, "export", fail)
+    with pytest.raises(
+        UnsupportedError, match=r"RetinaNet cannot be traced .*violated \(batch\)! You marked"
+    ) as error:
+        export_onnx(detector, tmp_path / "detector.onnx", SETTINGS, photographs(1))
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "other.onnx"
     path.write_bytes(b"no model")

@@ -17,6 +17,7 @@ REFUSED = {
     "double": (lambda: two_stage("double"), "DoubleHeadRoIHead"),
     "rtmdet_ins": (lambda: segmentor("rtmdet_ins"), "RTMDetInsSepBNHead|masks"),
     "condinst": (lambda: segmentor("condinst"), "masks"),
+    "vfnet": (lambda: dense("vfnet"), "VFNetHead"),
     "detr": (lambda: small_detr("one_stage"), "neither"),
     "soft_nms": (lambda: soft(dense("retinanet")), "soft_nms"),
 }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -315,5 +316,6 @@ def test_demo_prints_a_table_of_three_detectors_and_draws_them(tmp_path):
     assert rows[0]["parameters"] > rows[1]["parameters"] == rows[2]["parameters"]
     assert all(0 <= row["mAP"] <= row["AP50"] <= 1 for row in rows)
     assert (tmp_path / "demo/detections.png").stat().st_size > 10_000
+    assert re.search(r"student\.onnx: the student with LAD for ONNX Runtime, [\d.]+ MB, \d+ ms", done.stdout)
     again = run(*command, *small)
     assert again.stdout.count("already trained") == 3
