@@ -165,7 +165,10 @@ class ResumableEpochBasedTrainLoop(_Resumable, EpochBasedTrainLoop):
 
 
 class _SkippedSteps:
-    """Iterator that returns None for the first ``steps`` items, which MMEngine's loop skips."""
+    """Iterator that returns None for the first ``steps`` items, which MMEngine's loop skips.
+
+    OneDL's loop skips them by :meth:`skip_iter`, if at all.
+    """
 
     def __init__(self, iterator: Iterator, steps: int) -> None:
         self.iterator = iterator
@@ -179,6 +182,10 @@ class _SkippedSteps:
             self.steps -= 1
             return None
         return next(self.iterator)
+
+    def skip_iter(self, steps: int) -> None:
+        """Skip items."""
+        self.steps = max(0, self.steps - steps)
 
 
 @LOOPS.register_module()
@@ -202,7 +209,9 @@ class ResumableIterBasedTrainLoop(_Resumable, IterBasedTrainLoop):
         sampler.seek(epoch, skip)
         iterator = _InfiniteDataloaderIterator(self.dataloader)
         iterator._epoch = epoch
-        self.dataloader_iterator = _SkippedSteps(iterator, self._iter)
+        # OneDL's loop can be told to skip nothing.
+        skipped = 0 if getattr(self, "fast_forward_on_resume", False) else self._iter
+        self.dataloader_iterator = _SkippedSteps(iterator, skipped)
 
     def run_iter(self, data_batch: Any) -> None:
         """Run one iteration with its own seed."""
