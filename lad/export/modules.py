@@ -99,7 +99,8 @@ class ExportableDetector(nn.Module):
         # The last class is background; an index below 0 is no proposal.
         scores = decoded.scores[:, :-1].unflatten(0, indices.shape) * (indices >= 0)[..., None]
         scores = torch.where(scores > roi_head.test_cfg.score_thr, scores, 0)
-        boxes = clip(decoded.bboxes.view(rois.shape[0], -1, 4), self.shape).unflatten(0, indices.shape)
+        boxes = decoded.bboxes.view(rois.shape[0], -1, 4).unflatten(0, indices.shape)
+        boxes = clip(boxes, self.shape) if getattr(head.bbox_coder, "clip_border", True) else boxes
         num_classes = scores.shape[2]
         labels = torch.arange(num_classes, device=scores.device).expand(scores.shape).flatten(1)
         # Boxes of each class, or one for all classes.
