@@ -183,7 +183,6 @@ RULES = [
     Rule(r"tools/search.py", "--trials 1 --cfg-options train_cfg.max_epochs=1",
          {"model.methods.0.loss_weight": "optim_wrapper.optimizer.lr", "log:0.1..10": "log:0.001..0.01"}, slow=True),
     Rule(r"lad new", "--force"),
-    Rule(r"lad check --data"),
     Rule(r"tools/benchmark.py archive"),
     Rule(r"tools/benchmark.py claims --out docs/results.md", replace={"--out": "", "docs/results.md": ""}),
     Rule(r"tools/benchmark.py claims"),
