@@ -93,6 +93,16 @@ def learn_together(detector, method):
     return model
 
 
+def distillation_methods():
+    """Names of the registered methods of a distillation; those of a pretraining without labels are no such."""
+    from lad import methods
+    from lad.methods.base import DistillationMethod
+
+    registered = {name: getattr(methods, name) for name in methods.__all__ if name in MODELS.module_dict}
+    named = {name for name, kind in registered.items() if issubclass(kind, DistillationMethod)}
+    return {name for name in named if name.endswith("Distillation") or name == "MulDE"}
+
+
 def is_joint(method):
     return MODELS.get(method).is_joint
 

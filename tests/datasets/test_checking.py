@@ -308,9 +308,7 @@ def test_training_always_stops_at_annotations_that_no_training_can_be_right_with
     content = coco()
     content["images"][0]["id"] = 2
     (bad_data / "train.json").write_text(json.dumps(content))
-    with pytest.raises(
-        DataError, match=r"train.json: image 2: the id occurs 2 times.*lad check"
-    ) as caught:
+    with pytest.raises(DataError, match=r"train.json: image 2: the id occurs 2 times.*lad check") as caught:
         check_annotations(training(bad_data, bad_data=dict(annotations="skip")))
     assert "\n" not in str(caught.value)
 
