@@ -18,7 +18,6 @@ from method_table import (
     is_joint,
     learn_together,
 )
-from mmdet.registry import MODELS
 from seam_detectors import set_epoch
 from two_stage_detectors import with_masks
 

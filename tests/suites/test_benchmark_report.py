@@ -115,6 +115,22 @@ def test_the_same_records_give_the_same_report(full, fake):
     assert markdown(again, "x") == markdown(full, "x")
 
 
+def test_the_ap_of_rare_classes_has_columns_where_it_was_measured(fake):
+    def measured(row, seed, shift, **more):
+        one = record(fake, row, seed, shift)
+        return replace(one, metrics={**one.metrics, **more})
+
+    of_classes = dict(AP_rare=0.1, AP_common=0.2, AP_frequent=0.25)
+    text = markdown(
+        summary_of(fake, measured("lad", 0, 6, **of_classes), record(fake, "student", 0, 20)), "x"
+    )
+    header, _, lad, student, _ = text.split("\n\n")[2].splitlines()
+    assert "| AP75 | AP_rare | AP_common | AP_frequent | seeds |" in header
+    assert "| 0.100 | 0.200 | 0.250 | 1 of 2 |" in lad
+    assert "| missing | missing | missing | 1 of 2 |" in student
+    assert "AP_rare" not in markdown(summary_of(fake, record(fake, "lad", 0, 6)), "x")
+
+
 def test_a_result_that_is_missing_shows_as_missing(fake):
     failed = record(fake, "student", 0, 20, status="failed", error="ValueError: an obstacle")
     summary = summary_of(fake, record(fake, "lad", 0, 6), failed)

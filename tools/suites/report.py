@@ -26,6 +26,9 @@ HEADER = (
     "parameters",
     "training (wall clock)",
 )
+#: Metrics of suites whose evaluator has `frequencies`, and behind how many columns they stand.
+FREQUENCIES = ("AP_rare", "AP_common", "AP_frequent")
+BEHIND = 4
 PICTURES = (
     ("map", "mAP of each detector with its seeds and its interval", draw_map),
     ("differences", "Difference of each detector to its baseline with its interval", draw_differences),
@@ -81,7 +84,9 @@ def markdown(
 
 def _table(summary: Summary, old: Set[str]) -> str:
     titles = _titles(summary)
-    lines = [table_line(HEADER), table_line(["---"] * len(HEADER))]
+    more = [metric for metric in FREQUENCIES if any(row.mean(metric) is not None for row in summary.rows)]
+    header = [*HEADER[:BEHIND], *more, *HEADER[BEHIND:]]
+    lines = [table_line(header), table_line(["---"] * len(header))]
     for row in summary.rows:
         seeds = len(row.records) + len(row.missing)
         count = str(seeds) if not row.missing else f"{len(row.records)} of {seeds}"
@@ -92,6 +97,7 @@ def _table(summary: Summary, old: Set[str]) -> str:
                     _mean(row),
                     _number(row.mean("AP50")),
                     _number(row.mean("AP75")),
+                    *(_number(row.mean(metric)) for metric in more),
                     count,
                     marked(_difference(row, titles), {row.network.row, row.network.baseline} & old),
                     _seeds_needed(row.comparison),

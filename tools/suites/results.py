@@ -96,8 +96,8 @@ class Row:
         return self.comparison and self.comparison.interval
 
     def mean(self, metric: str) -> float | None:
-        """Mean of a metric over seeds; None without results or where there are no such objects."""
-        values = [record.metrics[metric] for record in self.records.values()]
+        """Mean of a metric over seeds; None without results, where it was not measured or there are no such objects."""
+        values = [record.metrics.get(metric, -1.0) for record in self.records.values()]
         return statistics.mean(values) if values and min(values) >= 0 else None
 
 
