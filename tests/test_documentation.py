@@ -97,7 +97,10 @@ TTA = " ".join([SMALL, *(f"'tta_pipeline.1.transforms.0.{number}.scale=(64,64)'"
 
 #: Class names, which the stand-in for a checkpoint has not.
 DIGITS = "--classes 0 1 2 3 4 5 6 7 8 9"
-EXPORT = "python tools/export.py {} work_dirs/paa_r18-c16_fpn_digits/epoch_1.pth --out detector.onnx --force " + DIGITS
+EXPORT = (
+    "python tools/export.py {} work_dirs/paa_r18-c16_fpn_digits/epoch_1.pth --out detector.onnx --force "
+    + DIGITS
+)
 
 
 #: A teacher and one student; the suites of ``documentation.project`` train for one epoch.
@@ -470,7 +473,8 @@ def listings():
         if block.language == "python":
             # MMDetection's own detectors are big; tests/hooks, tests/evaluation and test_training use the last three.
             slow = re.search(
-                "mmdet::|mine_lad|AssignmentVisualizationHook|faster-coco-eval|EMAHook|detector.onnx", block.text
+                "mmdet::|mine_lad|AssignmentVisualizationHook|faster-coco-eval|EMAHook|detector.onnx",
+                block.text,
             )
             marks = [pytest.mark.slow] if slow else []
             yield pytest.param(block, id=f"{block.page}:{block.line}", marks=marks)
