@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from lad.base.processes import locked
 from lad.errors import ConfigError
 from suites import runs
+from suites.archiving import archive_results
 from suites.plan import Options, plan
 from suites.records import Key, read_records
 from suites.results import summarise
@@ -87,6 +89,16 @@ def test_a_training_that_others_need_and_that_detects_nothing_has_no_row(fake):
     assert len(fake.starts("pretraining/1")) == 1
     rows = summarise(fake.suite, records(fake), fake.root, replicates=10).rows
     assert [row.network.row for row in rows] == ["lad", "student", "teacher"]
+    # Alone, and where all that needs it is archived.
+    assert run(fake, only=["pretraining"])[1][0].startswith("fake: 2 of 2 runs are recorded")
+    shutil.rmtree(fake.root / "pretraining")
+    assert run(fake, only=["pretraining"], seeds=[0])[0] == 0
+    assert len(fake.starts("pretraining/0")) == 1
+    assert archive_results(fake.suite, fake.root, records(fake)).total == 5
+    shutil.rmtree(fake.root)
+    assert run(fake)[1][0].startswith("fake: 7 of 7 runs are recorded")
+    assert fake.starts("pretraining/0") == []
+    assert run(fake, use_archive=False)[0] == 0
     # What is trained with other weights before is another training.
     change(Path(entries["teacher"]["config"]), "lr=0.1", "lr=0.2")
     code, said = run(fake, only=["lad"])

@@ -171,11 +171,17 @@ class SuiteRunner:
             own = self.identities[run.name]
             if is_recorded(run, own, recorded):
                 continue
-            if run.name not in needed and is_archived(run, own, self.archive):
+            if run.name not in needed and self._is_archived(run):
                 found.add(run.name)
             else:
                 needed.update(need.name for need in run.needs.values())
         return found
+
+    def _is_archived(self, run: Run) -> bool:
+        if run.entry.networks:
+            return is_archived(run, self.identities[run.name], self.archive)
+        # It has no result: those that need it have theirs.
+        return any(run.name == need.name for other in self.runs for need in other.needs.values())
 
     def _needs_are_done(self, run: Run) -> bool:
         return all(need.name in self.done for need in run.needs.values())
@@ -242,7 +248,8 @@ class SuiteRunner:
         if code != 0:
             return f"training ended with exit code {code}: {last_error(log, start)}"
         if not run.is_trained():
-            return f"training ended without {run.checkpoint(run.entry.networks[-1].name)}"
+            names = [network.name for network in run.entry.networks] or [""]
+            return f"training ended without {run.checkpoint(names[-1])}"
         return None
 
     def _evaluate(self, run: Run, lock: int) -> str | None:
@@ -293,7 +300,7 @@ class SuiteRunner:
 
     def _remember_time(self, run: Run) -> None:
         seconds = training_seconds(run.folder)
-        if run.name in self.archived:
+        if run.name in self.archived and run.entry.networks:
             seconds = self.archive[Key(run.entry.networks[0].row, run.seed)].seconds
         if seconds is not None:
             self.spent.setdefault(run.entry.name, []).append(seconds)
