@@ -139,7 +139,9 @@ def test_two_processes_train_as_one_with_the_same_images(tmp_path):
     assert len(found[1]["losses"]) == 4
     assert min(found[1]["losses"].values()) > 1e-2
     assert found[2]["losses"] == pytest.approx(found[1]["losses"], rel=1e-4)
-    torch.testing.assert_close(found[2]["gradient"], found[1]["gradient"], rtol=1e-3, atol=1e-5)
+    # A temperature of 0.1 magnifies rounding: single small entries of 800,000 may differ more.
+    one, two = found[1]["gradient"], found[2]["gradient"]
+    assert (two - one).norm() < 1e-4 * one.norm()
     assert found[1]["gradient"].abs().max() > 1e-2
 
 
