@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from resumable_runs import Run
 from specialists import CLASSES, KNOWN, faster, one_stage
+from stacks import LAYOUT
 
 
 @DATASETS.register_module()
@@ -69,7 +70,7 @@ def config(folder, make, method):
     ],
 )
 def test_run_resumes_in_the_middle_of_an_epoch_to_the_same_bits(tmp_path, monkeypatch, make, method, own):
-    monkeypatch.setattr("mmengine.config.config.FormatCode", lambda text, **_: (text, True))
+    monkeypatch.setattr(LAYOUT, lambda text, **_: (text, True))
     cfg = config(tmp_path, make, method)
     whole = Run(cfg, tmp_path / "whole").train()
     resumed = Run(cfg, tmp_path / "resumed", tmp_path / "whole/iter_4.pth").train()
