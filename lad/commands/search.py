@@ -117,9 +117,7 @@ def main() -> None:
             print((work_dir / TABLE).read_text())
             print(f"best: {work_dir / BEST}")
         if not finished:
-            print(
-                "the time given is used up, or other processes are still at work; the same command continues"
-            )
+            print("the time given is used up; the same command continues from here")
             sys.exit(UNFINISHED)
         if args.final:
             final(search)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lad.base import processes
 from lad.base.config import merge_options
 from lad.base.processes import Processes, is_locked, locked
 from lad.base.status import clock
@@ -95,7 +96,7 @@ class Search:
             DataError: the first trial failed, or several in a row.
         """
         begin, failures = time.monotonic(), 0
-        while (trial := self._next()) is not None:
+        while (trial := self._next(begin)) is not None:
             error = self._train(trial, begin)
             if self.processes.stopped:
                 return False
@@ -161,16 +162,24 @@ class Search:
                 study.enqueue_trial(own)
         return study
 
-    def _next(self) -> optuna.Trial | None:
-        """The trial that a killed search was at, or a new one; None where there are enough."""
+    def _next(self, begin: float) -> optuna.Trial | None:
+        """The trial that a killed search was at, or a new one; None where there are enough, or where time is up.
+
+        The last ones may be another process's, or of a training that outlived its search: they are waited for.
+        """
         import optuna
 
-        for frozen in self.study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
-            if not is_locked(self._folder(frozen.number)):
-                return optuna.Trial(self.study, frozen._trial_id)
-        if self._left() <= 0:
-            return None
-        return self.study.ask({one.key: one.distribution() for one in self.settings.parameters})
+        while not (self.processes.stopped or self._is_over(begin)):
+            running = self.study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING])
+            for frozen in running:
+                if not is_locked(self._folder(frozen.number)):
+                    return optuna.Trial(self.study, frozen._trial_id)
+            if self._left() > 0:
+                return self.study.ask({one.key: one.distribution() for one in self.settings.parameters})
+            if not running:
+                return None
+            time.sleep(processes.POLL)
+        return None
 
     def _left(self) -> int:
         """Number of trials that are still to begin. A failed one does not count."""
@@ -211,6 +220,8 @@ class Search:
 
         begun = time.monotonic()
         with locked(folder) as lock:
+            if self.study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+                return None  # by another process, before the folder was locked
             config = self._write_config(trial, folder)
             metric = self.settings.metric
             outcome = trials.train(

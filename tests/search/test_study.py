@@ -216,7 +216,7 @@ def test_a_killed_search_of_real_trainings_goes_on(tmp_path):
     ]  # fmt: skip
     subprocess.run(
         [sys.executable, str(ROOT / "tools/dataset_converters/make_digits.py"), "--out", "data/digits",
-         "--train", "24", "--val", "4"], cwd=tmp_path, check=True,
+         "--images", "24", "--val-images", "4"], cwd=tmp_path, check=True,
     )  # fmt: skip
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     straight = subprocess.run(
