@@ -23,7 +23,7 @@ from itertools import chain
 from pathlib import Path
 
 from lad.analysis.tables import text_table
-from lad.base.config import load_config
+from lad.base.config import load_config, merge_options
 from lad.cli.built_checks import build_datasets, built_problems, dropping_batch_sizes
 from lad.cli.data_checks import DataReport, inspect_data
 from lad.cli.loaders import loaders_of
@@ -91,7 +91,7 @@ def histogram(coverage: Coverage, limit: int) -> str:
 def report_of_config(path: str, options: dict | None) -> DataReport:
     """Check the data sets of a config as training does; those that cannot be checked are named on the error output."""
     cfg = load_config(path)
-    cfg.merge_from_dict(options or {})
+    merge_options(cfg, options or {}, "--cfg-options")
     init_default_scope(cfg.get("default_scope", "mmdet"))
     loaders = loaders_of(cfg)
     report = inspect_data(loaders)

@@ -13,23 +13,18 @@ import argparse
 import sys
 from pathlib import Path
 
-from lad.base.config import load_config, merge_options
-from lad.cli.checks import head_classes
 from lad.cli.messages import one_line_errors
 from lad.cli.options import add_config_options
-from lad.engine.plain_config import student_only
-from lad.errors import CheckpointError, ConfigError
+from lad.cli.trained import load_weights, read_plain_config
+from lad.errors import ConfigError
 from lad.export import ExportSettings, OnnxDetector, check_exportable, export_onnx, input_rule
 from lad.export.compare import TOLERANCE
 from lad.export.evaluation import evaluate, real_images
 from lad.export.int8 import quantize
-from lad.networks.verified_checkpoint import class_names, load_verified
 
 import torch
-from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from mmengine.utils import ProgressBar
 
 
@@ -85,13 +80,10 @@ def export(args: argparse.Namespace) -> None:
         raise ConfigError(f"--out must end in .onnx, got {args.out!r}.")
     if args.num_images < 1 or args.num_calibration < 1:
         raise ConfigError("--num-images and --num-calibration must be at least 1.")
-    if not Path(args.checkpoint).is_file():
-        raise CheckpointError(f"there is no checkpoint {args.checkpoint!r}.")
-    cfg = load_config(args.config)
-    merge_options(cfg, args.cfg_options or {}, "--cfg-options")
-    init_default_scope(cfg.get("default_scope", "mmdet"))
-    cfg = student_only(cfg)
-    detector, classes = trained_detector(cfg, args.checkpoint, args.classes)
+    cfg = read_plain_config(args.config, args.checkpoint, args.cfg_options)
+    detector = MODELS.build(cfg.model)
+    check_exportable(detector)  # before its weights are read
+    classes = load_weights(detector, args.checkpoint, args.classes, "lad export")
     settings = ExportSettings(
         rule=input_rule(cfg, None if args.shape is None else (args.shape[0], args.shape[1])),
         classes=classes,
@@ -116,30 +108,6 @@ def export(args: argparse.Namespace) -> None:
         )
         if not args.no_evaluation:
             print(table({path.name: evaluated(cfg, path) for path in (out, small)}))
-
-
-def trained_detector(
-    cfg: Config, checkpoint: str, classes: list[str] | None
-) -> tuple[BaseDetector, tuple[str, ...]]:
-    """The detector of a plain config with a checkpoint's weights, and the names of its classes.
-
-    Raises:
-        CheckpointError: it does not fit.
-        ConfigError: the classes have no names, or not as many as the head has.
-        UnsupportedError: the detector cannot be exported.
-    """
-    model = MODELS.build(cfg.model)
-    check_exportable(model)
-    meta = load_verified(model, checkpoint, owner="lad export")
-    names = tuple(classes or class_names(meta) or ())
-    if not names:
-        raise ConfigError("the checkpoint does not name its classes: give their names with --classes.")
-    for name, known in head_classes(model):
-        if known != len(names):
-            raise ConfigError(
-                f"{name} has {known} classes and {len(names)} names are given: name all in --classes."
-            )
-    return model, names
 
 
 def evaluated(cfg: Config, path: Path) -> dict[str, float]:

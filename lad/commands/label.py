@@ -13,10 +13,9 @@ import json
 import sys
 from pathlib import Path
 
-from lad.base.config import load_config, merge_options
-from lad.cli.checks import head_classes
 from lad.cli.messages import one_line_errors
 from lad.cli.options import add_config_options
+from lad.cli.trained import load_weights, read_plain_config
 from lad.datasets.image_folder import image_files, unlabelled_coco
 from lad.engine.checkpoints import write_whole
 from lad.engine.labelling import (
@@ -27,13 +26,10 @@ from lad.engine.labelling import (
     fingerprint,
     label_images,
 )
-from lad.engine.plain_config import student_only
-from lad.errors import CheckpointError, ConfigError
-from lad.networks.verified_checkpoint import class_names, load_verified
+from lad.errors import ConfigError
 
 from mmdet.registry import MODELS
 from mmengine.device import get_device
-from mmengine.registry import init_default_scope
 from mmengine.utils import ProgressBar
 
 
@@ -62,23 +58,10 @@ def label(args: argparse.Namespace) -> None:
     out, folder, checkpoint = Path(args.out), Path(args.images), Path(args.checkpoint)
     if out.exists() and not args.force:
         raise ConfigError(f"{out} exists: give another --out, or --force to replace it.")
-    if not checkpoint.is_file():
-        raise CheckpointError(f"there is no checkpoint {args.checkpoint!r}.")
-    cfg = load_config(args.config)
-    merge_options(cfg, args.cfg_options or {}, "--cfg-options")
-    init_default_scope(cfg.get("default_scope", "mmdet"))
-    cfg = student_only(cfg)
+    cfg = read_plain_config(args.config, args.checkpoint, args.cfg_options)
     model = MODELS.build(cfg.model)
-    meta = load_verified(model, str(checkpoint), owner="lad label")
-    classes = args.classes or class_names(meta)
-    if not classes:
-        raise ConfigError("the checkpoint does not name its classes: give their names with --classes.")
-    for name, known in head_classes(model):
-        if known != len(classes):
-            raise ConfigError(
-                f"{name} has {known} classes and {len(classes)} names are given: name all in --classes."
-            )
-    content = unlabelled_coco(folder, image_files(folder), tuple(classes))
+    classes = load_weights(model, args.checkpoint, args.classes, "lad label")
+    content = unlabelled_coco(folder, image_files(folder), classes)
     parameters = LabellingParameters(
         config=args.config,
         checkpoint=fingerprint(checkpoint),

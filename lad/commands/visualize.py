@@ -13,7 +13,7 @@ from typing import Any
 
 from lad.analysis.pictures.assignment_drawing import save_assignment
 from lad.analysis.pictures.assignments import assignment_pictures, check_drawable
-from lad.base.config import detector_config, kind_of, load_config
+from lad.base.config import detector_config, kind_of, load_config, merge_options
 from lad.cli.checks import check_dataset_files
 from lad.cli.messages import one_line_errors
 from lad.cli.options import add_config_options
@@ -161,11 +161,7 @@ def main() -> None:
     args = parse_args()
     with one_line_errors():
         cfg = load_config(args.config)
-        if args.cfg_options is not None:
-            try:
-                cfg.merge_from_dict(args.cfg_options)
-            except (TypeError, KeyError, IndexError, AssertionError) as error:
-                raise ConfigError(f"--cfg-options do not fit {args.config}: {error}") from error
+        merge_options(cfg, args.cfg_options or {}, "--cfg-options")
         register_all_modules(init_default_scope=False)
         init_default_scope(cfg.get("default_scope", "mmdet"))
         methods = [kind_of(method) for method in cfg.model.get("methods") or ()]
