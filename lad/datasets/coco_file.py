@@ -64,6 +64,25 @@ def read_coco(
     return content, []
 
 
+def box_annotation(number: int, image: int, category: int, box: Sequence[float]) -> dict[str, Any]:
+    """An entry of ``annotations``: an object with a box and no mask.
+
+    Args:
+        number: Its id.
+        image, category: Ids.
+        box: Left, top, width and height, in pixels.
+    """
+    return dict(
+        id=number,
+        image_id=image,
+        category_id=category,
+        bbox=list(box),
+        area=box[2] * box[3],
+        iscrowd=0,
+        segmentation=[],
+    )
+
+
 def labelled_names(categories: Sequence[dict], classes: Sequence[str] | None) -> list[str]:
     """Names of the labels 0, 1, ... as ``CocoDataset`` and ``CocoMetric`` number them.
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lad.datasets.coco_file import box_annotation
 from lad.errors import ConfigError
 
 #: Suffixes of images, in the order in which they are looked for.
@@ -67,17 +68,7 @@ def convert_voc(folder: Path, names: Sequence[str], classes: Sequence[str]) -> d
                 float(thing.findtext(f"bndbox/{side}") or 0) for side in ("xmin", "ymin", "xmax", "ymax")
             )
             box = [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1]
-            annotations.append(
-                dict(
-                    id=len(annotations) + 1,
-                    image_id=number,
-                    category_id=classes.index(label) + 1,
-                    bbox=box,
-                    area=box[2] * box[3],
-                    iscrowd=0,
-                    segmentation=[],
-                )
-            )
+            annotations.append(box_annotation(len(annotations) + 1, number, classes.index(label) + 1, box))
     categories = [dict(id=number, name=name) for number, name in enumerate(classes, 1)]
     return dict(images=images, annotations=annotations, categories=categories)
 

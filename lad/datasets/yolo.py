@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lad.datasets.coco_file import box_annotation
+from lad.datasets.image_folder import image_files, unlabelled_coco
 from lad.errors import ConfigError
 
 import yaml  # type: ignore[import-untyped]
-from PIL import Image, UnidentifiedImageError
-
-#: Suffixes of images that YOLO trainers read.
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def read_yolo(file: Path) -> tuple[list[str], dict[str, Path]]:
@@ -61,37 +59,18 @@ def convert_yolo(folder: Path, classes: Sequence[str]) -> dict[str, Any]:
         classes: Class names in the order of their numbers.
 
     Raises:
-        ConfigError: there is no such folder, or no image in it, or a line of a label file or an image cannot be read.
+        DataError: there is no such folder, no image in it, or one that cannot be opened.
+        ConfigError: a line of a label file cannot be read.
     """
-    if not folder.is_dir():
-        raise ConfigError(f"there is no folder {folder}.")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGES)
-    if not files:
-        raise ConfigError(f"{folder} has no images.")
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for number, file in enumerate(files, 1):
-        try:
-            with Image.open(file) as image:
-                width, height = image.size
-        except (OSError, UnidentifiedImageError) as error:
-            raise ConfigError(f"{file} cannot be read: {error}.") from error
-        images.append(dict(id=number, file_name=str(file.relative_to(folder)), width=width, height=height))
-        for label, box in _objects(_label_file(file), len(classes)):
-            x, y, w, h = box[0] * width, box[1] * height, box[2] * width, box[3] * height
-            annotations.append(
-                dict(
-                    id=len(annotations) + 1,
-                    image_id=number,
-                    category_id=label + 1,
-                    bbox=[x, y, w, h],
-                    area=w * h,
-                    iscrowd=0,
-                    segmentation=[],
-                )
+    content = unlabelled_coco(folder, image_files(folder), classes)
+    for image in content["images"]:
+        width, height = image["width"], image["height"]
+        for label, (x, y, w, h) in _objects(_label_file(folder / image["file_name"]), len(classes)):
+            box = [x * width, y * height, w * width, h * height]
+            content["annotations"].append(
+                box_annotation(len(content["annotations"]) + 1, image["id"], label + 1, box)
             )
-    categories = [dict(id=number, name=name) for number, name in enumerate(classes, 1)]
-    return dict(images=images, annotations=annotations, categories=categories)
+    return content
 
 
 def _label_file(image: Path) -> Path:
