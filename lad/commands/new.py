@@ -22,21 +22,19 @@ from pathlib import Path
 from typing import Any
 
 from lad.analysis.dry_run import describe_config
-from lad.base.config import detector_config, load_config
+from lad.analysis.profiling.building import with_random_weights
+from lad.base.config import load_config
 from lad.cli.messages import config_errors, one_line_errors
 from lad.compat.safe_loading import load_safely
 from lad.datasets.layouts import Layout, Split, coco_split, find_data
 from lad.detectors.configs import describes_detectors
 from lad.errors import CheckpointError, ConfigError, UnsupportedError
-from lad.networks.building import without_pretraining
 from lad.networks.verified_checkpoint import class_names
 from lad.recipes.choice import RECIPES, Recipe, family, recipes_for
 from lad.recipes.classes import with_classes
 from lad.recipes.configs import Schedule, distillation_text, epochs_of, plain_text
 from lad.recipes.data import DataSummary, summarise_data
 
-import torch
-from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
@@ -190,19 +188,11 @@ def write(args: argparse.Namespace, files: Files) -> tuple[Recipe, str]:
         try:
             with config_errors(), tempfile.TemporaryDirectory() as folder:
                 if args.checkpoint is None:
-                    cfg.model.teacher.checkpoint = random_weights(cfg.model.teacher, Path(folder))
+                    cfg.model.teacher = with_random_weights(cfg.model.teacher, Path(folder, "teacher.pth"))
                 return recipe, describe_config(cfg)
         except UnsupportedError as error:
             refused.append(str(error))
     raise UnsupportedError(" ".join(refused))
-
-
-def random_weights(spec: dict, folder: Path) -> str:
-    """A checkpoint that stands in for a teacher's that is to be trained."""
-    own = detector_config({key: value for key, value in spec.items() if key != "checkpoint"}, "teacher")
-    file = folder / "teacher.pth"
-    torch.save(dict(state_dict=MODELS.build(without_pretraining(own)).state_dict()), file)
-    return str(file)
 
 
 def trained_checkpoint(file: Path | None, cfg: Config) -> str:

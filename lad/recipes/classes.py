@@ -6,6 +6,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.config import Config
+
 KEY = "num_classes"
 #: Parts that count no classes of the data, or those of a classification.
 _NOT_HEADS = ("backbone", "neck", "data_preprocessor", "init_cfg")
@@ -40,19 +42,7 @@ def with_classes(model: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 
 def _changed(value: Any, number: int) -> Any:
+    value = copy.deepcopy(value)
     if not isinstance(value, Mapping):
-        return copy.deepcopy(value)
-    changes = with_classes(value, number)
-    return {
-        key: _merged(item, changes[key]) if key in changes else copy.deepcopy(item)
-        for key, item in value.items()
-    }
-
-
-def _merged(value: Any, change: Any) -> Any:
-    if isinstance(value, Mapping) and isinstance(change, Mapping):
-        return {
-            **{key: copy.deepcopy(item) for key, item in value.items()},
-            **{key: _merged(value.get(key), item) for key, item in change.items()},
-        }
-    return change
+        return value
+    return Config._merge_a_into_b(with_classes(value, number), value)

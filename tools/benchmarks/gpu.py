@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lad  # noqa: F401  registers the methods
+from lad.analysis.profiling.building import build_offline
 from lad.base.config import detector_config, load_config
-from lad.networks.building import without_pretraining
 
 import torch
 from faster_rcnn import random_batch, total
-from mmdet.registry import MODELS
 from mmdet.structures import SampleList
+from mmengine.config import ConfigDict
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from timing import alternate, ratio
@@ -75,48 +75,35 @@ def co_learning() -> dict:
     big.backbone.depth = 101
     return dict(
         type="DistillationDetector",
-        networks={name: without_pretraining(one) for name, one in dict(small=small, big=big).items()},
+        networks=dict(small=small, big=big),
         deploy="small",
         methods=[dict(type="CoLearningAssignment", switch=dict(type="StdMeanSwitch", per="gt_level"))],
     )
 
 
 def build(case: Case, folder: Path) -> nn.Module:
-    """Build a case's detector in training mode, with random weights of the teacher in a file."""
+    """Build a case's detector in training mode; teachers have random weights."""
     if case.config == "colad":
-        return _trained(co_learning())
-    config = load_config(case.config if "::" in case.config else str(ROOT / case.config))
-    model = without_pretraining(config.model)
+        model = co_learning()
+    else:
+        model = load_config(case.config if "::" in case.config else str(ROOT / case.config)).model
     if case.plain:
-        return _trained(detector_config(model.student, "student"))
-    if "teacher" in model:
-        teacher = detector_config(_without_weights(model.teacher), "teacher")
-        model.teacher = dict(without_pretraining(teacher), checkpoint=_save(teacher, folder))
-    elif model.get("teacher_ckpt"):
-        # MMDetection's LAD builds its teacher from the keys with `teacher_`.
-        own = {key.removeprefix("teacher_"): model[key] for key in list(model) if key.startswith("teacher_")}
-        own.pop("ckpt")
-        single = {**{key: value for key, value in model.items() if not key.startswith("teacher_")}, **own}
-        single["type"] = "PAA"
-        single["bbox_head"] = {**single["bbox_head"], "type": "PAAHead"}
-        model.teacher_ckpt = _save(single, folder)
-    return _trained(model)
+        model = detector_config(model.student, "student")
+    if model.get("teacher_ckpt"):
+        model.teacher_ckpt = _teacher_of_mmdetections_lad(model, folder)
+    detector, _ = build_offline(model, random_teacher=True)
+    detector.train()  # that of MMDetection's LAD returns nothing
+    return detector
 
 
-def _without_weights(spec: dict) -> dict:
-    return {key: value for key, value in spec.items() if key not in ("checkpoint", "speed")}
-
-
-def _trained(config: dict) -> nn.Module:
-    model = MODELS.build(without_pretraining(config))
-    model.train()  # that of MMDetection's LAD returns nothing
-    return model
-
-
-def _save(config: dict, folder: Path) -> str:
+def _teacher_of_mmdetections_lad(model: ConfigDict, folder: Path) -> str:
+    """A file of random weights for the detector that MMDetection builds of the keys with ``teacher_``."""
+    own = {key.removeprefix("teacher_"): model[key] for key in list(model) if key.startswith("teacher_")}
+    own.pop("ckpt")
+    config = {**{key: value for key, value in model.items() if not key.startswith("teacher_")}, **own}
+    config |= dict(type="PAA", bbox_head={**config["bbox_head"], "type": "PAAHead"})
     file = folder / "teacher.pth"
-    detector = MODELS.build(without_pretraining(config))
-    torch.save(dict(state_dict=detector.state_dict()), file)
+    torch.save(dict(state_dict=build_offline(config)[0].state_dict()), file)
     return str(file)
 
 

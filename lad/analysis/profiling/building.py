@@ -47,7 +47,7 @@ def build_offline(model: dict, random_teacher: bool = False) -> tuple[nn.Module,
                 origins[role] = spec["checkpoint"]
                 if random_teacher or not Path(spec["checkpoint"]).is_file():
                     origins[role] = RANDOM
-                    return _with_random_weights(spec, Path(folder) / f"{role}.pth")
+                    return with_random_weights(spec, Path(folder) / f"{role}.pth")
                 return spec
 
             model = ConfigDict(with_networks(model, trained=_offline, frozen=frozen))
@@ -63,7 +63,7 @@ def _offline(spec: str | dict, role: str) -> ConfigDict:
     return without_pretraining(detector_config(spec, role))
 
 
-def _with_random_weights(spec: dict, path: Path) -> dict:
+def with_random_weights(spec: dict, path: Path) -> ConfigDict:
     """The teacher's config with a checkpoint of random weights, which is written to ``path``."""
     own = {key: spec[key] for key in ("checkpoint", "speed") if key in spec}
     config = _offline({key: value for key, value in spec.items() if key not in own}, "teacher")
