@@ -22,22 +22,28 @@ def changed_since(suite: Suite, root: Path, records: Mapping[Key, Record]) -> di
     """Recorded and archived results that differ from what the suite would measure now, with the reason."""
     changed = {}
     for run in plan(suite, root, Options()):
-        recorded = {}
-        for network in run.entry.networks:
-            record = records.get(Key(network.row, run.seed))
-            if isinstance(record, ArchivedRecord):
-                if not is_current(record, run, network, runs.identity(run)):
-                    changed[record.key] = OTHER
-            elif record is not None:
-                recorded[network] = record
-        if any(record.status == "ok" for record in recorded.values()):
-            own = runs.identity(run)
-            other = run.is_begun() and runs.differences(run, own)
-            for network, record in recorded.items():
-                if not other and record.format != FORMAT:
-                    changed[record.key] = OLDER
-                elif other or record.digest != runs.result_digest(run, network, own):
-                    changed[record.key] = OTHER
+        found = {
+            network: records[Key(network.row, run.seed)]
+            for network in run.entry.networks
+            if Key(network.row, run.seed) in records
+        }
+        archived = {
+            network: record for network, record in found.items() if isinstance(record, ArchivedRecord)
+        }
+        recorded = {network: record for network, record in found.items() if network not in archived}
+        trained = any(record.status == "ok" for record in recorded.values())
+        if not (archived or trained):
+            continue
+        own = runs.identity(run)
+        for network, result in archived.items():
+            if not is_current(result, run, network, own):
+                changed[result.key] = OTHER
+        other = trained and run.is_begun() and runs.differences(run, own)
+        for network, record in recorded.items() if trained else ():
+            if not other and record.format != FORMAT:
+                changed[record.key] = OLDER
+            elif other or record.digest != runs.result_digest(run, network, own):
+                changed[record.key] = OTHER
     return changed
 
 
@@ -60,7 +66,9 @@ def known_results(
         usable = record.status == "ok" and (root / (record.detections or "?")).is_file()
         if key not in archive or (usable and key not in changed):
             known[key] = record
-    return known, changed_since(suite, root, known)
+    archived = {key: record for key, record in known.items() if isinstance(record, ArchivedRecord)}
+    own = {key: reason for key, reason in changed.items() if key not in archived}
+    return known, own | changed_since(suite, root, archived)
 
 
 def is_current(record: ArchivedRecord, run: Run, network: Network, identity: Mapping[str, Any]) -> bool:
