@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 
 from suites import digest, runs
+from suites.plan import Options
+from suites.records import read_records
+from suites.runner import SuiteRunner
 from suites.suite_file import load_suite
 
 import yaml
@@ -150,6 +153,17 @@ class FakeSuite:
             str(run.evaluated_config(network)),
             content,
         ]
+
+
+def run(fake, **options):
+    """Run the suite; its exit code and what it said."""
+    said = []
+    return SuiteRunner(fake.suite, fake.root, Options(**options), said.append).run(), said
+
+
+def records(fake):
+    """The records of a suite's work_dir."""
+    return read_records(fake.root / "results.jsonl")
 
 
 def change(file: Path, old: str, new: str) -> None:

@@ -6,16 +6,15 @@ import time
 
 from suites.archive import read_archive
 from suites.archiving import archive_results
-from suites.plan import Options
-from suites.records import Key, read_records
+from suites.records import Key
 from suites.report import markdown
 from suites.results import summarise
-from suites.runner import OUT_OF_TIME, SuiteRunner
+from suites.runner import OUT_OF_TIME
 from suites.stale import known_results
 
 import pytest
 import yaml
-from benchmark_runs import FakeSuite, change
+from benchmark_runs import FakeSuite, change, records, run
 
 EVERYTHING = [Key("lad", 0), Key("lad", 1), Key("student", 0), Key("student", 1), Key("teacher", 0)]
 
@@ -23,15 +22,6 @@ EVERYTHING = [Key("lad", 0), Key("lad", 1), Key("student", 0), Key("student", 1)
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
     return FakeSuite(tmp_path, monkeypatch)
-
-
-def run(fake, **options):
-    said = []
-    return SuiteRunner(fake.suite, fake.root, Options(**options), said.append).run(), said
-
-
-def records(fake):
-    return read_records(fake.root / "results.jsonl")
 
 
 def archive(fake):

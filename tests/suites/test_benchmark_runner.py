@@ -15,29 +15,19 @@ from lad.errors import ConfigError
 from suites import runs
 from suites.archiving import archive_results
 from suites.plan import Options, plan
-from suites.records import Key, read_records
+from suites.records import Key
 from suites.results import summarise
 from suites.runner import SuiteRunner
 from suites.stale import OLDER, OTHER, changed_since
 
 import pytest
 import yaml
-from benchmark_runs import FakeSuite, change, found
+from benchmark_runs import FakeSuite, change, found, records, run
 
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
     return FakeSuite(tmp_path, monkeypatch)
-
-
-def run(fake, **options):
-    """Run the suite; its exit code and what it said."""
-    said = []
-    return SuiteRunner(fake.suite, fake.root, Options(**options), said.append).run(), said
-
-
-def records(fake):
-    return read_records(fake.root / "results.jsonl")
 
 
 def test_every_run_is_trained_once_after_its_teacher_and_recorded(fake):
