@@ -13,6 +13,7 @@ from lad.detectors.state import RESERVED
 from lad.errors import ConfigError, UnsupportedError
 from lad.methods.base import DistillationMethod, JointMethod, SeveralTeachersMethod
 from lad.networks.ensemble import TeacherEnsemble
+from lad.networks.gives import check_gives
 from lad.networks.routes import check_learner_is_not_its_teacher, find_route
 from lad.networks.snapshot import Snapshot
 
@@ -87,6 +88,8 @@ def _bind(one: BoundMethod, candidates: Candidates) -> None:
         return
     assert one.route is not None  # only joint methods have none
     student, teacher = candidates.learners[one.learner], one.route.teacher
+    for name, member in one.route.members.items():
+        check_gives(type(method).__name__, method.reads, method.teacher_modules, name, member)
     _check_frozen(one, candidates)
     if isinstance(method, SeveralTeachersMethod):
         method.bind_teachers(student, one.route.members)

@@ -29,6 +29,7 @@ from lad.errors import ConfigError
 from lad.methods.base import DistillationMethod, JointMethod, Step
 from lad.networks.cache import take_fingerprints
 from lad.networks.forward import run_dense
+from lad.networks.gives import PREDICTIONS
 from lad.networks.initialisation import Inheritance, find_inheritance, inherit, wanted_modules
 from lad.networks.roles import teacher_configs, trained_configs
 from lad.networks.routes import Teacher, find_route
@@ -141,6 +142,11 @@ class DistillationDetector(NetworksDetector):
             raise ConfigError(
                 "initialise_from_teacher: a snapshot has the weights of a network of the same run; name a "
                 "frozen teacher."
+            )
+        if PREDICTIONS not in source.gives:
+            raise ConfigError(
+                f"initialise_from_teacher: {type(source.model).__name__} is no detector whose weights a student could "
+                "take over; name a teacher of dict(config=PATH, checkpoint=PATH)."
             )
         if source.speed.fuse:
             raise ConfigError(

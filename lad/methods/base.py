@@ -13,6 +13,7 @@ from lad.base.capture import Outputs
 from lad.base.phases import Pretraining
 from lad.base.progress import Progress
 from lad.errors import UnsupportedError
+from lad.networks.gives import PREDICTIONS, Output
 from lad.networks.routes import SingleTeacher, Teacher
 from lad.networks.view import TeacherView
 
@@ -82,6 +83,8 @@ class DistillationMethod(BaseModule):
 
     teacher_modules: tuple[str, ...] = ()
     student_modules: tuple[str, ...] = ()
+    #: What it reads of its teacher; see :mod:`lad.networks.gives`.
+    reads: Output = PREDICTIONS
     #: Heads of the learner whose own loss or label assignment :meth:`steer` changes; one method may change each.
     steers: tuple[str, ...] = ()
     #: Whether :meth:`steer` reads the teacher's outputs, so that a teacher of the same run must be computed first.

@@ -6,6 +6,7 @@ from typing import Any
 
 from lad.base.config import detector_config
 from lad.errors import ConfigError, UnsupportedError
+from lad.networks.gives import FEATURES
 
 import torch
 from mmdet.models.detectors import BaseDetector, SingleStageDetector
@@ -27,6 +28,7 @@ class BackboneAndNeck(BaseDetector):
         init_cfg: As in MMEngine.
     """
 
+    gives = (FEATURES,)
     # Backbone, then neck.
     extract_feat = SingleStageDetector.extract_feat
 

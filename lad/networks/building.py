@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from lad.base.config import detector_config
+from lad.base.config import detector_config, kind_of
 from lad.errors import ConfigError
 from lad.networks.channels import check_preprocessing, repeats_of_grey
+from lad.networks.foreign.feature_teacher import FeatureTeacher, fetches_weights
 from lad.networks.frozen import FrozenTeacher
 from lad.networks.preprocessing import Renormalisation
 from lad.networks.speed import TeacherSpeed
@@ -23,7 +24,9 @@ def build_teacher(spec: dict, student: BaseDetector, role: str = "teacher") -> F
 
     Args:
         spec: ``dict(config=PATH, checkpoint=PATH_OR_URL)`` or a model dict with ``checkpoint``; ``speed`` holds
-            options of :class:`TeacherSpeed`, further keys override the config's ``model``.
+            options of :class:`TeacherSpeed`, further keys override the config's ``model``. With
+            ``type='FeatureTeacher'`` it is a model of dense features, which may fetch its own weights
+            (``pretrained=True`` of its ``model``).
         student: The detector whose images the teacher will be shown, as its data preprocessor normalises them.
         role: What to call it in messages.
 
@@ -32,10 +35,17 @@ def build_teacher(spec: dict, student: BaseDetector, role: str = "teacher") -> F
         CheckpointError: the checkpoint is missing, unsafe, or of another architecture.
         UnsupportedError: the teacher takes images of another number of channels.
     """
-    if not isinstance(spec, dict) or not spec.get("checkpoint"):
-        raise ConfigError(f"{role} needs a checkpoint: {role}=dict(config=PATH, checkpoint=PATH_OR_URL).")
+    if not isinstance(spec, dict) or not (spec.get("checkpoint") or fetches_weights(spec)):
+        more = (
+            "; or pretrained=True in its model, to download what its library offers"
+            if kind_of(spec) == FeatureTeacher.__name__
+            else ""
+        )
+        raise ConfigError(
+            f"{role} needs a checkpoint: {role}=dict(config=PATH, checkpoint=PATH_OR_URL){more}."
+        )
     spec = dict(spec)
-    checkpoint = spec.pop("checkpoint")
+    checkpoint = spec.pop("checkpoint", None)
     speed = TeacherSpeed.from_config(spec.pop("speed", None))
     name = spec.get("config") or spec.get("type")
     config = detector_config(spec, role)
@@ -45,7 +55,10 @@ def build_teacher(spec: dict, student: BaseDetector, role: str = "teacher") -> F
         model = MODELS.build(without_pretraining(config))
     check_preprocessing(model, role)
     repeat = repeats_of_grey(role, model, images_of=student)
-    meta = load_verified(model, checkpoint, owner=f"{role} {name}")
+    if isinstance(model, FeatureTeacher):
+        meta = model.prepare(checkpoint, speed, owner=f"{role} {name}")
+    else:
+        meta = load_verified(model, checkpoint, owner=f"{role} {name}")
     renormalisation = Renormalisation(student.data_preprocessor, model.data_preprocessor, repeat=repeat)
     return FrozenTeacher(model, renormalisation, class_names(meta), config, speed)
 

@@ -9,6 +9,7 @@ from lad.base.capture import Capture, Outputs, find_module, root_of
 from lad.errors import UnsupportedError
 from lad.networks.dry_run import dry_run
 from lad.networks.forward import DENSE_HEADS, run_dense, set_head_flags
+from lad.networks.gives import OF_DETECTORS, Output
 from lad.networks.preprocessing import Renormalisation
 from lad.networks.speed import COMPILED, TeacherSpeed
 from lad.networks.view import TeacherView
@@ -52,6 +53,11 @@ class FrozenTeacher:
         # Modules stay in eval mode (batch norm statistics, dropout); the flag of the detector and its heads alone
         # makes them return what a training student's heads return.
         set_head_flags(self.model)
+
+    @property
+    def gives(self) -> tuple[Output, ...]:
+        """What methods can read of it; see :mod:`lad.networks.gives`."""
+        return getattr(self.model, "gives", OF_DETECTORS)
 
     def __deepcopy__(self, memo: dict) -> FrozenTeacher:
         twin = copy.copy(self)

@@ -13,6 +13,7 @@ from lad.engine.model import detector_of
 from lad.engine.randomness import Draw, SeededItems
 from lad.errors import ConfigError
 from lad.networks.frozen import FrozenTeacher
+from lad.networks.gives import PREDICTIONS
 from lad.networks.snapshot import Snapshot
 
 import numpy as np
@@ -165,7 +166,7 @@ class TeacherCheckHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Measure the AP50 of each frozen teacher."""
         model = detector_of(runner)
-        if not any(not isinstance(teacher, Snapshot) for teacher in frozen_teachers(model).values()):
+        if not any(map(_detects, frozen_teachers(model).values())):
             return
         try:
             self._check(runner, model)
@@ -186,8 +187,8 @@ class TeacherCheckHook(Hook):
         device = next(model.parameters()).device
         classes = tuple((getattr(dataset, "metainfo", None) or {}).get("classes") or ())
         for name, teacher in frozen_teachers(model).items():
-            if isinstance(teacher, Snapshot):
-                continue  # a copy of what is about to be trained
+            if not _detects(teacher):
+                continue
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 found = predictions_of(teacher, model.data_preprocessor, samples)
             which = f" {name}" if len(frozen_teachers(model)) > 1 else ""
@@ -217,6 +218,11 @@ class TeacherCheckHook(Hook):
                 "whether its config has the mean, std and channel order that it was trained with, and whether the "
                 "images are of its kind and size. default_hooks.teacher_check=None switches this check off."
             )
+
+
+def _detects(teacher: FrozenTeacher) -> bool:
+    """Whether a teacher is a detector, and not a copy of what is about to be trained."""
+    return PREDICTIONS in teacher.gives and not isinstance(teacher, Snapshot)
 
 
 def _without_classes(instances: list[InstanceData]) -> list[InstanceData]:

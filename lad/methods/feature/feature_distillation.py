@@ -15,6 +15,7 @@ from lad.methods.feature.maps import adapt, as_map, channels_of, objects_of
 from lad.methods.feature.pairs import Pair, numbered, pair_maps, report_strides
 from lad.networks.connectors import build_connector
 from lad.networks.dry_run import dry_run
+from lad.networks.gives import FEATURES
 from lad.networks.routes import Teacher
 
 import torch
@@ -56,6 +57,7 @@ class FeatureDistillation(DistillationMethod):
 
     loss_name: str
 
+    reads = FEATURES
     compares_classes = False
     compares_units = ()
 

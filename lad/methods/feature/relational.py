@@ -11,6 +11,7 @@ from lad.losses.relational import RKDLoss
 from lad.methods.base import DistillationMethod, Link, Step
 from lad.methods.feature.maps import objects_of
 from lad.networks.dry_run import DRY_RUN_SIZE, dry_run
+from lad.networks.gives import FEATURES
 from lad.networks.routes import Teacher
 
 import torch
@@ -89,6 +90,7 @@ class RelationalDistillation(DistillationMethod):
 
     loss_name: str
 
+    reads = FEATURES
     compares_classes = False
     compares_units = ()
 
