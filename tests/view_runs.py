@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
+
+from lad.base.progress import Progress
 
 import torch
 from fault_runs import free_port, import_server
 from helpers import build, small_paa
 from mmengine.dist import all_reduce
+from mmengine.logging import MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import init_default_scope
 from torch import nn
@@ -82,10 +85,10 @@ def pretraining(student: dict | None = None, seed: int = 0, **settings) -> nn.Mo
     return build(config | settings, seed)
 
 
-def random_views(images: int = 4) -> dict[str, torch.Tensor]:
+def random_views(images: int = 4, names: Sequence[str] = ("first", "second")) -> dict[str, torch.Tensor]:
     """Normalised noise."""
     generator = torch.Generator().manual_seed(0)
-    return {name: torch.randn(images, 3, 64, 64, generator=generator) for name in ("first", "second")}
+    return {name: torch.randn(images, 3, 64, 64, generator=generator) for name in names}
 
 
 def pretraining_step(wrap: Callable, part: slice) -> dict:
@@ -95,8 +98,25 @@ def pretraining_step(wrap: Callable, part: slice) -> dict:
         methods=[dict(type="ContrastiveLearning"), dict(type="SimilarityDistillation", weight=100.0)],
         projection=dict(norm_cfg=None),
     ).eval()
+    return _whole_step(wrap, part, model)
+
+
+def fedx_step(wrap: Callable, part: slice) -> dict:
+    """A step with FedX, of a network that has moved away from its snapshot."""
+    model = pretraining(
+        methods=[dict(type="ContrastiveLearning"), dict(type="FedX")], projection=dict(norm_cfg=None)
+    ).eval()
+    model.take_snapshots(Progress())
+    MessageHub.get_current_instance().update_info("iter", 1)
+    with torch.no_grad():
+        for parameter in model.backbone.parameters():
+            parameter.mul_(1.1)
+    return _whole_step(wrap, part, model)
+
+
+def _whole_step(wrap: Callable, part: slice, model: nn.Module) -> dict:
     wrapped = wrap(model)
-    views = {name: view[part] for name, view in random_views().items()}
+    views = {name: view[part] for name, view in random_views(names=model.views).items()}
     losses = wrapped(views, {}, mode="loss")
     sum(losses.values()).backward()
     gradients = [p.grad.flatten() for p in model.parameters() if p.requires_grad]

@@ -6,7 +6,6 @@ from typing import Any
 
 from lad.analysis.tables import text_table
 from lad.base.modes import evaluating
-from lad.datasets.views import VIEWS
 from lad.detectors.self_supervised import PROJECTION, SelfSupervisedPretraining
 from lad.networks.backbone_and_neck import pooled_features
 from lad.networks.channels import image_channels, zero_images
@@ -70,6 +69,6 @@ def _row(name: str, part: str, module: nn.Module, outputs: Any) -> list[str]:
 def _losses(model: SelfSupervisedPretraining) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        views = {name: torch.randn(4, image_channels(model.student), SIDE, SIDE) for name in VIEWS}
+        views = {name: torch.randn(4, image_channels(model.student), SIDE, SIDE) for name in model.views}
         sample = DetDataSample(metainfo=dict(img_shape=(SIDE, SIDE)))
-        return model.train().loss(views, {name: [sample] * 4 for name in VIEWS})
+        return model.train().loss(views, {name: [sample] * 4 for name in model.views})

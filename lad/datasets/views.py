@@ -1,4 +1,4 @@
-"""Two random views of each image, for learning without labels."""
+"""Random views of each image, for learning without labels."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from torchvision.transforms import v2
 
 #: Names of the two views, which are the branches of ``MultiBranchDataPreprocessor``.
 VIEWS = ("first", "second")
+#: Name of the view of another image that goes with them if it is asked for.
+REFERENCE = "reference"
 
 
 @DATASETS.register_module()
@@ -28,6 +30,8 @@ class ViewsDataset:
     draw from torch's generator, which the training loops of this package seed for each sample, so that a resumed run
     sees the views of an undisturbed one. Labels are not passed on.
 
+    With ``references=True`` a view of another image, drawn at random, goes with them: what the image is compared with.
+
     Args:
         dataset: Config of the data set, whose pipeline loads the image alone (the default).
         size: Height and width of a view in pixels, or a number for both.
@@ -37,10 +41,11 @@ class ViewsDataset:
             made with probability 0.8.
         grey: Probability of a grey view.
         blur: Probability of a Gaussian blur with a sigma of 0.1 to 2 pixels.
+        references: Whether a view of another image goes with the two.
         lazy_init: As for MMEngine's wrappers.
 
     Raises:
-        ConfigError: a setting is out of range, or the pipeline gives no image.
+        ConfigError: a setting is out of range, the pipeline gives no image, or there is no other image.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class ViewsDataset:
         colour: float = 1.0,
         grey: float = 0.2,
         blur: float = 0.5,
+        references: bool = False,
         lazy_init: bool = False,
     ) -> None:
         self.size = _checked_size(size)
@@ -67,6 +73,7 @@ class ViewsDataset:
             config.setdefault("pipeline", [dict(type="LoadCheckedImageFromFile")])
             dataset = DATASETS.build(config)
         self.dataset = dataset
+        self.references = references
         # A tenth of the side, and odd.
         kernel = max(3, min(self.size) // 10 // 2 * 2 + 1)
         self.transform = v2.Compose(
@@ -89,6 +96,11 @@ class ViewsDataset:
     def full_init(self) -> None:
         """Load the list of images."""
         self.dataset.full_init()
+        if self.references and len(self) < 2:
+            raise ConfigError(
+                f"ViewsDataset: references=True shows another image beside each, and the data set has {len(self)}; "
+                "leave it out or add images."
+            )
 
     def get_data_info(self, idx: int) -> dict:
         """What the data set knows of an image."""
@@ -98,23 +110,31 @@ class ViewsDataset:
         return len(self.dataset)
 
     def __getitem__(self, idx: int) -> dict[str, dict[str, Any]]:
-        """``inputs``, (C, H, W) uint8 in the image's order of channels, and ``data_samples`` of both views."""
+        """``inputs``, (C, H, W) uint8 in the image's order of channels, and ``data_samples`` of each view by name."""
+        image, known = self._load(idx)
+        items = {name: self._view(image, known) for name in VIEWS}
+        if self.references:
+            # One of the others, each as likely.
+            other = int(torch.randint(len(self) - 1, ()))
+            items[REFERENCE] = self._view(*self._load(other + (other >= idx % len(self))))
+        inputs, samples = ({name: item[part] for name, item in items.items()} for part in (0, 1))
+        return dict(inputs=inputs, data_samples=samples)
+
+    def _load(self, idx: int) -> tuple[Tensor, dict[str, Any]]:
+        """An image, (C, H, W), and what is known of it."""
         loaded = self.dataset[idx]
         if not isinstance(loaded.get("img"), np.ndarray):
             raise ConfigError(
                 "ViewsDataset: the pipeline of its dataset must load the image and do nothing else, as "
                 "[dict(type='LoadImageFromFile')] does: take out what packs or crops."
             )
-        image = _as_tensor(loaded["img"])
-        inputs, samples = {}, {}
-        for name in VIEWS:
-            # The transforms expect red first, and MMCV decodes blue first.
-            view = self.transform(image.flip(0)).flip(0)
-            keys = ("img_id", "img_path", "ori_shape")
-            known = {key: loaded[key] for key in keys if key in loaded}
-            inputs[name] = view
-            samples[name] = DetDataSample(metainfo=dict(known, img_shape=tuple(view.shape[-2:])))
-        return dict(inputs=inputs, data_samples=samples)
+        known = {key: loaded[key] for key in ("img_id", "img_path", "ori_shape") if key in loaded}
+        return _as_tensor(loaded["img"]), known
+
+    def _view(self, image: Tensor, known: dict[str, Any]) -> tuple[Tensor, DetDataSample]:
+        # The transforms expect red first, and MMCV decodes blue first.
+        view = self.transform(image.flip(0)).flip(0)
+        return view, DetDataSample(metainfo=dict(known, img_shape=tuple(view.shape[-2:])))
 
 
 def _as_tensor(image: np.ndarray) -> Tensor:

@@ -205,13 +205,17 @@ class NetworksDetector(BaseDetector):
         """Take the snapshots that are due at a step."""
         for teacher in self.teachers.values():
             if isinstance(teacher, Snapshot):
-                teacher.update(self.trained_networks[teacher.source], progress)
+                teacher.update(self.copied_by(teacher), progress)
 
     def take_missing_snapshots(self) -> None:
         """Take the snapshots that neither a step nor a checkpoint has made; for tools that do not train."""
         for teacher in self.teachers.values():
             if isinstance(teacher, Snapshot) and teacher.taken_in_epoch is None:
-                teacher.update(self.trained_networks[teacher.source], Progress())
+                teacher.update(self.copied_by(teacher), Progress())
+
+    def copied_by(self, snapshot: Snapshot) -> nn.Module:
+        """What a snapshot is a copy of."""
+        return self.trained_networks[snapshot.source]
 
     # -- Prediction -----------------------------------------------------------------------------------------------
 

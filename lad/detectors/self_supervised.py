@@ -8,16 +8,19 @@ from typing import Any
 from lad.base.modes import evaluating
 from lad.base.progress import Progress
 from lad.base.random_state import RandomState
-from lad.datasets.views import VIEWS
+from lad.datasets.views import REFERENCE, VIEWS
 from lad.detectors.networks import NetworksDetector
 from lad.detectors.state import PROJECTIONS
 from lad.errors import ConfigError, UnsupportedError, nearest
-from lad.methods.without_labels.base import Embeddings, ViewsStep, WithoutLabelsMethod
-from lad.methods.without_labels.gathering import gather_views
+from lad.methods.without_labels.base import Embeddings, SnapshotEmbeddings, ViewsStep, WithoutLabelsMethod
+from lad.methods.without_labels.gathering import gather_embeddings, gather_views
 from lad.networks.backbone_and_neck import backbone_and_neck_config, pooled_features
 from lad.networks.channels import zero_images
+from lad.networks.embedding import EmbeddingNetwork
+from lad.networks.preprocessing import Renormalisation
 from lad.networks.projection import ProjectionHead
 from lad.networks.roles import STUDENT, check_name, trained_configs
+from lad.networks.snapshot import Snapshot
 
 import torch
 from mmdet.models import MultiBranchDataPreprocessor
@@ -25,10 +28,12 @@ from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmengine.dist import get_world_size
 from mmengine.model import ModuleDict
-from torch import Tensor
+from torch import Tensor, nn
 
 #: Name of the projections under ``distillation.``.
 PROJECTION = "projection"
+#: End of the name of a network's snapshot.
+AT_START = "_at_start"
 
 
 @MODELS.register_module()
@@ -39,6 +44,9 @@ class SelfSupervisedPretraining(NetworksDetector):
     one batch; the mean of each feature map of each level goes through a projection head, and the methods compare the
     embeddings. The checkpoint holds ``backbone.*`` and ``neck.*`` as a plain detector's does, without heads, and the
     projection under ``distillation.projection.``.
+
+    A method may compare the views with those of other images, or with what the networks and their projections embedded
+    when the run began: then a batch has a third view, and snapshots are saved under ``distillation.snapshots.``.
 
     Several networks see the same views, each as its own config normalises them. The checkpoint is the deployed one's;
     the others are under ``distillation.networks.``, and :class:`lad.engine.hooks.SaveNetworksHook` writes each apart.
@@ -82,8 +90,14 @@ class SelfSupervisedPretraining(NetworksDetector):
             self.distillation[PROJECTION] = ModuleDict(
                 {name: self._build_projection(name, projection) for name in self.trained_networks}
             )
+            widths = {name: self._width(name) for name in self.trained_networks}
             for config in methods:
-                self._add_method(dict(config))
+                self._add_method(dict(config), widths)
+        if any(method.needs_snapshots for method in self.methods.values()):
+            for name, network in self.trained_networks.items():
+                copied = EmbeddingNetwork(network, self.distillation[PROJECTION][name])
+                between = Renormalisation(self.student.data_preprocessor, network.data_preprocessor)
+                self.teachers[name + AT_START] = Snapshot(name, copied, between, "start")
 
     def _build_projection(self, name: str, settings: dict | None) -> Any:
         network = self.trained_networks[name]
@@ -91,13 +105,19 @@ class SelfSupervisedPretraining(NetworksDetector):
             channels = pooled_features(network, zero_images(network, num=2)).shape[1]
         return MODELS.build(dict(dict(type=ProjectionHead, in_channels=channels), **(settings or {})))
 
-    def _add_method(self, config: dict) -> None:
+    def _width(self, name: str) -> int:
+        """Width of a network's embeddings, as its projection gives them."""
+        network, projection = self.trained_networks[name], self.distillation[PROJECTION][name]
+        with evaluating(network), evaluating(projection), torch.no_grad():
+            return projection(pooled_features(network, zero_images(network, num=2))).shape[1]
+
+    def _add_method(self, config: dict, widths: Mapping[str, int]) -> None:
         name = config.pop("name", config["type"])
         check_name(name, "methods: a method")
         if name in self.distillation:
             raise ConfigError(f"methods: {name!r} is taken; give one of them another name=.")
         method = MODELS.build(config)
-        method.bind(tuple(self.trained_networks))
+        method.bind(widths)
         self.distillation[name] = method
 
     @property
@@ -105,20 +125,35 @@ class SelfSupervisedPretraining(NetworksDetector):
         """The methods by name, in the order of the config."""
         return {name: module for name, module in self.distillation.items() if name != PROJECTION}
 
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the views that a batch has of each image."""
+        wanted = any(method.needs_references for method in self.methods.values())
+        return (*VIEWS, REFERENCE) if wanted else VIEWS
+
+    def copied_by(self, snapshot: Snapshot) -> nn.Module:
+        """A network and its projection."""
+        return EmbeddingNetwork(
+            self.trained_networks[snapshot.source], self.distillation[PROJECTION][snapshot.source]
+        )
+
     def loss(
         self, batch_inputs: Mapping[str, Tensor], batch_data_samples: Mapping[str, SampleList]
     ) -> dict[str, Tensor]:
         """The methods' losses.
 
         Args:
-            batch_inputs: Each view of the N images by its name, (N, C, H, W), normalised for the detector.
+            batch_inputs: Each of :attr:`views` of the N images by its name, (N, C, H, W), normalised for the detector.
             batch_data_samples: Metadata of the N images by the view's name; needed where networks normalise images
                 differently.
 
         Raises:
-            UnsupportedError: a batch has a single image, or not two views.
+            UnsupportedError: a batch has a single image, or other views.
         """
-        step = ViewsStep(self.embed_views(batch_inputs, batch_data_samples), Progress.of_run())
+        progress = Progress.of_run()
+        self.take_snapshots(progress)
+        networks = self.embed_views(batch_inputs, batch_data_samples)
+        step = ViewsStep(networks, progress, self._embed_by_snapshots(batch_inputs, batch_data_samples))
         losses: dict[str, Tensor] = {}
         for name, method in self.methods.items():
             terms = method.losses(step)
@@ -129,20 +164,15 @@ class SelfSupervisedPretraining(NetworksDetector):
     def embed_views(
         self, batch_inputs: Mapping[str, Tensor], batch_data_samples: Mapping[str, SampleList]
     ) -> dict[str, Embeddings]:
-        """Embeddings of both views by network; see :meth:`loss`."""
-        if not isinstance(batch_inputs, Mapping) or set(batch_inputs) != set(VIEWS):
-            raise UnsupportedError(
-                "SelfSupervisedPretraining needs two views of each image: wrap the training data, "
-                "dataset=dict(type='ViewsDataset', dataset=dict(...))."
-            )
-        # Both views in one batch, so that batch norm sees both.
-        inputs = torch.cat([batch_inputs[name] for name in VIEWS])
-        if len(inputs) * get_world_size() == 2:
+        """Embeddings of the views by network; see :meth:`loss`."""
+        self._check_views(batch_inputs)
+        # All views in one batch, so that batch norm sees all.
+        inputs, samples = _joined(self.views, batch_inputs, batch_data_samples)
+        if len(inputs) * get_world_size() == len(self.views):
             raise UnsupportedError(
                 "a batch of one image has no other to be told from: set train_dataloader.batch_size to 2 or more, and "
                 "drop_last=True where the last batch has a single image."
             )
-        samples = [sample for name in VIEWS for sample in batch_data_samples.get(name, ())]
         # A single network draws from the generators as it does alone; several must not draw each other's numbers.
         start = RandomState.capture(inputs.device) if len(self.trained_networks) > 1 else None
         found = {}
@@ -150,9 +180,36 @@ class SelfSupervisedPretraining(NetworksDetector):
             if start is not None:
                 start.restore()
             pooled = pooled_features(network, self.network_inputs(name, inputs, samples))
-            first, second = self.distillation[PROJECTION][name](pooled).chunk(2)
-            found[name] = Embeddings(first, second, gather_views(first, second))
+            first, second, *others = self.distillation[PROJECTION][name](pooled).chunk(len(self.views))
+            references = gather_embeddings(others[0]) if others else None
+            found[name] = Embeddings(first, second, gather_views(first, second), references)
         return found
+
+    @torch.no_grad()
+    def _embed_by_snapshots(
+        self, batch_inputs: Mapping[str, Tensor], batch_data_samples: Mapping[str, SampleList]
+    ) -> dict[str, SnapshotEmbeddings]:
+        """Embeddings by the networks and projections that the run began with, by network."""
+        found = {}
+        if self.teachers:
+            # No method reads those of the first view.
+            inputs, samples = _joined((VIEWS[1], REFERENCE), batch_inputs, batch_data_samples)
+            for teacher in self.teachers.values():
+                embeddings = teacher.model(self.network_inputs(teacher.source, inputs, samples))
+                second, references = embeddings.chunk(2)
+                found[teacher.source] = SnapshotEmbeddings(second, gather_embeddings(references))
+        return found
+
+    def _check_views(self, batch_inputs: object) -> None:
+        """Refuse a batch without the views that the methods need, and one with a view that none needs."""
+        if isinstance(batch_inputs, Mapping) and set(batch_inputs) == set(self.views):
+            return
+        setting = "" if REFERENCE not in self.views else "references=True, "
+        raise UnsupportedError(
+            f"SelfSupervisedPretraining needs the views {', '.join(self.views)} of each image, and got "
+            f"{', '.join(batch_inputs) if isinstance(batch_inputs, Mapping) else 'plain images'}: wrap the training "
+            f"data, dataset=dict(type='ViewsDataset', {setting}dataset=dict(...))."
+        )
 
     @torch.no_grad()
     def pooled(self, name: str, batch_inputs: Tensor, data_samples: SampleList) -> Tensor:
@@ -175,6 +232,16 @@ class SelfSupervisedPretraining(NetworksDetector):
             if key.startswith(start)
         }
         return super().network_state(state, name) | projection
+
+
+def _joined(
+    views: Sequence[str], inputs: Mapping[str, Tensor], samples: Mapping[str, SampleList]
+) -> tuple[Tensor, SampleList]:
+    """The named views of a batch in one."""
+    return (
+        torch.cat([inputs[name] for name in views]),
+        [sample for name in views for sample in samples.get(name, ())],
+    )
 
 
 def _check_methods(methods: Any) -> None:

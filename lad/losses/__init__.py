@@ -32,6 +32,7 @@ from lad.losses.overhaul import OFDLoss, negative_expectation, partial_l2_loss
 from lad.losses.pearson import PKDLoss, pearson_distillation_loss
 from lad.losses.probability_focal import ProbabilityFocalLoss, probability_focal_loss
 from lad.losses.quality_kd import QualityKDLoss, quality_kd_loss
+from lad.losses.relation_agreement import relation_agreement_loss
 from lad.losses.relational import RKDLoss, relational_loss
 from lad.losses.similarity import SimilarityPreservingLoss, similarity_preserving_loss
 from lad.losses.similarity_divergence import similarity_divergence
@@ -93,6 +94,7 @@ __all__ = [
     "pearson_distillation_loss",
     "probability_focal_loss",
     "quality_kd_loss",
+    "relation_agreement_loss",
     "relational_loss",
     "similarity_divergence",
     "similarity_preserving_loss",

@@ -23,6 +23,7 @@ from lad.methods.together.feature_fusion import FeatureFusionSelfDistillation
 from lad.methods.together.mutual import MutualLogitDistillation
 from lad.methods.together.self_distillation import SelfDistillation
 from lad.methods.without_labels.contrastive import ContrastiveLearning
+from lad.methods.without_labels.fedx import FedX
 from lad.methods.without_labels.similarity import SimilarityDistillation
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "FactorTransferDistillation",
     "FeatureDistillation",
     "FeatureFusionSelfDistillation",
+    "FedX",
     "HintDistillation",
     "JointMethod",
     "LabelAssignmentDistillation",

@@ -14,7 +14,7 @@ from lad.networks.preprocessing import Renormalisation
 import torch
 from mmdet.models.detectors import BaseDetector
 from mmengine.logging import print_log
-from torch import Tensor
+from torch import Tensor, nn
 
 #: When a snapshot is taken: before the first step of the run, or before the first step of each epoch.
 At = Literal["start", "epoch"]
@@ -29,19 +29,19 @@ class Snapshot(FrozenTeacher):
 
     Args:
         source: Name of the network that it copies.
-        network: That network.
+        network: That network, or a module of it and more.
         renormalisation: From the detector's images to the network's.
         at: When it is taken; see :data:`At`.
     """
 
-    def __init__(self, source: str, network: BaseDetector, renormalisation: Renormalisation, at: At) -> None:
+    def __init__(self, source: str, network: nn.Module, renormalisation: Renormalisation, at: At) -> None:
         # A detached copy: parameters are replaced in place at each snapshot.
         super().__init__(copy.deepcopy(network), copy.deepcopy(renormalisation))
         self.source = source
         self.at = at
         self.taken_in_epoch: int | None = None
 
-    def update(self, network: BaseDetector, progress: Progress) -> None:
+    def update(self, network: nn.Module, progress: Progress) -> None:
         """Copy the weights of ``network`` if a snapshot is due at this step.
 
         One is due at the first step of a run in any case: what was loaded then is another run's.

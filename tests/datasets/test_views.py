@@ -117,3 +117,33 @@ def test_pipeline_that_packs_is_refused(folder):
     images = dict(type="CocoDataset", labelled=False, data_prefix=dict(img=str(folder)), pipeline=pipeline)
     with pytest.raises(ConfigError, match="take out what packs"):
         views(folder, dataset=images)[0]
+
+
+def test_reference_is_a_view_of_each_other_image_as_often(tmp_path):
+    for value in range(4):
+        cv2.imwrite(str(tmp_path / f"{value}.png"), np.full((64, 64, 3), 50 * value, np.uint8))
+    dataset = views(tmp_path, **NOTHING, references=True)
+    torch.manual_seed(0)
+    items = [dataset[2] for _ in range(300)]
+    assert {int(item["inputs"]["first"].unique()) for item in items} == {100}
+    shown = [int(item["inputs"]["reference"].unique()) for item in items]
+    counts = {value: shown.count(value) for value in set(shown)}
+    assert set(counts) == {0, 50, 150}
+    # 100 of each expected, with a standard deviation of 8.
+    assert all(70 < count < 130 for count in counts.values())
+    assert {item["data_samples"]["reference"].img_id for item in items} == {1, 2, 4}
+
+
+def test_views_are_the_same_beside_a_reference(folder):
+    pairs = []
+    for references in (False, True):
+        torch.manual_seed(3)
+        pairs.append(views(folder, references=references)[0]["inputs"])
+    assert "reference" not in pairs[0]
+    assert all(torch.equal(pairs[1][name], view) for name, view in pairs[0].items())
+
+
+def test_single_image_has_no_reference(tmp_path):
+    cv2.imwrite(str(tmp_path / "only.png"), np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(ConfigError, match=r"references=True .* the data set has 1"):
+        views(tmp_path, references=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from lad.base.progress import Progress
 from lad.methods.without_labels.gathering import Gathered
@@ -20,11 +20,26 @@ class Embeddings:
     Attributes:
         first, second: (N, D) of the views of this process.
         every: Those of all processes.
+        references: (R, D) of the other images of all processes; None where no method needs them.
     """
 
     first: Tensor
     second: Tensor
     every: Gathered
+    references: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class SnapshotEmbeddings:
+    """Embeddings by a network and its projection as they were when the run began, constant.
+
+    Attributes:
+        second: (N, D) of the second view of the images of this process.
+        references: (R, D) of the other images of all processes.
+    """
+
+    second: Tensor
+    references: Tensor
 
 
 @dataclass(frozen=True)
@@ -34,10 +49,12 @@ class ViewsStep:
     Attributes:
         networks: Embeddings by the network's name.
         progress: Place of the step in the run.
+        snapshots: Embeddings by each network's snapshot, where a method needs them.
     """
 
     networks: Mapping[str, Embeddings]
     progress: Progress
+    snapshots: Mapping[str, SnapshotEmbeddings] = field(default_factory=dict)
 
 
 class WithoutLabelsMethod(BaseModule):
@@ -46,11 +63,16 @@ class WithoutLabelsMethod(BaseModule):
     Its own weights, if any, are saved under ``distillation.NAME.``.
     """
 
-    def bind(self, networks: Sequence[str]) -> None:
-        """Called once, when the model is built: refuse what does not fit.
+    #: Whether it needs views of other images, :attr:`Embeddings.references`.
+    needs_references = False
+    #: Whether it needs :attr:`ViewsStep.snapshots`, and with them references.
+    needs_snapshots = False
+
+    def bind(self, networks: Mapping[str, int]) -> None:
+        """Called once, when the model is built: refuse what does not fit, build what depends on the networks.
 
         Args:
-            networks: Names of the networks that are trained.
+            networks: The width of the embeddings of each network that is trained, by its name.
 
         Raises:
             ConfigError: names what does not fit.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from lad.errors import ConfigError
 from lad.losses import nt_xent_loss
@@ -39,7 +39,7 @@ class ContrastiveLearning(WithoutLabelsMethod):
         self.loss_weight = loss_weight
         self.terms: dict[str, str] = {}
 
-    def bind(self, networks: Sequence[str]) -> None:
+    def bind(self, networks: Mapping[str, int]) -> None:
         """Name the losses."""
         several = len(networks) > 1
         self.terms = {

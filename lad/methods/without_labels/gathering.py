@@ -24,18 +24,23 @@ class Gathered:
 
 
 class _GatherWithGradient(torch.autograd.Function):
-    """Concatenation over the processes; torch has one, in a deprecated and in a private module."""
+    """Concatenation over the processes in dimension -2; torch has one, in a deprecated and in a private module."""
 
     @staticmethod
-    def forward(ctx: Any, views: Tensor) -> Tensor:
-        return torch.cat(all_gather(views.contiguous()), dim=1)
+    def forward(ctx: Any, embeddings: Tensor) -> Tensor:
+        return torch.cat(all_gather(embeddings.contiguous()), dim=-2)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         # The losses of all processes depend on this process's embeddings.
         gradient = gradient.clone(memory_format=torch.contiguous_format)
         all_reduce(gradient, op="sum")
-        return gradient.chunk(get_world_size(), dim=1)[get_rank()]
+        return gradient.chunk(get_world_size(), dim=-2)[get_rank()]
+
+
+def gather_embeddings(embeddings: Tensor) -> Tensor:
+    """Gather embeddings (..., N, D) from all processes, in the order of their ranks; gradients as for views."""
+    return embeddings if get_world_size() == 1 else _GatherWithGradient.apply(embeddings)
 
 
 def gather_views(first: Tensor, second: Tensor) -> Gathered:
@@ -48,7 +53,4 @@ def gather_views(first: Tensor, second: Tensor) -> Gathered:
         first: (N, D) of this process.
         second: (N, D) likewise.
     """
-    views = torch.stack([first, second])
-    if get_world_size() == 1:
-        return Gathered(views, 0)
-    return Gathered(_GatherWithGradient.apply(views), get_rank() * len(first))
+    return Gathered(gather_embeddings(torch.stack([first, second])), get_rank() * len(first))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from lad.errors import ConfigError, listed, nearest
 from lad.losses import similarity_divergence
@@ -68,7 +68,7 @@ class SimilarityDistillation(WithoutLabelsMethod):
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             raise ConfigError(f"SimilarityDistillation: {setting} must be a number, got {value!r:.60}.")
 
-    def bind(self, networks: Sequence[str]) -> None:
+    def bind(self, networks: Mapping[str, int]) -> None:
         """Refuse a single network, and weights of networks that are not there."""
         if len(networks) < 2:
             raise ConfigError(
