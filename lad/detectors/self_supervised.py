@@ -194,10 +194,10 @@ class SelfSupervisedPretraining(NetworksDetector):
         if self.teachers:
             # No method reads those of the first view.
             inputs, samples = _joined((VIEWS[1], REFERENCE), batch_inputs, batch_data_samples)
-            for teacher in self.teachers.values():
-                embeddings = teacher.model(self.network_inputs(teacher.source, inputs, samples))
-                second, references = embeddings.chunk(2)
-                found[teacher.source] = SnapshotEmbeddings(second, gather_embeddings(references))
+            for name in self.trained_networks:
+                snapshot = self.teachers[name + AT_START].model
+                second, references = snapshot(self.network_inputs(name, inputs, samples)).chunk(2)
+                found[name] = SnapshotEmbeddings(second, gather_embeddings(references))
         return found
 
     def _check_views(self, batch_inputs: object) -> None:
