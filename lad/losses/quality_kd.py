@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
-from lad.losses.logits import soften_logits
+from typing import Any
+
+from lad.losses.binary_logits import BinaryLogits
 from lad.losses.weighted import WeightedLoss
 
-import torch.nn.functional as F
+import torch
 from mmdet.registry import MODELS
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
-def quality_kd_loss(student: Tensor, teacher: Tensor, beta: float = 1.0) -> Tensor:
+class _QualityKD(torch.autograd.Function):
+    """The loss with its derivative in closed form: one tensor for the backward pass instead of eight operations."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, own: BinaryLogits, target: Tensor, beta: float) -> Tensor:
+        difference = own.probabilities - target
+        distance = difference.abs()
+        entropy = torch.addcmul(own.softplus, target, logits, value=-1)
+        factor = distance if beta == 1 else distance.pow(beta)
+        if ctx.needs_input_grad[0]:
+            # beta |d|^(beta - 1) sign(d) p (1 - p) entropy + |d|^beta d, as the derivative of the entropy is d.
+            outer = difference.sign() if beta == 1 else beta * distance.pow(beta - 1) * difference.sign()
+            ctx.save_for_backward(outer.mul_(own.slope).mul_(entropy).addcmul_(factor, difference))
+        return entropy.mul_(factor)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (derivative,) = ctx.saved_tensors
+        return gradient * derivative, None, None, None
+
+
+def quality_kd_loss(
+    student: Tensor | BinaryLogits, teacher: Tensor | BinaryLogits, beta: float = 1.0
+) -> Tensor:
     """Binary cross-entropy with the teacher's probabilities, weighted by how far apart the two are.
 
     With p = sigmoid(logit):  -|p_t - p_s|^beta (p_t log p_s + (1 - p_t) log(1 - p_s)). The quality focal loss of Li et
@@ -20,8 +47,8 @@ def quality_kd_loss(student: Tensor, teacher: Tensor, beta: float = 1.0) -> Tens
     target), whose values these are.
 
     Args:
-        student: Logits of any shape and float dtype.
-        teacher: Logits of the same shape; no gradient flows to them.
+        student: Logits of any shape and float dtype, or what :meth:`BinaryLogits.of` computes of them.
+        teacher: Logits of the same shape, or likewise; no gradient flows to them.
         beta: Focusing exponent, at least 1 (below, the gradient has no bound where the two agree).
 
     Returns:
@@ -39,11 +66,16 @@ def quality_kd_loss(student: Tensor, teacher: Tensor, beta: float = 1.0) -> Tens
     """
     if beta < 1:
         raise ValueError(f"beta must be at least 1, got {beta}")
-    student, teacher = soften_logits(student, teacher)
-    target = teacher.sigmoid()
-    distance = (target - student.sigmoid()).abs()
-    entropy = F.softplus(student) - target * student
-    return (distance if beta == 1 else distance.pow(beta)) * entropy
+    own = BinaryLogits.of(student)
+    if isinstance(teacher, BinaryLogits):
+        target = teacher.probabilities
+    else:
+        target = teacher.detach().to(own.logits.dtype).sigmoid()
+    if own.logits.shape != target.shape:
+        raise ValueError(
+            f"logits of shape {tuple(own.logits.shape)} (student) and {tuple(target.shape)} (teacher)"
+        )
+    return _QualityKD.apply(own.logits, own, target, beta)
 
 
 @MODELS.register_module()
@@ -65,6 +97,8 @@ class QualityKDLoss(WeightedLoss):
 
     logit_forms = frozenset({"sigmoid"})
     made_for = "CrossHeadDistillation or DenseLogitDistillation"
+    #: What it computes of one network's logits alone; its arguments may be that in the place of logits.
+    prepare = staticmethod(BinaryLogits.of)
 
     def __init__(self, beta: float = 1.0, reduction: str = "mean", loss_weight: float = 1.0) -> None:
         super().__init__(reduction, loss_weight)
@@ -72,6 +106,6 @@ class QualityKDLoss(WeightedLoss):
             raise ValueError(f"beta must be at least 1, got {beta}")
         self.beta = beta
 
-    def elements(self, pred: Tensor, target: Tensor) -> Tensor:
+    def elements(self, pred: Tensor | BinaryLogits, target: Tensor | BinaryLogits) -> Tensor:
         """(n,) the loss of each sample, of the (n, C) logits of student and teacher."""
         return quality_kd_loss(pred, target, self.beta).sum(dim=-1)

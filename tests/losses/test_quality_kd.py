@@ -76,3 +76,37 @@ def test_beta_and_shapes_are_checked():
         QualityKDLoss(beta=0.5)
     with pytest.raises(ValueError, match=r"shape \(2,\) \(student\) and \(3,\)"):
         quality_kd_loss(torch.zeros(2), torch.zeros(3))
+
+
+@pytest.mark.parametrize("beta", [1.0, 1.5, 2.0])
+def test_prepared_logits_give_the_same_bits(beta):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (3 * torch.randn(2, 50, 4, generator=generator)).unbind()
+    results = []
+    for prepare in (lambda logits: logits, QualityKDLoss.prepare):
+        own = student.clone().requires_grad_()
+        loss = QualityKDLoss(beta)(prepare(own), prepare(teacher))
+        loss.backward()
+        results.append((loss.detach(), own.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("beta", [1.0, 1.5, 3.0])
+def test_gradient_is_that_of_the_formula_written_in_torch(beta):
+    generator = torch.Generator().manual_seed(1)
+    student, teacher = (3 * torch.randn(2, 200, generator=generator, dtype=torch.float64)).unbind()
+    found, expected = student.clone().requires_grad_(), student.clone().requires_grad_()
+    weight = torch.rand(200, generator=generator, dtype=torch.float64)
+    (weight * quality_kd_loss(found, teacher, beta)).sum().backward()
+    distance = (teacher.sigmoid() - expected.sigmoid()).abs()
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(
+        expected, teacher.sigmoid(), reduction="none"
+    )
+    (weight * distance**beta * entropy).sum().backward()
+    torch.testing.assert_close(found.grad, expected.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_prepared_logits_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="logits of shape"):
+        quality_kd_loss(QualityKDLoss.prepare(torch.zeros(2)), QualityKDLoss.prepare(torch.zeros(3)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 from lad.errors import ConfigError, UnsupportedError
 
@@ -41,8 +42,8 @@ def build_logit_loss(config: dict, use_sigmoid: bool) -> nn.Module:
 
 def logit_loss(
     loss: nn.Module,
-    student: Tensor,
-    teacher: Tensor,
+    student: Any,
+    teacher: Any,
     labels: Tensor,
     weight: Tensor,
     avg_factor: float | Tensor,
@@ -51,7 +52,7 @@ def logit_loss(
 
     Args:
         loss: What :func:`build_logit_loss` built.
-        student, teacher: (n, C) logits.
+        student, teacher: (n, C) logits, or what the loss's ``prepare`` makes of them.
         labels: (n,) target classes; everything outside [0, C) has none.
         weight: (n,).
         avg_factor: What the weighted sum is divided by.

@@ -63,7 +63,8 @@ class Comparison(nn.Module):
 class DenseComparison(Comparison):
     """Logits at every prior that counts in the learner's own loss, over what its head divides its class loss by.
 
-    Each network's logits and labels are read once, however many pairs they are in.
+    Each network's logits and labels are read once, however many pairs they are in, and a loss that can prepare them
+    does so once.
     """
 
     def __init__(
@@ -96,11 +97,17 @@ class DenseComparison(Comparison):
         for name, step in steps.items():
             logits[name] = class_logits(step.student.bbox_head, step.outputs["bbox_head"])
             labels[name] = labels_of(step.student.bbox_head, step.outputs["bbox_head"], observed[name])
-        terms = {}
-        for (learner, teacher), name in self.names.items():
-            pair = pair_label(self.owner, learner, teacher)
-            terms[name] = compare_dense(pair, self.loss, logits[learner], logits[teacher], labels[learner])
-        return terms
+        for learner, teacher in self.names:
+            check_same_count(pair_label(self.owner, learner, teacher), logits[learner], logits[teacher])
+        flat = {name: of_network.flatten(0, 1) for name, of_network in logits.items()}
+        if prepare := getattr(self.loss, "prepare", None):
+            own = taught = {name: prepare(of_network) for name, of_network in flat.items()}
+        else:
+            own, taught = flat, {name: of_network.detach() for name, of_network in flat.items()}
+        return {
+            name: _loss_over_labels(self.loss, own[learner], taught[teacher], labels[learner])
+            for (learner, teacher), name in self.names.items()
+        }
 
     def loss_weight(self) -> float:
         """See :meth:`Comparison.loss_weight`."""
@@ -172,10 +179,15 @@ def compare_dense(
         UnsupportedError: the numbers of priors differ.
     """
     check_same_count(owner, student, teacher)
+    return _loss_over_labels(loss, student.flatten(0, 1), teacher.detach().flatten(0, 1), labels)
+
+
+def _loss_over_labels(loss: nn.Module, student: Any, teacher: Any, labels: DenseLabels) -> Tensor:
+    """A loss of (N P, C) logits, or of what it has prepared of them."""
     return logit_loss(
         loss,
-        student.flatten(0, 1),
-        teacher.detach().flatten(0, 1),
+        student,
+        teacher,
         labels.labels.flatten(),
         labels.counts.flatten().float(),
         avg_factor=labels.avg_factor,
