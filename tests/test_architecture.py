@@ -26,6 +26,7 @@ ORDER = [
     "detectors",
     "engine",
     "export",
+    "online",
     "cli",
     "analysis",
     "search",

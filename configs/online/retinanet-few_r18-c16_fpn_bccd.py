@@ -1,0 +1,8 @@
+# A student for blood cells that has seen 20 photographs: quarter-width ResNet-18, trained from scratch.
+_base_ = [
+    "../_base_/models/retinanet_r18_fpn_small.py",
+    "../_base_/datasets/bccd_few_detection.py",
+    "../_base_/schedules/schedule_bccd.py",
+    "../_base_/small_runtime.py",
+]
+model = dict(backbone=dict(base_channels=16), neck=dict(in_channels=[16, 32, 64, 128]))
