@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from lad.cli.messages import one_line_errors
+from lad.cli.options import add_hours
 from suites import overview
 from suites.archive import read_archive
 from suites.archiving import archive_results
@@ -40,17 +41,6 @@ def at_least_one(text: str) -> int:
     return number
 
 
-def positive(text: str) -> float:
-    """Parse a number of hours."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
-    return number
-
-
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -67,11 +57,7 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="train again what was trained with another config (the old folders are kept)",
     )
-    run.add_argument(
-        "--hours",
-        type=positive,
-        help="stop after so many hours; the most informative runs first (exit code 3 if some are left)",
-    )
+    add_hours(run, "; the most informative runs first (exit code 3 if some are left)")
     report = commands.add_parser("report", help="table, verdicts and plots of what is recorded")
     report.add_argument("--out", type=Path, metavar="FILE.md", help="write the report there too")
     report.add_argument("--replicates", type=at_least_one, default=REPLICATES, help="of the bootstrap")

@@ -1,4 +1,4 @@
-"""``--cfg-options`` on the command line."""
+"""Options that several commands have: ``--cfg-options`` and ``--hours``."""
 
 from __future__ import annotations
 
@@ -43,3 +43,23 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override settings of the config, e.g. train_cfg.max_epochs=3 model.methods.0.mode=hard",
     )
+
+
+def add_hours(parser: argparse.ArgumentParser, then: str) -> None:
+    """Add ``--hours``, a positive number.
+
+    Args:
+        parser: Of the command.
+        then: What happens then, for the help.
+    """
+    parser.add_argument("--hours", type=_positive, metavar="H", help=f"stop after so many hours{then}")
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
+    return number

@@ -19,7 +19,7 @@ from lad.analysis.training_logs import read_scalars
 from lad.base.config import load_config, merge_options
 from lad.base.processes import locked
 from lad.cli.messages import one_line_errors
-from lad.cli.options import add_config_options
+from lad.cli.options import add_config_options, add_hours
 from lad.errors import ConfigError, DataError
 from lad.search import Search, SearchSettings, parse_parameter
 from lad.search.study import BEST, TABLE
@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--metric", default="coco/bbox_mAP", help="that is to be large (default: coco/bbox_mAP)"
     )
-    parser.add_argument("--hours", type=float, help="stop after so many hours (exit code 3)")
+    add_hours(parser, " (exit code 3)")
     parser.add_argument(
         "--final",
         action="store_true",

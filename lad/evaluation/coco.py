@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,6 +10,7 @@ from typing import Any, Literal, get_args
 from lad.compat import coco_evaluation_by
 from lad.datasets.tail import ClassCount, FrequencyBounds
 from lad.errors import ConfigError
+from lad.evaluation.faster import load_faster_coco_eval
 from lad.evaluation.frequencies import parse_frequencies, precision_by_frequency, read_class_counts
 
 import numpy as np
@@ -33,12 +33,7 @@ def faster_evaluator() -> type:
     Raises:
         ConfigError: the package is not installed.
     """
-    try:
-        package = importlib.import_module("faster_coco_eval")
-    except ImportError as error:
-        raise ConfigError(
-            "CocoMetric: backend='faster-coco-eval' needs the package: pip install faster-coco-eval."
-        ) from error
+    package = load_faster_coco_eval("CocoMetric: backend='faster-coco-eval'")
     return type("FasterCOCOeval", (package.COCOeval_faster,), dict(summarize=COCOeval.summarize))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lad.errors import ConfigError, DataError, nearest
+from lad.evaluation.faster import load_faster_coco_eval
 
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
@@ -68,7 +68,7 @@ class LVISMetric(CocoMetric):
         if others := {"classwise", "proposal_nums", "iou_thrs", "use_mp_eval"} & set(kwargs):
             raise ConfigError(f"LVISMetric: {min(others)} is no setting of it; take it out.")
         # Imported here so that a missing package is reported before the first epoch, not after it.
-        self._package = _faster_coco_eval()
+        self._package = load_faster_coco_eval("LVISMetric")
         super().__init__(ann_file=None, metric=metrics, **kwargs)
         with get_local_path(ann_file, backend_args=self.backend_args) as path:
             self._annotations = read_lvis(path, ann_file)
@@ -175,12 +175,3 @@ def read_lvis(path: str | Path, name: str) -> dict:
                 "frequencies=dict(ann_file=...) for AP of rare, common and frequent classes."
             )
     return content
-
-
-def _faster_coco_eval() -> Any:
-    try:
-        return importlib.import_module("faster_coco_eval")
-    except ImportError as error:
-        raise ConfigError(
-            "LVISMetric: it needs the package faster-coco-eval: pip install faster-coco-eval."
-        ) from error

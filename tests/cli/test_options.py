@@ -2,7 +2,7 @@
 
 import argparse
 
-from lad.cli.options import add_config_options
+from lad.cli.options import add_config_options, add_hours
 
 import pytest
 
@@ -40,3 +40,13 @@ def test_what_cannot_be_read_is_named_in_one_line(argument, capsys):
     assert ended.value.code == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"tool: error: --cfg-options: {argument!r} cannot be read; it must be like")
+
+
+@pytest.mark.parametrize("hours", ["0", "-1", "nan", "inf", "soon"])
+def test_hours_are_a_positive_number(hours, capsys):
+    parser = argparse.ArgumentParser()
+    add_hours(parser, "")
+    assert parser.parse_args(["--hours", "1.5"]).hours == 1.5
+    with pytest.raises(SystemExit):
+        parser.parse_args([f"--hours={hours}"])
+    assert f"must be a positive number, got '{hours}'" in capsys.readouterr().err
