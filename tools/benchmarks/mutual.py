@@ -1,6 +1,6 @@
 """Cost of a step of mutual learning beside the sum of the steps of its networks alone.
 
-python tools/benchmarks/mutual.py [CONFIG ...] [--repeats 11] [--threads 1]
+python tools/benchmarks/mutual.py [CONFIG ...] [--repeats 11] [--threads 1] [--cpu-time]
 
 A step is the loss, its backward pass and the optimizer. Where networks have exits, the sum is that of each network with
 its exits and without the method. A step is compared with one of the same networks without the method too, which tells
@@ -16,7 +16,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lad.analysis.profiling.batch import input_shape, random_batch
@@ -49,7 +49,7 @@ def alone(model: dict, name: str) -> dict:
     return dict(type=model["type"], student=copy.deepcopy(model["networks"][name]), exits=dict(student=exits))
 
 
-def bench(path: str, repeats: int, images: int | None, objects: int) -> None:
+def bench(path: str, repeats: int, images: int | None, objects: int, clock: Callable[[], float]) -> None:
     """One config: a mutual step against the sum of the steps of its networks."""
     cfg = load_config(str(ROOT / path))
     models = {name: alone(cfg.model, name) for name in cfg.model.networks}
@@ -64,7 +64,7 @@ def bench(path: str, repeats: int, images: int | None, objects: int) -> None:
         steps[name] = lambda detector=detector, wrapper=wrapper, batch=batch: detector.train_step(
             copy.deepcopy(batch), wrapper
         )
-    seconds = alternate(steps, repeats, warmup=2)
+    seconds = alternate(steps, repeats, warmup=2, clock=clock)
     floor = [sum(each) for each in zip(*(seconds[name] for name in cfg.model.networks), strict=True)]
     for title, other in (
         ("sum of its networks' steps", floor),
@@ -131,16 +131,22 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="of a batch (default: the config's)")
     parser.add_argument("--objects", type=int, default=14)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="CPU time of this process, which others disturb less"
+    )
     args = parser.parse_args()
     logging.disable(logging.INFO)
     warnings.filterwarnings("ignore")
     init_default_scope("mmdet")
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}, Python {sys.version.split()[0]}, {args.threads} threads")
+    print(
+        f"torch {torch.__version__}, Python {sys.version.split()[0]}, {args.threads} threads{', CPU time' * args.cpu_time}"
+    )
+    clock = time.process_time if args.cpu_time else time.perf_counter
     for path in args.configs:
         print(f"{path}: a mutual step", flush=True)
-        bench(path, args.repeats, args.images, args.objects)
+        bench(path, args.repeats, args.images, args.objects, clock)
 
 
 if __name__ == "__main__":
