@@ -140,10 +140,11 @@ def main() -> None:
     init_default_scope("mmdet")
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    print(
-        f"torch {torch.__version__}, Python {sys.version.split()[0]}, {args.threads} threads{', CPU time' * args.cpu_time}"
-    )
     clock = time.process_time if args.cpu_time else time.perf_counter
+    print(
+        f"torch {torch.__version__}, Python {sys.version.split()[0]}, {args.threads} threads"
+        f"{', CPU time' if args.cpu_time else ''}"
+    )
     for path in args.configs:
         print(f"{path}: a mutual step", flush=True)
         bench(path, args.repeats, args.images, args.objects, clock)
