@@ -92,6 +92,7 @@ class KNNAccuracyHook(Hook):
         self.dataset = dataset
         self.size, self.neighbours, self.max_objects = size, neighbours, max_objects
         self.batch_size, self.interval = batch_size, interval
+        self.crops: Crops | None = None
 
     @master_only
     def before_train(self, runner: Runner) -> None:
@@ -102,7 +103,7 @@ class KNNAccuracyHook(Hook):
                 f"KNNAccuracyHook looks at the features of a SelfSupervisedPretraining, and the model is a "
                 f"{type(model).__name__}: take the hook out of custom_hooks."
             )
-        dataset = DATASETS.build(dict(self.dataset, pipeline=PIPELINE, test_mode=True))
+        dataset = self._build_dataset()
         if common := _paths(dataset) & _paths(runner.train_dataloader.dataset):
             raise DataError(
                 f"KNNAccuracyHook: {len(common)} of its images are trained on, {min(common)} among them: give it the "
@@ -116,6 +117,27 @@ class KNNAccuracyHook(Hook):
         """Measure."""
         if self.every_n_epochs(runner, self.interval):
             self._measure(runner, finished=runner.epoch + 1)
+
+    def accuracies(self, model: SelfSupervisedPretraining) -> dict[str, float]:
+        """The accuracy by the features of each network of a pretraining, by its name.
+
+        The objects are cut out when it is called for the first time. Outside of a training, nothing tells whether their
+        images are trained on.
+        """
+        if self.crops is None:
+            self.crops = self._cut_out(self._build_dataset())
+        found = {}
+        for name in model.trained_networks:
+            with evaluating(model):
+                features = torch.cat(
+                    [self._features(model, name, part) for part in self.crops.images.split(self.batch_size)]
+                )
+            labels, sources = self.crops.labels.to(features.device), self.crops.sources.to(features.device)
+            found[name] = knn_accuracy(features, labels, sources, self.neighbours)
+        return found
+
+    def _build_dataset(self) -> Any:
+        return DATASETS.build(dict(self.dataset, pipeline=PIPELINE, test_mode=True))
 
     def _cut_out(self, dataset: Any) -> Crops:
         crops = [crop for number in range(len(dataset)) for crop in self._objects(dataset[number], number)]
@@ -149,15 +171,12 @@ class KNNAccuracyHook(Hook):
         model = detector_of(runner)
         when = f"after epoch {finished}" if finished else "before training"
         several = len(model.trained_networks) > 1
-        for name in model.trained_networks:
-            with evaluating(model):
-                features = torch.cat(
-                    [self._features(model, name, part) for part in self.crops.images.split(self.batch_size)]
-                )
-            labels, sources = self.crops.labels.to(features.device), self.crops.sources.to(features.device)
-            accuracy = knn_accuracy(features, labels, sources, self.neighbours)
+        found = self.accuracies(model)
+        assert self.crops is not None
+        for name, accuracy in found.items():
             owner = f" of {name}" if several else ""
-            runner.logger.info(f"k-NN accuracy{owner} {when}: {accuracy:.3f} on {len(labels)} objects.")
+            objects = len(self.crops.labels)
+            runner.logger.info(f"k-NN accuracy{owner} {when}: {accuracy:.3f} on {objects} objects.")
             runner.visualizer.add_scalar(f"{name}.{NAME}" if several else NAME, accuracy, step=finished)
 
     @staticmethod
