@@ -1,0 +1,1 @@
+"""Synthesis of training images from a trained detector, for distillation without data."""
