@@ -26,6 +26,7 @@ ORDER = [
     "detectors",
     "engine",
     "export",
+    "synthesis",
     "online",
     "cli",
     "analysis",
