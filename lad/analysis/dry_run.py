@@ -128,7 +128,8 @@ def _taught(
 
 
 def _outputs(model: BaseDetector, names: Iterable[str | None]) -> Outputs:
-    return dry_run(model, dict.fromkeys(split_level(name)[0] for name in names if name is not None))
+    modules = dict.fromkeys(split_level(name)[0] for name in names if name is not None)
+    return dry_run(model, modules) if modules else Outputs()
 
 
 def _shape(outputs: Outputs, name: str | None) -> str:

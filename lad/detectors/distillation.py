@@ -190,6 +190,8 @@ class DistillationDetector(NetworksDetector):
                 "a method pretrains, and nothing keeps resting parameters out of the optimizer: add "
                 "default_hooks=dict(phases=dict(type='PhaseHook')), as lad train does."
             )
+        for teacher in self.teachers.values():
+            teacher.check_ready()
         return self.loss_at(Progress.of_run(), batch_inputs, batch_data_samples)
 
     def loss_at(

@@ -6,13 +6,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from lad.base.config import kind_of
 from lad.base.progress import Progress
+from lad.datasets.teacher_detections import DetectionsOfBatch
 from lad.detectors.ensemble import ENSEMBLE, merge_settings, predict_together
 from lad.detectors.state import EXITS, NETWORKS, SNAPSHOTS, inside_name, network_state, outside_name
 from lad.errors import ConfigError
 from lad.networks.building import build_teacher
 from lad.networks.channels import repeats_of_grey
 from lad.networks.exits import Exit
+from lad.networks.foreign.detection_file import DetectionFile, FileTeacher, build_detection_file
 from lad.networks.frozen import FrozenTeacher
 from lad.networks.plain_exit import plain_exit_config, plain_exit_state
 from lad.networks.preprocessing import Renormalisation, check_same_batches
@@ -144,6 +147,11 @@ class NetworksDetector(BaseDetector):
                 raise ConfigError(
                     f"teachers: {name!r} is a trained network already; call the teacher something else."
                 )
+            if kind_of(spec) == DetectionFile.__name__:
+                self.teachers[name] = build_detection_file(
+                    spec, self.student, name, self._detections_of_batch()
+                )
+                continue
             if not is_snapshot(spec):
                 self.teachers[name] = build_teacher(spec, self.student, name)
                 continue
@@ -152,6 +160,15 @@ class NetworksDetector(BaseDetector):
             network = self.trained_networks[source]
             between = self._renormalisation_for(source, network)
             self.teachers[name] = Snapshot(source, network, between, spec.get("at", "start"))
+
+    def _detections_of_batch(self) -> DetectionsOfBatch:
+        """What takes the detections of files from a batch; one for all files."""
+        for teacher in self.teachers.values():
+            if isinstance(teacher, FileTeacher):
+                return teacher.of_batch
+        of_batch = DetectionsOfBatch()
+        of_batch.register(self.data_preprocessor)
+        return of_batch
 
     # -- Networks -------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,9 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from lad.base.config import kind_of
 from lad.engine.checkpoints import LAST_CHECKPOINT, find_resumable
+from lad.networks.foreign.detection_file import DetectionFile
 
 from mmengine.config import Config, ConfigDict
 
@@ -20,6 +22,7 @@ ADDED_HOOKS = (
     "teacher_check",
     "phases",
     "exits",
+    "detection_files",
 )
 LOOPS = {
     "EpochBasedTrainLoop": "ResumableEpochBasedTrainLoop",
@@ -45,6 +48,8 @@ def survive_interruption(cfg: Config) -> None:
     if {"teacher", "teachers"} & set(cfg.get("model") or {}):
         hooks.setdefault("teacher_check", ConfigDict(type="TeacherCheckHook"))
         hooks.setdefault("phases", ConfigDict(type="PhaseHook"))
+        if any(kind_of(spec) == DetectionFile.__name__ for spec in _teachers(cfg.model)):
+            hooks.setdefault("detection_files", ConfigDict(type="DetectionFileHook"))
     if (cfg.get("model") or {}).get("keep_exits"):
         hooks.setdefault("exits", ConfigDict(type="SaveExitsHook"))
     _drop_disabled(hooks, ADDED_HOOKS)
@@ -58,6 +63,12 @@ def survive_interruption(cfg: Config) -> None:
     names = [imports["imports"]] if isinstance(imports["imports"], str) else list(imports["imports"])
     if "lad" not in names:
         cfg.custom_imports = dict(imports, imports=["lad", *names])
+
+
+def _teachers(model: dict) -> list[Any]:
+    """The configs of a distillation's teachers, as far as they are where they belong."""
+    several = model.get("teachers")
+    return [model.get("teacher"), *(several.values() if isinstance(several, dict) else ())]
 
 
 def verify_checkpoints(cfg: Config) -> None:

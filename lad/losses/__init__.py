@@ -8,7 +8,7 @@ from lad.losses.attention_transfer import ATLoss, attention_transfer_loss
 from lad.losses.bounded_regression import BoundedRegressionLoss, bounded_regression_loss
 from lad.losses.channel_wise import CWDLoss, channel_wise_divergence
 from lad.losses.contrastive import nt_xent_loss
-from lad.losses.cosine import cosine_distance
+from lad.losses.cosine import CosineLoss, cosine_distance
 from lad.losses.decoupled import DKDLoss, binary_decoupled_kd_loss, decoupled_kd_loss
 from lad.losses.direction import direction_distance
 from lad.losses.diversity import complementary_attention, complementary_features, diversity_loss
@@ -43,6 +43,7 @@ __all__ = [
     "ATLoss",
     "BoundedRegressionLoss",
     "CWDLoss",
+    "CosineLoss",
     "DKDLoss",
     "FGDLoss",
     "FTLoss",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from lad.losses.feature import FeatureLoss, check_maps
 from lad.losses.precision import upcast_pair
 
 import torch.nn.functional as F
+from mmdet.registry import MODELS
 from torch import Tensor
 
 #: Lengths below this count as this: the gradient of a vector that is all but 0 stays bounded.
@@ -39,3 +41,31 @@ def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
         )
     student, teacher = upcast_pair(student, teacher)
     return 1 - F.cosine_similarity(student, teacher, dim=1, eps=EPS)
+
+
+@MODELS.register_module()
+class CosineLoss(FeatureLoss):
+    """:func:`cosine_distance` at each position of two feature maps, with a weight and a reduction.
+
+    It compares directions, not lengths: for teachers whose features have another scale, such as foundation models
+    (Liao et al., "RT-DETRv4", arXiv 2510.25257: the mean over all positions).
+
+    Args:
+        reduction: ``'none'``, ``'mean'`` (over positions and images) or ``'sum'``.
+        loss_weight: Factor of the result.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses import CosineLoss
+        >>> student = torch.tensor([[3.0, 2.0], [4.0, 0.0]]).view(1, 2, 1, 2)  # (3, 4) and (2, 0)
+        >>> teacher = torch.tensor([[5.0, 0.0], [0.0, 1.0]]).view(1, 2, 1, 2)  # (5, 0) and (0, 1)
+        >>> CosineLoss()(student, teacher)
+        tensor(0.7000)
+    """
+
+    def elements(self, pred: Tensor, target: Tensor) -> Tensor:
+        """(N, H, W) the distance at each position of maps (N, C, H, W)."""
+        check_maps(pred, target)
+        positions = [maps.movedim(1, -1) for maps in (pred, target)]
+        flat = cosine_distance(*(maps.flatten(0, -2) for maps in positions))
+        return flat.view(positions[0].shape[:-1])

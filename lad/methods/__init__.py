@@ -13,6 +13,7 @@ from lad.methods.feature.similarity import SimilarityPreservingDistillation
 from lad.methods.response.cross_head import CrossHeadDistillation
 from lad.methods.response.dense_logits import DenseLogitDistillation
 from lad.methods.response.localisation import LocalisationDistillation
+from lad.methods.response.detections import DetectionDistillation
 from lad.methods.response.soft_label import SoftLabelDistillation
 from lad.methods.roi.logits import RoILogitDistillation
 from lad.methods.roi.rcnn import RCNNDistillation
@@ -33,6 +34,7 @@ __all__ = [
     "ContrastiveLearning",
     "CrossHeadDistillation",
     "DenseLogitDistillation",
+    "DetectionDistillation",
     "DistillationMethod",
     "FactorTransferDistillation",
     "FeatureDistillation",

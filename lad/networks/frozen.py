@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Sequence
 
 from lad.base.capture import Capture, Outputs, find_module, root_of
+from lad.base.modes import evaluating
 from lad.errors import UnsupportedError
 from lad.networks.dry_run import dry_run
 from lad.networks.forward import DENSE_HEADS, run_dense, set_head_flags
@@ -17,6 +18,7 @@ from lad.networks.view import TeacherView
 import torch
 from mmdet.models.detectors import BaseDetector, DetectionTransformer
 from mmdet.structures import SampleList
+from mmengine.structures import InstanceData
 from torch import Tensor
 
 
@@ -101,6 +103,28 @@ class FrozenTeacher:
             else:
                 self.model._forward(inputs, data_samples)
         return outputs
+
+    def detect(self, inputs: Tensor, data_samples: SampleList) -> list[InstanceData]:
+        """Detections in each image, best first; see :attr:`TeacherView.detections`."""
+        samples = [sample.new() for sample in data_samples]  # predictions are written into them
+        with evaluating(self.model), self.speed.running(inputs.device):
+            images = self.renormalisation(inputs, samples)
+            results = self.model.predict(images, samples, rescale=False)
+        found = []
+        for result in results:
+            own = result.pred_instances
+            # On the host: suppression has waited for the device already.
+            scores, order = own.scores.float().cpu().sort(descending=True, stable=True)
+            order = order.to(own.bboxes.device)
+            found.append(InstanceData(bboxes=own.bboxes[order], labels=own.labels[order], scores=scores))
+        return found
+
+    def check_ready(self) -> None:
+        """Refuse to train before all is there that the teacher needs; called before each step.
+
+        Raises:
+            ConfigError: names what is missing.
+        """
 
     def dry_run(self, modules: Iterable[str]) -> Outputs:
         """Outputs of modules for zero images, to infer shapes; see :func:`dry_run`.

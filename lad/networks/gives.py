@@ -17,7 +17,9 @@ PREDICTIONS: Output = "predictions"
 DETECTIONS: Output = "detections"
 
 #: What a detector of MMDetection gives.
-OF_DETECTORS: tuple[Output, ...] = (FEATURES, PREDICTIONS)
+OF_DETECTORS: tuple[Output, ...] = (FEATURES, PREDICTIONS, DETECTIONS)
+#: What a network gives that is trained in the same step: its detections would take a pass of its own.
+OF_PEERS: tuple[Output, ...] = (FEATURES, PREDICTIONS)
 
 _KINDS: dict[Output, str] = {
     FEATURES: "feature maps",

@@ -9,7 +9,7 @@ from typing import Any
 from lad.base.capture import Outputs, find_module
 from lad.networks.dry_run import dry_run
 from lad.networks.forward import frozen_mode
-from lad.networks.gives import OF_DETECTORS, Output
+from lad.networks.gives import OF_PEERS, Output
 from lad.networks.speed import TeacherSpeed
 from lad.networks.view import TeacherView
 
@@ -32,7 +32,7 @@ class PeerTeacher:
     config: dict | None = None
     classes: tuple[str, ...] | None = None
     speed = TeacherSpeed()
-    gives: tuple[Output, ...] = OF_DETECTORS
+    gives: tuple[Output, ...] = OF_PEERS
 
     def __init__(self, model: BaseDetector) -> None:
         self.model = model

@@ -10,6 +10,7 @@ from lad.base.capture import Outputs
 
 from mmdet.models.detectors import BaseDetector
 from mmdet.structures import SampleList
+from mmengine.structures import InstanceData
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -54,6 +55,14 @@ class TeacherView:
     def outputs(self) -> Outputs:
         """Outputs of the modules that methods read."""
         return self._teacher.run(self._inputs, self._data_samples, self._modules)
+
+    @cached_property
+    def detections(self) -> list[InstanceData]:
+        """Detections in each image, best first: boxes (k, 4) in pixels of the batch's images, labels and scores.
+
+        The scores are on the host.
+        """
+        return self._teacher.detect(self._inputs, self._data_samples)
 
     def target(self, module: str) -> list[Any]:
         """Outputs of a module, one an element for each of its calls, as targets that a loss can take.

@@ -23,6 +23,7 @@ DETECTORS = {
 DETECTOR_OF = {
     "LabelAssignmentDistillation": PAA,
     "SoftLabelDistillation": PAA,
+    "DetectionDistillation": PAA,
     "DenseLogitDistillation": RETINA,
     "CrossHeadDistillation": RETINA,
     "LocalisationDistillation": GFL,
@@ -67,6 +68,14 @@ REFUSED = {
         **dict.fromkeys(ENSEMBLES, "learns from one teacher"),
         "both ways": "wait for each other's predictions in the same step.*CoLearningAssignment",
         "exit teaches": "wait for each other's predictions in the same step",
+    },
+    "DetectionDistillation": {
+        # Of several that teach apart, each has losses of its own name.
+        **dict.fromkeys(ENSEMBLES, "learns from one teacher"),
+        **dict.fromkeys(
+            ("peer", "both ways", *EXITS),
+            "reads boxes with classes and scores, and teacher '.*' .* gives feature maps",
+        ),
     },
     "CrossHeadDistillation": dict.fromkeys(ENSEMBLES, "learns from one teacher"),
     "ActivationBoundaryDistillation": {

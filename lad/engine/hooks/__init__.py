@@ -2,6 +2,7 @@
 
 from lad.engine.hooks.checkpoint import AtomicCheckpointHook
 from lad.engine.hooks.checkpoint_fit import CheckpointFitHook
+from lad.engine.hooks.detection_files import DetectionFileHook
 from lad.engine.hooks.knn_accuracy import KNNAccuracyHook
 from lad.engine.hooks.numerical_faults import NumericalFaultHook
 from lad.engine.hooks.phases import PhaseHook
@@ -14,6 +15,7 @@ from lad.engine.hooks.teacher_accuracy import TeacherCheckHook
 __all__ = [
     "AtomicCheckpointHook",
     "CheckpointFitHook",
+    "DetectionFileHook",
     "KNNAccuracyHook",
     "NumericalFaultHook",
     "PhaseHook",

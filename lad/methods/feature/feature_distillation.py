@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lad.base.capture import levels_of, split_level
+from lad.base.schedules import Schedule
 from lad.errors import ConfigError, UnsupportedError
 from lad.losses.feature import Objects
 from lad.methods.base import DistillationMethod, Link, Step
 from lad.methods.feature.checks import check_gradients, check_whole_image, find_feature_loss
+from lad.methods.feature.gradient_share import GradientShare, build_weight
 from lad.methods.feature.maps import adapt, as_map, channels_of, objects_of
 from lad.methods.feature.pairs import Pair, numbered, pair_maps, report_strides
 from lad.networks.connectors import build_connector
@@ -48,7 +50,9 @@ class FeatureDistillation(DistillationMethod):
             ``None``: nothing.
         teacher_transform: Config of a module without weights to train that the teacher's maps pass first; its
             ``in_channels`` are filled in where it takes them.
-        loss_weight: Factor of the result.
+        loss_weight: Factor of the result: a number, a schedule (:func:`lad.base.schedules.build_schedule`), or
+            ``dict(type='gradient_share', share=0.1)``, which keeps the loss's share of the gradient at the student's
+            maps (:class:`lad.methods.feature.gradient_share.GradientShare`).
         level_weights: Factor of each pair, in the order of the maps; 1 if None.
         average: Divide the sum over the pairs by their number. The papers' weights are for the sum.
         loss_name: What the loss is called; by default after its type, ``'loss_cwd'`` for ``CWDLoss``.
@@ -68,7 +72,7 @@ class FeatureDistillation(DistillationMethod):
         loss: dict | None = None,
         connector: dict | str | None = "auto",
         teacher_transform: dict | None = None,
-        loss_weight: float = 1.0,
+        loss_weight: float | dict | Schedule = 1.0,
         level_weights: Sequence[float] | None = None,
         average: bool = False,
         loss_name: str | None = None,
@@ -95,7 +99,7 @@ class FeatureDistillation(DistillationMethod):
             )
         self.connector = connector
         self.teacher_transform = teacher_transform
-        self.loss_weight = loss_weight
+        self.loss_weight = build_weight(loss_weight, f"{type(self).__name__}: loss_weight")
         self.level_weights = level_weights
         self.average = average
         self.loss_name = loss_name
@@ -215,6 +219,11 @@ class FeatureDistillation(DistillationMethod):
 
     def check_without_labels(self, student: BaseDetector) -> None:
         """Refuse a loss that uses the ground truth."""
+        if isinstance(self.loss_weight, GradientShare):
+            raise UnsupportedError(
+                f"{type(self).__name__}: a share of the gradient is one beside the student's own loss, so it needs "
+                "student_loss=True; set loss_weight to a number."
+            )
         if getattr(self._loss_class, "uses_objects", False):
             raise UnsupportedError(
                 f"{type(self).__name__}: {self._loss_class.__name__} uses the ground truth, so it needs "
@@ -239,7 +248,10 @@ class FeatureDistillation(DistillationMethod):
     def loss_weights(self) -> dict[str, float]:
         """The method's factor times that of its loss."""
         own = getattr(self.pair_losses[0], "loss_weight", 1.0) if len(self.pair_losses) else 1.0
-        return {self.loss_name: self.loss_weight * own}
+        # One that follows gradients is no number of the config.
+        if isinstance(self.loss_weight, GradientShare):
+            return {}
+        return {self.loss_name: self.loss_weight.end * own}
 
     def mistake(self, message: str) -> ConfigError:
         """An error about this method's config, with its name."""
@@ -252,6 +264,11 @@ class FeatureDistillation(DistillationMethod):
         own = [feature for name in self.student for feature in self._maps(step.outputs.calls, name)]
         taught = [hint for name in self.teacher for hint in self._maps(step.teacher.target, name)]
         check_gradients(type(self).__name__, self.pairs, own, step)
+        factor: Any = self.loss_weight.at(step.progress)
+        logged: dict[str, Tensor] = {}
+        if isinstance(self.loss_weight, GradientShare):
+            own = self.loss_weight.watch(own)
+            logged[self.loss_name.replace("loss", "weight")] = factor
         # Once for all pairs.
         objects = objects_of(step) if getattr(self._loss_class, "uses_objects", False) else None
         terms = [
@@ -260,11 +277,8 @@ class FeatureDistillation(DistillationMethod):
         ]
         if self.level_weights is not None:
             terms = [weight * term for weight, term in zip(self.level_weights, terms, strict=True)]
-        return {
-            self.loss_name: self.loss_weight
-            * sum(terms[1:], start=terms[0])
-            / (len(terms) if self.average else 1)
-        }
+        total = sum(terms[1:], start=terms[0]) / (len(terms) if self.average else 1)
+        return {self.loss_name: factor * total, **logged}
 
     def compare(
         self, number: int, features: Tensor, hint: Tensor, step: Step, objects: Objects | None

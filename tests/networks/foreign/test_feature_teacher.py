@@ -461,6 +461,7 @@ def test_speed_options_change_rounding_alone(spec, option):
     losses.backward()
 
 
+@pytest.mark.slow
 def test_compiled_teacher_gives_the_same(resnet):
     stance = getattr(torch.compiler, "set_stance", None)
     if stance is None:

@@ -1,0 +1,174 @@
+"""Distillation from a teacher's detections: boxes with scores as objects of the student's own loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, Literal, get_args
+
+from lad.base.replace import replaced
+from lad.base.schedules import Schedule, build_schedule
+from lad.errors import ConfigError, UnsupportedError
+from lad.methods.base import DistillationMethod, Link, Step
+from lad.networks.forward import HEADS, PLAIN_FEATURES
+from lad.networks.gives import DETECTIONS
+from lad.networks.routes import Teacher
+
+import torch
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.models.detectors import BaseDetector, DetectionTransformer
+from mmdet.registry import MODELS
+from mmdet.structures import SampleList
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+#: How a score becomes a target: by a threshold drawn anew, or by a fixed one.
+Targets = Literal["soft", "hard"]
+#: Heads that learn masks, which detections do not have.
+MASK_HEADS = ("mask_head", "panoptic_head", "semantic_head")
+
+
+@MODELS.register_module()
+class DetectionDistillation(DistillationMethod):
+    """The student's own loss on what the teacher detects, with soft scores.
+
+    Each term of the own loss is computed once more with the teacher's detections as objects: the student's head
+    assigns and weighs them as it does annotated ones, so any detector of boxes can learn so, from any detector, and
+    from a file of detections of any package (``teacher=dict(type='DetectionFile', file=...)``).
+
+    ``targets='soft'``: for each image a threshold is drawn at each step, uniformly from 0 to 1, and the detections
+    that reach it are that step's objects. A detection of score s is then an object in the part s of the steps: the
+    expected loss of the priors that it is assigned is s times that of an object plus 1 - s times that of background,
+    whose optimum for a cross entropy is the probability s. (Ours; for the weighting of pseudo labels by scores compare
+    Xu et al., "End-to-End Semi-Supervised Object Detection with Soft Teacher", ICCV 2021, arXiv 2106.09018.)
+    ``'hard'``: detections from ``min_score`` on are objects in every step, as in pseudo labelling.
+
+    With ``student_loss=False`` of the detector no annotation is used.
+
+    Args:
+        targets: ``'soft'`` or ``'hard'``.
+        min_score: Detections below are never objects.
+        loss_weight: Factor of every term, a number or a schedule (:func:`lad.base.schedules.build_schedule`).
+        loss_name: In the names of its terms it stands for ``'loss'``: ``'loss_detections_cls'`` for ``'loss_cls'``.
+        init_cfg: As in MMEngine.
+
+    Raises:
+        ConfigError: a setting is out of range.
+        UnsupportedError: the student learns masks together with its boxes, or has features of its own kind.
+    """
+
+    reads = DETECTIONS
+    ensembles = False
+    trains = tuple(name for name in HEADS if name not in MASK_HEADS)
+    loss_name: str
+
+    def __init__(
+        self,
+        targets: Targets = "soft",
+        min_score: float = 0.05,
+        loss_weight: float | dict | Schedule = 1.0,
+        loss_name: str = "loss_detections",
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        owner = type(self).__name__
+        if targets not in get_args(Targets):
+            raise ConfigError(f"{owner}: targets must be 'soft' or 'hard', got {targets!r}.")
+        if isinstance(min_score, bool) or not isinstance(min_score, (int, float)) or not 0 <= min_score <= 1:
+            raise ConfigError(f"{owner}: min_score must be from 0 to 1, got {min_score!r:.60}.")
+        if "loss" not in loss_name:
+            raise ConfigError(f"{owner}: loss_name must contain 'loss', got {loss_name!r}.")
+        self.targets = targets
+        self.min_score = min_score
+        self.loss_weight = build_schedule(loss_weight, f"{owner}: loss_weight", minimum=0)
+        self.loss_name = loss_name
+
+    def bind(self, student: BaseDetector, teacher: Teacher) -> None:
+        """Find out how the student's own loss is computed once more, without running its backbone again."""
+        owner = type(self).__name__
+        masks = [name for name, _ in student.named_modules() if name.rpartition(".")[2] in MASK_HEADS]
+        # A RoI head computes the losses of its boxes without those of its masks.
+        self.has_roi_masks = masks == ["roi_head.mask_head"]
+        if masks and not self.has_roi_masks:
+            raise UnsupportedError(
+                f"{owner}: {type(student).__name__} learns its masks ({masks[0]}) together with its boxes, and "
+                "detections are boxes; it works with detectors of boxes, Mask R-CNN and Cascade Mask R-CNN."
+            )
+        head = getattr(student, "bbox_head", None)
+        # A one-stage head computes its loss from what it put out for its own.
+        self.from_outputs = isinstance(head, BaseDenseHead) and type(head).loss is BaseDenseHead.loss
+        if self.from_outputs:
+            self.student_modules = ("bbox_head",)
+            return
+        if type(student).extract_feat not in (*PLAIN_FEATURES, DetectionTransformer.extract_feat):
+            raise UnsupportedError(
+                f"{owner}: {type(student).__name__} has features of its own kind, from which its loss cannot be "
+                "computed twice; it works with one-stage detectors, Faster and Cascade R-CNN, and DETRs."
+            )
+        self.student_modules = ("neck" if student.with_neck else "backbone",)
+
+    def check_without_labels(self, student: BaseDetector) -> None:
+        """Refuse a student whose masks would not be trained."""
+        if self.has_roi_masks:
+            raise UnsupportedError(
+                f"{type(self).__name__}: detections are boxes, so the masks of {type(student).__name__} need "
+                "student_loss=True."
+            )
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """The terms of the student's own loss on the detections, under names of their own."""
+        # Copies: heads may write into the instances that they are given.
+        objects = [self.chosen(found) for found in step.teacher.detections]
+        own = self._own_loss(step, objects)
+        weight = self.loss_weight.at(step.progress)
+        terms: dict[str, Any] = {
+            name: sum(value[1:], start=value[0]) if isinstance(value, (list, tuple)) else value
+            for name, value in own.items()
+            if "loss" in name
+        }
+        return {name.replace("loss", self.loss_name, 1): weight * value for name, value in terms.items()}
+
+    def chosen(self, detections: InstanceData) -> InstanceData:
+        """The detections of an image that are objects in this step: the first ones, as the best come first."""
+        threshold = self.min_score
+        if self.targets == "soft":
+            # On the host, as the scores are; from (0, 1], so that a score of 0 is never an object.
+            threshold = max(threshold, 1 - float(torch.rand(())))
+        count = int((detections.scores >= threshold).sum())
+        return InstanceData(
+            bboxes=detections.bboxes[:count].clone(), labels=detections.labels[:count].clone()
+        )
+
+    def _own_loss(self, step: Step, objects: Sequence[InstanceData]) -> dict[str, Any]:
+        samples = _with_objects(step.data_samples, objects)
+        if self.from_outputs:
+            return step.student.bbox_head.loss_by_feat(
+                *_as_tuple(step.outputs["bbox_head"]),
+                batch_gt_instances=list(objects),
+                batch_img_metas=[sample.metainfo for sample in samples],
+                batch_gt_instances_ignore=[sample.get("ignored_instances") for sample in samples],
+            )
+        features = step.outputs[self.student_modules[0]]
+        with ExitStack() as changes:
+            changes.enter_context(replaced(step.student, "extract_feat", lambda inputs: features))
+            if self.has_roi_masks:
+                changes.enter_context(replaced(step.student.roi_head, "mask_head", None))
+            return step.student.loss(step.inputs, samples)
+
+    def links(self) -> list[Link]:
+        """One, of the student's head or features and the detections."""
+        return [Link(self.student_modules[0], None, "own loss on the teacher's detections")]
+
+
+def _with_objects(samples: SampleList, objects: Sequence[InstanceData]) -> SampleList:
+    """The images of a batch with other objects."""
+    changed = []
+    for sample, own in zip(samples, objects, strict=True):
+        twin = sample.new()
+        twin.gt_instances = own
+        changed.append(twin)
+    return changed
+
+
+def _as_tuple(outputs: Any) -> tuple:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
