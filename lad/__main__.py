@@ -26,7 +26,11 @@ COMMANDS = {
     "visualize": "draw which priors are positive for an object",
     "benchmark": "train and compare the entries of a suite",
     "search": "search a config's numbers, such as a method's weight",
+    "federate": "train on several clients' data without moving the data",
+    "split-clients": "split a COCO file among the clients of a federation",
     "label": "label images with a trained detector",
+    "synthesize": "make training images from a trained detector, for distillation without data",
+    "online-distill": "serve a video or a camera with a student that learns on it from a teacher",
     "export": "write a trained detector as an ONNX file, float or int8",
     "demo": "train on handwritten digits, from making the data to a table of results",
 }

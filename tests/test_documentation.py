@@ -102,7 +102,13 @@ EXPORT = (
     + DIGITS
 )
 
-
+#: Two batches of two images.
+FEW_IMAGES = f"--images 4 --batch-size 2 --steps 2 {DIGITS}"
+#: As docs/data_free.md makes them.
+SYNTHESIZE = (
+    "python tools/synthesize.py configs/lad/paa_r18-c32_fpn_digits.py work_dirs/paa_r18-c32_fpn_digits/epoch_6.pth "
+    f"--object-size 0.16 0.4 --out data/digits_synthesised {FEW_IMAGES}"
+)
 #: A teacher and one student; the suites of ``documentation.project`` train for one epoch.
 SUITE = "--only lad --seeds 0"
 #: ``[--option VALUE]``, ``[NAME ...]`` and the ellipsis of a synopsis.
@@ -160,6 +166,7 @@ RULES = [
     Rule(r"train.py configs/long_tail/", SHORT, slow=True, after=(
         "python tools/dataset_converters/make_digits.py --out data/digits_tail --images 20 --val-images 4 "
         "--imbalance 10",)),
+    Rule(r"train.py configs/data_free/", SHORT, slow=True, after=(SYNTHESIZE,)),
     Rule(r"tools/(train|test).py", SHORT),
     Rule(r"tools/model_info.py", "--steps 1 --batch 2 --shape 64 64"),
     Rule(r"plot_losses.py WORK_DIR", "", {"WORK_DIR": "work_dirs/paa_r18-c16_fpn_digits"},
@@ -178,6 +185,7 @@ RULES = [
     Rule(r"voc_to_coco.py", "", {"data/bccd": "data/made_bccd"}),
     Rule(r"tools/benchmark.py run bccd_beyond_paa", "--only tood --seeds 0", slow=True),
     Rule(r"tools/benchmark.py run bccd_few_labels", "--only small --seeds 0", slow=True),
+    Rule(r"tools/benchmark.py run digits_data_free", "--only real --seeds 0", slow=True),
     Rule(r"tools/benchmark.py run digits_pretraining", "--only few --seeds 0", slow=True),
     Rule(r"tools/benchmark.py run bccd_(faster_rcnn|catalogue|together)", "--only alone --seeds 0", slow=True),
     # In the foreground: the second finds the first's results.
@@ -208,6 +216,9 @@ RULES = [
     Rule(r"benchmarks/mutual.py", "--repeats 1", slow=True),
     # The stand-in for the checkpoint has weights alone.
     Rule(r"tools/label.py", DIGITS, {"FOLDER": "data/mine/train"}),
+    Rule(r"tools/synthesize.py", FEW_IMAGES),
+    # The wide detector's.
+    Rule(r"tools/synthesize.py", FEW_IMAGES, {"CHECKPOINT": "work_dirs/paa_r18-c32_fpn_digits/epoch_6.pth"}),
 ]  # fmt: skip
 
 #: What is not run here, why, and what is checked instead (a function below).
