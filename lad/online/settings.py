@@ -9,6 +9,12 @@ from typing import Any
 from lad.errors import ConfigError, nearest
 from lad.online.controller import StrideRules
 
+#: What a setting must be that may not be any number, and what to call it.
+_KINDS: dict[str, tuple[Any, str]] = {
+    "norm_eval": (bool, "True or False"),
+    **dict.fromkeys(("min_stride", "max_stride", "max_updates"), (int, "a whole number")),
+}
+
 
 @dataclass(frozen=True)
 class OnlineSettings:
@@ -61,10 +67,8 @@ class OnlineSettings:
         for name, value in config.items():
             if name not in of_rules | own:
                 raise ConfigError(f"online has no setting {name!r}{nearest(name, of_rules | own)}.")
-            wanted = bool if name == "norm_eval" else (int, float)
+            wanted, called = _KINDS.get(name, ((int, float), "a number"))
             if not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool)):
-                raise ConfigError(
-                    f"online.{name} must be a {'truth value' if wanted is bool else 'number'}, got {value!r}."
-                )
+                raise ConfigError(f"online.{name} must be {called}, got {value!r}.")
         rules = StrideRules(**{name: value for name, value in config.items() if name in of_rules})
         return cls(rules, seed=seed, **{name: value for name, value in config.items() if name in own})

@@ -121,4 +121,11 @@ def save_student(model: BaseDetector, path: Path, classes: Sequence[str]) -> Non
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     stream = io.BytesIO()
     torch.save(dict(content), stream)
-    write_whole(path, stream.getvalue())
+    try:
+        write_whole(path, stream.getvalue())
+    except CheckpointError as error:
+        cause = error.__cause__
+        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
+        raise CheckpointError(
+            f"cannot write {path}: {reason}; make room, then go on with --resume."
+        ) from cause

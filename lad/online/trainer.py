@@ -76,7 +76,7 @@ class Trainer:
         settings: OnlineSettings,
     ) -> None:
         self.student = student
-        self._teacher = teacher
+        self.teacher = teacher
         self._classes = classes
         self._session = session
         self._settings = settings
@@ -100,7 +100,7 @@ class Trainer:
         """
         rules = self._settings.rules
         start = time.perf_counter()
-        found = self._teacher.detect(self._teacher.prepare(image), self._settings.teacher_score)
+        found = self.teacher.detect(self.teacher.prepare(image), self._settings.teacher_score)
         labels = as_labels(found, self._classes)
         labelled = time.perf_counter()
         before = f1 = agreement(detections, labels).f1

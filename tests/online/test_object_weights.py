@@ -6,7 +6,7 @@ from lad.online.object_weights import ObjectWeighting, object_weights
 
 import pytest
 import torch
-from helpers import build, make_batch, small_detector
+from helpers import build, fake_cuda, make_batch, small_detector
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,6 +39,12 @@ def test_priors_that_do_not_count_stay_out():
 def test_nothing_changes_without_objects_or_without_priors_that_count():
     assert object_weights(PRIORS, torch.zeros(0, 4), torch.ones(4)).tolist() == [1, 1, 1, 1]
     assert object_weights(PRIORS, torch.tensor([[0.0, 0, 9, 9]]), torch.zeros(4)).tolist() == [0, 0, 0, 0]
+
+
+def test_nothing_waits_for_the_device():
+    with fake_cuda():
+        priors, weights = torch.rand(6, 4, device="cuda"), torch.ones(6, device="cuda")
+        assert object_weights(priors, torch.rand(2, 4, device="cuda"), weights).device.type == "cuda"
 
 
 @given(

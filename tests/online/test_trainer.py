@@ -153,10 +153,11 @@ def test_padding_behind_the_image_is_no_shift():
     [
         (dict(min_strid=8), r"no setting 'min_strid'; nearest: min_stride"),
         (dict(teacher_score="high"), "must be a number, got 'high'"),
-        (dict(norm_eval=1), "must be a truth value"),
+        (dict(norm_eval=1), "must be True or False"),
         (dict(object_weight=0), "object_weight must be above 0"),
         (dict(student_score=2), "student_score must be from 0 to 1"),
-        (dict(max_updates=True), "must be a number"),
+        (dict(max_updates=True), "must be a whole number"),
+        (dict(min_stride=8.0), "must be a whole number"),
     ],
 )
 def test_wrong_settings_are_one_line(config, told):

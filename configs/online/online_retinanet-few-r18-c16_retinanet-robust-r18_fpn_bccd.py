@@ -5,11 +5,11 @@ optim_wrapper = dict(
     _delete_=True,
     type="OptimWrapper",
     optimizer=dict(type="SGD", lr=0.01, momentum=0.9),
-    clip_grad=dict(max_norm=10),
+    clip_grad=dict(max_norm=1),  # a frame is one image: its gradient may be any
 )
 online = dict(
     teacher=dict(
-        config="configs/feature/retinanet_r18_fpn_bccd.py",
-        checkpoint="work_dirs/retinanet_r18_fpn_bccd/epoch_12.pth",
+        config="{{ fileDirname }}/retinanet-robust_r18_fpn_bccd.py",
+        checkpoint="work_dirs/retinanet-robust_r18_fpn_bccd/epoch_8.pth",
     ),
 )
