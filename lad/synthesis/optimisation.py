@@ -270,7 +270,7 @@ class _Objects:
         )
 
     def samples(self, bboxes: Tensor, images: Tensor) -> list[DetDataSample]:
-        """MMDetection's samples with moved boxes."""
+        """MMDetection's samples with moved boxes: an object for each image, as its detectors take them."""
         height, width = images.shape[-2:]
         samples = []
         for number, (own, labels) in enumerate(

@@ -2,6 +2,7 @@
 
 import json
 
+from lad.base.processes import locked
 from lad.datasets.coco_checks import check_coco
 from lad.errors import ConfigError, DataError
 from lad.synthesis.dataset import SynthesisedFolder, SynthesisSettings, png
@@ -193,6 +194,16 @@ def test_foreign_log_is_refused(tmp_path):
     (tmp_path / "synthesis.jsonl").write_text("[1]\n")
     with pytest.raises(ConfigError, match="is not the log of a synthesis"):
         SynthesisedFolder(tmp_path, settings())
+
+
+def test_folder_that_another_process_writes_to_is_refused(tmp_path):
+    folder = SynthesisedFolder(tmp_path / "made", settings())
+    made = StandIn()
+    with locked(folder.path), pytest.raises(ConfigError, match="another process is writing to"):
+        folder.fill(made, LAYOUTS)
+    assert not made.made
+    folder.fill(made, LAYOUTS)
+    assert len(made.made) == 3
 
 
 def test_full_disk_is_told_in_one_line_and_loses_nothing(tmp_path, monkeypatch):
