@@ -111,6 +111,16 @@ SYNTHESIZE = (
 )
 #: A teacher and one student; the suites of ``documentation.project`` train for one epoch.
 SUITE = "--only lad --seeds 0"
+#: Leaves a video of a few frames.
+VIDEO = (
+    "python tools/dataset_converters/make_video.py data/bccd/annotations/val.json data/bccd/images data/bccd_video "
+    "--frames 4 --size 64 48 --force"
+)
+#: The stand-ins for its checkpoints name no classes.
+ONLINE = (
+    "--classes RBC WBC Platelets --teacher work_dirs/retinanet-robust_r18_fpn_bccd/epoch_8.pth "
+    "--cfg-options 'online.teacher.classes=[RBC,WBC,Platelets]'"
+)
 #: ``[--option VALUE]``, ``[NAME ...]`` and the ellipsis of a synopsis.
 OPTIONAL = re.compile(r" (\[[^\[\]]*\]|\.\.\.)(?=[ \]]|$)")
 
@@ -156,6 +166,9 @@ RULES = [
         "python tools/dataset_converters/shuffle_labels.py data/bccd/annotations/train.json "
         "data/bccd/annotations/train_shuffled.json",)),
     Rule(r"train.py configs/specialists/", SHORT, slow=True),
+    Rule(r"train.py configs/online/retinanet-robust",
+         f"{SHORT} load_from=work_dirs/retinanet_r18_fpn_bccd/epoch_12.pth", slow=True),
+    Rule(r"train.py configs/online/", SHORT, slow=True),
     Rule(r"train.py configs/pretraining/simclr-crops", VIEWS, slow=True, after=(CUT,)),
     Rule(r"train.py configs/pretraining/simclr_paa-r18_fpn_bccd", VIEWS, slow=True),
     Rule(r"train.py configs/pretraining/paa-pretrained", f"{SHORT} load_from={PHASE_1}", slow=True, after=(
@@ -215,6 +228,12 @@ RULES = [
     Rule(r"tools/export.py", f"{DIGITS} --force --no-evaluation", slow=True),
     Rule(r"benchmarks/mutual.py", "--repeats 1", slow=True),
     # The stand-in for the checkpoint has weights alone.
+    Rule(r"make_video.py", "--frames 4 --size 64 48 --force"),
+    Rule(r"tools/online_distill.py",
+         f"--frames 3 --force --student work_dirs/retinanet-few_r18-c16_fpn_bccd/epoch_12.pth {ONLINE}",
+         {"CONFIG": "configs/online/online_retinanet-few-r18-c16_retinanet-robust-r18_fpn_bccd.py",
+          "SOURCE": "data/bccd_video/video.mp4"}, after=(VIDEO,)),
+    Rule(r"benchmarks/online.py", f"--frames 4 --shot 2 {ONLINE}", slow=True),
     Rule(r"tools/label.py", DIGITS, {"FOLDER": "data/mine/train"}),
     Rule(r"tools/synthesize.py", FEW_IMAGES),
     # The wide detector's.

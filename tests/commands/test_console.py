@@ -52,6 +52,7 @@ def test_every_command_is_a_module_with_a_main():
         ("search", "search"),
         ("label", "label"),
         ("export", "export"),
+        ("online_distill", "online_distill"),
         ("demo", "demo"),
     ],
 )

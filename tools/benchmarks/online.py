@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lad.analysis.pictures.stream import draw_stream, read_log
 from lad.cli.messages import one_line_errors
+from lad.cli.options import add_config_options
 from lad.commands.online_distill import read_networks
 from lad.datasets.panning_video import ANNOTATIONS, VIDEO, PanningParameters, make_video
 from lad.errors import ConfigError
@@ -50,7 +51,8 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--frames", type=int, default=600)
     parser.add_argument("--shot", type=int, default=100)
-    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--classes", nargs="+", help="the students' class names, where checkpoints have none")
+    add_config_options(parser)
     return parser.parse_args()
 
 
@@ -58,11 +60,11 @@ def networks_of(args: argparse.Namespace, student: str) -> tuple[Networks, Onlin
     """As the command would have them."""
     command = argparse.Namespace(
         config=args.config,
-        cfg_options=dict(option.split("=", 1) for option in args.cfg_options),
+        cfg_options=args.cfg_options,
         teacher=args.teacher,
         student=student,
         seed=0,
-        classes=None,
+        classes=args.classes,
         device="cpu",
     )
     return read_networks(command)
