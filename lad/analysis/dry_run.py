@@ -262,6 +262,8 @@ def describe(model: BaseDetector) -> str:
                 *(f"{name}.{each}" for each in own.adapters),
             ]
             parts.append(f"pretraining of {name}: {own.length}; {', '.join(learning)} learn.")
+        if not one.active.is_whole:
+            parts.append(f"{name} is active in {one.active}.")
         if isinstance(one.method, CoLearningAssignment):
             switch = one.method.switch
             parts.append(f"{type(switch).__name__} chooses who teaches, per {switch.per}.")

@@ -45,6 +45,7 @@ class Schedule:
         iters: Its length in iterations, or
         epochs: in epochs, counted in whole ones: the value changes when an epoch begins. Neither: the whole run. Where
             the length of the run is unknown, the value stays that of the first step.
+        begin: Number of the iteration or epoch, from 0, in which it leaves ``start``.
 
     Example:
         >>> from lad.base.progress import Progress
@@ -59,6 +60,7 @@ class Schedule:
     type: str = "constant"
     iters: int | None = None
     epochs: int | None = None
+    begin: int = 0
 
     @property
     def is_zero(self) -> bool:
@@ -71,9 +73,9 @@ class Schedule:
 
     def _part(self, progress: Progress) -> float:
         if self.iters is not None:
-            return min(progress.iteration / self.iters, 1.0)
+            return min(max(progress.iteration - self.begin, 0) / self.iters, 1.0)
         if self.epochs is not None:
-            return min(progress.epoch / self.epochs, 1.0)
+            return min(max(progress.epoch - self.begin, 0) / self.epochs, 1.0)
         return min(progress.fraction, 1.0)
 
 
@@ -88,7 +90,7 @@ def build_schedule(
 
     Args:
         config: The setting; see :class:`Schedule` for the keys. ``end`` is required, ``start`` is 0 by default, and one
-            of ``iters`` and ``epochs`` may be given.
+            of ``iters`` and ``epochs`` may be given, with ``begin``.
         owner: What it sets, for messages: ``'SelfDistillation: alpha'``.
         above: Bound below which, and at which, no value may be.
         minimum, maximum: Bounds that are allowed themselves.
@@ -139,7 +141,87 @@ def _from_dict(config: dict[str, Any], owner: str) -> Schedule:
             raise ConfigError(
                 f"{owner}: {unit} of a schedule must be a positive whole number, got {length!r}."
             )
+    begin = config.get("begin", 0)
+    if not isinstance(begin, int) or isinstance(begin, bool) or begin < 0 or (begin and not lengths):
+        raise ConfigError(
+            f"{owner}: begin of a schedule must be a whole number of the iters or epochs that it counts, got {begin!r}."
+        )
     return Schedule(**config)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a run, such as that in which a method teaches.
+
+    Attributes:
+        unit: ``'iters'``, ``'epochs'`` or ``'part'`` (of the run, from 0 to 1).
+        begin: Where it begins.
+        end: Where it ends, no longer in it; None: never.
+
+    Example:
+        >>> from lad.base.progress import Progress
+        >>> from lad.base.schedules import Window
+        >>> first = Window("epochs", 0, 2)
+        >>> [first.covers(Progress(epoch=epoch)) for epoch in range(4)]
+        [True, True, False, False]
+    """
+
+    unit: str = "part"
+    begin: float = 0
+    end: float | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the whole run."""
+        return self.begin == 0 and self.end is None
+
+    def covers(self, progress: Progress) -> bool:
+        """Whether a step at a place in the run belongs to it."""
+        place = dict(iters=progress.iteration, epochs=progress.epoch, part=progress.fraction)[self.unit]
+        return self.begin <= place and (self.end is None or place < self.end)
+
+    def is_apart_from(self, other: Window) -> bool:
+        """Whether no step belongs to both, as far as their units tell."""
+        if self.unit != other.unit:
+            return False
+        first, second = sorted((self, other), key=lambda one: one.begin)
+        return first.end is not None and first.end <= second.begin
+
+    def __str__(self) -> str:
+        what = dict(iters="iterations", epochs="epochs", part="parts of the run")[self.unit]
+        return f"{what} from {self.begin:g}" + ("" if self.end is None else f" to before {self.end:g}")
+
+
+def build_window(config: Any, owner: str) -> Window:
+    """Build a window from a setting: ``dict(epochs=(0, 6))``, ``dict(iters=(1000, None))``, ``dict(part=(0.5, 1))``.
+
+    Args:
+        config: The setting: where it begins and where it ends, in one unit; None for the whole run.
+        owner: What it sets, for messages.
+
+    Raises:
+        ConfigError: it is no such setting.
+    """
+    if config is None:
+        return Window()
+    if isinstance(config, dict) and len(config) == 1:
+        ((unit, bounds),) = config.items()
+        pair = isinstance(bounds, (list, tuple)) and len(bounds) == 2
+        if unit in ("iters", "epochs", "part") and pair and _are_bounds(unit, *bounds):
+            begin, end = bounds
+            return Window(unit, begin, None if unit == "part" and end == 1 else end)
+    raise ConfigError(
+        f"{owner} must be like dict(epochs=(0, 6)), dict(iters=(1000, None)) or dict(part=(0.5, 1)), where it begins "
+        f"and where it ends, got {config!r:.80}."
+    )
+
+
+def _are_bounds(unit: str, begin: Any, end: Any) -> bool:
+    kinds = (int, float) if unit == "part" else (int,)
+    numbers = [begin] if end is None else [begin, end]
+    if not all(isinstance(each, kinds) and not isinstance(each, bool) for each in numbers):
+        return False
+    return begin >= 0 and (end is None or begin < end) and (unit != "part" or max(numbers) <= 1)
 
 
 def _check_value(

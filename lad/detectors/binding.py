@@ -6,12 +6,14 @@ import copy
 from collections.abc import Mapping, Sequence
 
 from lad.base.capture import INPUT, find_module
+from lad.base.schedules import Schedule, build_schedule, build_window
 from lad.detectors.bound import BoundMethod, Candidates
 from lad.detectors.conflicts import check_conflicts
 from lad.detectors.names import find_among, find_learner, free_name, of_each_exit
 from lad.detectors.state import RESERVED
 from lad.errors import ConfigError, UnsupportedError
 from lad.methods.base import DistillationMethod, JointMethod, SeveralTeachersMethod
+from lad.methods.feature.gradient_share import GradientShare
 from lad.networks.ensemble import TeacherEnsemble
 from lad.networks.gives import check_gives
 from lad.networks.routes import check_learner_is_not_its_teacher, find_route
@@ -27,7 +29,7 @@ def build_methods(configs: Sequence[dict], candidates: Candidates) -> dict[str, 
 
     Args:
         configs: The methods' configs, each with ``type`` and optionally ``name``, ``learner``, ``taught_by`` and
-            ``ensemble`` (``among`` for a joint method).
+            ``ensemble`` (``among`` for a joint method), ``active`` and ``factor``.
         candidates: What they can train and learn from.
 
     Raises:
@@ -48,6 +50,8 @@ def _build(config: dict, candidates: Candidates, others: Mapping[str, BoundMetho
     owner = kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
     known = MODELS.get(kind) if isinstance(kind, str) else kind
     name = config.pop("name", None)
+    active = build_window(config.pop("active", None), f"{owner}: active")
+    factor = build_schedule(config.pop("factor", 1.0), f"{owner}: factor", minimum=0)
     route = None
     if isinstance(known, type) and issubclass(known, JointMethod):
         learners = find_among(config, candidates, owner)
@@ -77,7 +81,15 @@ def _build(config: dict, candidates: Candidates, others: Mapping[str, BoundMetho
     method = MODELS.build(config)
     if isinstance(method, JointMethod) and method.takes_exits:
         learners = tuple(learner for learner in candidates.learners if learner.partition(".")[0] in learners)
-    return BoundMethod(name, method, learners, route, prefix)
+    if method.pretraining is not None and not active.is_whole:
+        raise ConfigError(
+            f"{owner}: a method that pretrains begins with the run: leave out active, or set pretrain=None."
+        )
+    if isinstance(getattr(method, "loss_weight", None), GradientShare) and factor != Schedule(1.0):
+        raise ConfigError(
+            f"{owner}: a loss_weight that keeps a share of the gradient makes up for factor: leave out one of them."
+        )
+    return BoundMethod(name, method, learners, route, prefix, active, factor)
 
 
 def _bind(one: BoundMethod, candidates: Candidates) -> None:

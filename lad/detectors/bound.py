@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from lad.base.schedules import Schedule, Window
 from lad.methods.base import DistillationMethod, SeveralTeachersMethod
 from lad.networks.frozen import FrozenTeacher
 from lad.networks.peer import PeerTeacher
@@ -24,6 +25,8 @@ class BoundMethod:
         route: Its teachers; None for a joint method.
         prefix: What the names of its losses begin with in the log: the learner's name where there are several, then
             the teacher's where there are several; empty, or ending in a dot.
+        active: The part of the run in which it does something.
+        factor: Factor of its loss terms.
     """
 
     name: str
@@ -31,6 +34,8 @@ class BoundMethod:
     learners: tuple[str, ...]
     route: TeacherRoute | None
     prefix: str
+    active: Window = field(default_factory=Window)
+    factor: Schedule = field(default_factory=lambda: Schedule(1.0))
 
     @property
     def learner(self) -> str:

@@ -79,9 +79,25 @@ def check_trains_without_labels(methods: Sequence[DistillationMethod], student: 
         )
 
 
+def check_always_active(bound: Iterable[BoundMethod]) -> None:
+    """Refuse methods that rest at times where the student's own loss is not computed: a step could be without loss.
+
+    Raises:
+        ConfigError: names the method.
+    """
+    for one in bound:
+        if not one.active.is_whole:
+            raise ConfigError(
+                f"{one.name}: student_loss=False leaves the student to its methods in every step: leave out active, or "
+                "let factor fade."
+            )
+
+
 def check_conflicts(one: BoundMethod, others: Iterable[BoundMethod]) -> None:
-    """Refuse a second method that changes the same head's loss, and losses of the same name."""
+    """Refuse a second method that changes the same head's loss in the same steps, and losses of the same name."""
     for other in others:
+        if one.active.is_apart_from(other.active):
+            continue
         shared = set(one.learners) & set(other.learners)
         heads = set(one.method.steers) & set(other.method.steers)
         if shared and heads:

@@ -13,6 +13,7 @@ from lad.base.random_state import RandomState
 from lad.detectors.binding import build_methods
 from lad.detectors.bound import BoundMethod, Candidates
 from lad.detectors.conflicts import (
+    check_always_active,
     check_can_learn_without_labels,
     check_is_list_of_methods,
     check_is_method,
@@ -24,7 +25,7 @@ from lad.detectors.names import trains_exits
 from lad.detectors.networks import NetworksDetector
 from lad.detectors.pretraining import find_pretraining, phase_of, pretrained
 from lad.detectors.steps import Batch, modules_to_capture, steps_of
-from lad.detectors.terms import add_terms, weighted_losses
+from lad.detectors.terms import add_terms, reach_adapters, weighted_losses
 from lad.errors import ConfigError
 from lad.methods.base import DistillationMethod, JointMethod, Step
 from lad.networks.cache import take_fingerprints
@@ -64,7 +65,10 @@ class DistillationDetector(NetworksDetector):
             network, taught by that network); ``taught_by=['a', 'b']`` with
             ``ensemble='average'`` or ``'attention'`` (:func:`lad.networks.ensemble.combine`) combines several, and
             :class:`lad.methods.base.SeveralTeachersMethod` takes them apart. Where there are several, the names of
-            its losses begin with the learner's and the teacher's, ``a.loss_hint``.
+            its losses begin with the learner's and the teacher's, ``a.loss_hint``. ``active`` is the part of the run
+            in which a method does something, ``dict(epochs=(0, 6))`` (:func:`lad.base.schedules.build_window`), and
+            ``factor`` a number or schedule that all its loss terms are multiplied by
+            (:func:`lad.base.schedules.build_schedule`).
         student_loss: Whether the student learns its own loss too. False: from the teacher alone, by the methods'
             losses; labels are then needed only where a method needs them.
         data_preprocessor: Replaces the deployed network's.
@@ -120,6 +124,7 @@ class DistillationDetector(NetworksDetector):
         self.distillation = ModuleDict({name: one.method for name, one in self.bound.items()})
         if not student_loss:
             check_trains_without_labels(self.methods, self.student)
+            check_always_active(self.bound.values())
         self._loss_order = steering_order(self.bound.values(), tuple(self.learners))
         self.pretraining = find_pretraining(self.bound, self.learners)
         self.phase: Phase | None = None
@@ -225,20 +230,23 @@ class DistillationDetector(NetworksDetector):
 
     def _task_losses(self, progress: Progress, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
         images = self._network_images(inputs, data_samples)
+        active = {name: one for name, one in self.bound.items() if one.active.covers(progress)}
         with ExitStack() as observing:
             outputs = self._capture(observing, self.bound, is_pretraining=False)
             batch = Batch(progress, images, data_samples, outputs, self.student_loss)
-            steps = steps_of(self.bound, self._candidates(), batch, is_pretraining=False)
-            for name, one in self.bound.items():
+            steps = steps_of(active, self._candidates(), batch, is_pretraining=False)
+            for name, one in active.items():
                 for step in steps[name].values():
                     observing.enter_context(one.method.observe(step))
             losses = self._own_losses(steps, images, data_samples, outputs)
-        for name, one in self.bound.items():
+        for name, one in active.items():
             if isinstance(one.method, JointMethod):
-                add_terms(losses, one, one.method.joint_losses(steps[name]))
+                terms = one.method.joint_losses(steps[name])
             else:
-                add_terms(losses, one, one.method.losses(steps[name][one.learner]))
-        return losses
+                terms = one.method.losses(steps[name][one.learner])
+            add_terms(losses, one, weighted_losses(terms, one.factor.at(progress)))
+        resting = [one.method for name, one in self.bound.items() if name not in active]
+        return reach_adapters(losses, resting)
 
     def _own_losses(
         self,
@@ -252,9 +260,10 @@ class DistillationDetector(NetworksDetector):
         # A single network draws from the generators as it does alone; several must not draw each other's numbers.
         start = RandomState.capture(images[self.deploy].device) if len(self.learners) > 1 else None
         own = {}
-        for name, one in self.bound.items():
-            if isinstance(one.method, JointMethod):
-                own.update(one.method.own_losses(steps[name]))
+        for name in steps:
+            method = self.bound[name].method
+            if isinstance(method, JointMethod):
+                own.update(method.own_losses(steps[name]))
         for learner in self._loss_order:
             if learner in own:
                 continue
@@ -283,7 +292,8 @@ class DistillationDetector(NetworksDetector):
             start.restore()
             data_samples = samples_for(network, data_samples)
         with ExitStack() as steering:
-            for name, one in self.bound.items():
+            for name in steps:
+                one = self.bound[name]
                 if learner in one.learners and not one.method.is_joint:
                     step = steps[name][learner]
                     steering.enter_context(one.method.steer(step))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
+from lad.base.phases import reaching
 from lad.detectors.bound import BoundMethod
 from lad.errors import ConfigError
+from lad.methods.base import DistillationMethod
 
 #: Classification losses of dense heads and RoI heads: ``'loss_cls'``, ``'s1.loss_cls'`` of a cascade's second stage,
 #: ``'loss_cls_hard'``. An RPN's are called ``'loss_rpn_cls'``.
@@ -47,3 +50,22 @@ def add_terms(losses: dict[str, Any], one: BoundMethod, terms: dict[str, Any]) -
     if taken := sorted(set(terms) & set(losses)):
         raise ConfigError(f"method {one.name!r} returns {taken}, which another loss is already called.")
     losses.update(terms)
+
+
+def reach_adapters(losses: dict[str, Any], resting: Sequence[DistillationMethod]) -> dict[str, Any]:
+    """The same losses, one of which leads to the adapters of methods that do nothing in a step.
+
+    They get gradients of zeros, so that DistributedDataParallel, which waits for them, trains as one process does.
+
+    Args:
+        losses: Of the step.
+        resting: Those methods.
+    """
+    adapters = [p for method in resting for p in method.parameters() if p.requires_grad]
+    name = next((key for key in losses if "loss" in key), None)
+    if not adapters or name is None:
+        return losses
+    term = losses[name]
+    first, *others = term if isinstance(term, (list, tuple)) else [term]
+    first = reaching(first, adapters, [])
+    return losses | {name: [first, *others] if isinstance(term, (list, tuple)) else first}
