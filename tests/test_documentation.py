@@ -146,6 +146,7 @@ class Rule:
 
 #: The first that matches counts. A command without a rule runs as it stands.
 RULES = [
+    Rule(r"outfile_prefix", "", {"annotations/train.json": "annotations/train.json"}),
     # Eight processes are as good as two to see that there are several.
     Rule(r"dist_train.sh mine_lad", SMALL, {"8": "2"}, slow=True),
     Rule(r"dist_train.sh .*_coco", SMALL, {"8": "2"}, slow=True),
