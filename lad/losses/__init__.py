@@ -28,6 +28,7 @@ from lad.losses.multi_teacher import (
     gate_scores,
     known_divergence,
 )
+from lad.losses.not_true import binary_not_true_divergence, not_true_divergence
 from lad.losses.overhaul import OFDLoss, negative_expectation, partial_l2_loss
 from lad.losses.pearson import PKDLoss, pearson_distillation_loss
 from lad.losses.probability_focal import ProbabilityFocalLoss, probability_focal_loss
@@ -67,6 +68,7 @@ __all__ = [
     "attention_transfer_loss",
     "binary_decoupled_kd_loss",
     "binary_kl_divergence",
+    "binary_not_true_divergence",
     "binary_soft_cross_entropy",
     "bounded_regression_loss",
     "channel_wise_divergence",
@@ -89,6 +91,7 @@ __all__ = [
     "known_divergence",
     "localisation_distillation_loss",
     "negative_expectation",
+    "not_true_divergence",
     "nt_xent_loss",
     "object_masks",
     "partial_l2_loss",

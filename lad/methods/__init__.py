@@ -14,6 +14,7 @@ from lad.methods.response.cross_head import CrossHeadDistillation
 from lad.methods.response.dense_logits import DenseLogitDistillation
 from lad.methods.response.localisation import LocalisationDistillation
 from lad.methods.response.detections import DetectionDistillation
+from lad.methods.response.not_true import NotTrueDistillation
 from lad.methods.response.soft_label import SoftLabelDistillation
 from lad.methods.roi.logits import RoILogitDistillation
 from lad.methods.roi.rcnn import RCNNDistillation
@@ -46,6 +47,7 @@ __all__ = [
     "LocalisationDistillation",
     "MulDE",
     "MutualLogitDistillation",
+    "NotTrueDistillation",
     "OverhaulDistillation",
     "RCNNDistillation",
     "RPNDistillation",

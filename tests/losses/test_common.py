@@ -279,6 +279,7 @@ CASES = dict(
 #: Of ``losses.__all__``: no losses but parts of them.
 PARTS = {
     "attention_temperature",
+    "binary_not_true_divergence",  # constant in a true class: see test_not_true
     "complementary_attention",
     "complementary_features",
     "contrastive_attention",
@@ -287,6 +288,7 @@ PARTS = {
     "gate_scores",
     "known_divergence",
     "negative_expectation",
+    "not_true_divergence",  # likewise
     "object_masks",
     "relation_agreement_loss",  # constant in a part of the student's own: see test_relation_agreement
 }

@@ -39,6 +39,7 @@ DETECTOR_OF = {
     "ClassBalancedDistillation": RETINA,
     "RPNDistillation": FASTER,
     "RCNNDistillation": FASTER,
+    "NotTrueDistillation": RETINA,
     "RoILogitDistillation": FASTER,
 }
 ROLES = (

@@ -50,6 +50,8 @@ class RoIDistillation(DistillationMethod):
     stage_loss_name = "loss_cls_soft"
     compares_units = ("roi_head",)
     weighable = ("roi_head",)
+    #: The method's name in messages, where it is not that of its class.
+    owner: str | None = None
 
     def __init__(self, classes: Sequence[str] | None = None, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -70,7 +72,7 @@ class RoIDistillation(DistillationMethod):
 
     def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Refuse RoI heads that cannot be compared; find the teacher's classes."""
-        owner = type(self).__name__
+        owner = self.owner or type(self).__name__
         check_roi_head("student", student, owner)
         check_roi_head("teacher", teacher.model, owner)
         own, taught = stages_of(student), stages_of(teacher.model)
@@ -113,10 +115,7 @@ class RoIDistillation(DistillationMethod):
         for outputs in seen:
             number = outputs.number
             head = stages_of(student)[number]
-            stage = self.teacher_stage[number]
-            scores, boxes = step.teacher.evaluate(
-                score_rois, self.teacher_features, stage, outputs.rois, step.teacher.is_ensemble
-            )
+            scores, boxes = self.teachers_predictions(step, number, outputs.rois)
             losses = self.compare(head, outputs, scores, boxes)
             weight = student.roi_head.stage_loss_weights[number] if is_cascade else 1.0
             prefix = f"s{number}." if is_cascade else ""
@@ -125,6 +124,11 @@ class RoIDistillation(DistillationMethod):
         for number in range(len(seen), len(self.teacher_stage)):
             terms[f"s{number}.{self.stage_loss_name}"] = self._run_without_proposals(step, number)
         return terms
+
+    def teachers_predictions(self, step: Step, number: int, rois: Tensor) -> tuple[Tensor, Tensor]:
+        """The teacher's logits and deltas of (n, 5) boxes that a stage of the student has scored."""
+        stage = self.teacher_stage[number]
+        return step.teacher.evaluate(score_rois, self.teacher_features, stage, rois, step.teacher.is_ensemble)
 
     def _student_features(self, step: Step) -> Sequence[Tensor]:
         return step.outputs[self.student_features]
