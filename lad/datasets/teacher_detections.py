@@ -166,10 +166,11 @@ class DetectionsOfBatch:
         samples = data.get("data_samples") if isinstance(data, Mapping) else None
         if not isinstance(samples, (list, tuple)):
             return None
-        data = dict(data, data_samples=[self._sorted(sample) for sample in samples])
+        data = dict(data, data_samples=[self.sort(sample) for sample in samples])
         return ((data, *args[1:]), kwargs) if args else (args, dict(kwargs, data=data))
 
-    def _sorted(self, sample: DetDataSample) -> DetDataSample:
+    def sort(self, sample: DetDataSample) -> DetDataSample:
+        """A copy of a sample, as the pipeline made it, whose detections stand behind what annotations ignore."""
         sample = sample.new()  # the batch itself may be looked at again
         ignored = sample.get("ignored_instances")
         labels = (

@@ -42,8 +42,15 @@ def offline(spec):
     )
 
 
+#: Teachers that are no detectors of MMDetection.
+FOREIGN = ("FeatureTeacher", "DetectionFile")
+
+
 def with_weights(spec, file):
     """A teacher's config without a download, and a checkpoint for it."""
+    if spec.get("type") == "DetectionFile":
+        file.write_text("[]")
+        return dict(spec, file=str(file), ann_file=None, classes=["a"])
     teacher = offline(spec)
     network = MODELS.build(copy.deepcopy(teacher))  # MMDetection writes into a DETR's config
     network.init_weights()  # and leaves some of its weights without values before
@@ -66,6 +73,8 @@ def by_effort():
 def test_config_builds_and_trains_one_step(path, tmp_path):
     cfg = load_config(str(ROOT / path))
     model = cfg.model
+    if "dinov2" in path:
+        pytest.importorskip("timm", reason="extra foundation")
     if describes_detectors(model):
         model = with_networks(
             model,
@@ -86,6 +95,10 @@ def test_config_builds_and_trains_one_step(path, tmp_path):
         if cfg.model.type == PRETRAINING
         else make_batch((2, 1), size=(128, 128), num_classes=num_classes)
     )
+    for teacher in getattr(detector, "teachers", {}).values():
+        if hasattr(teacher, "attach"):
+            teacher.attach(("a",))
+            batch = (batch[0], [teacher.of_batch.sort(sample) for sample in batch[1]])
     # Every phase, where there are several; together they train all.
     for place in (0, 10**9) if getattr(detector, "pretraining", None) else (None,):
         if place is not None:
@@ -137,7 +150,9 @@ def test_teachers_of_the_big_configs_are_mmdetections_official_weights_or_traine
 
 
 def check_official_or_own(teacher):
-    if teacher.config.startswith("mmdet::"):
+    if teacher.get("type") in FOREIGN:
+        assert teacher.checkpoint.startswith("checkpoints/")  # what the reader has downloaded
+    elif teacher.config.startswith("mmdet::"):
         name = teacher.config.removeprefix("mmdet::")
         metafile = Path(mmdet.__file__).parent / ".mim/configs" / Path(name).parent / "metafile.yml"
         models = yaml.safe_load(metafile.read_text())["Models"]
@@ -156,6 +171,7 @@ DETECTORS = {
     "atss": "ATSS",
     "ddod": "DDOD",
     "deformable-detr": "DeformableDETR",
+    "dinov2": "FeatureTeacher",
     "dino": "DINO",
     "faster-rcnn": "FasterRCNN",
     "fcos": "FCOS",
@@ -167,7 +183,7 @@ DETECTORS = {
     "tood": "TOOD",
     "yolox": "YOLOX",
 }
-BACKBONE = r"(?:r18-c16|r18-c32|r18|r50|r101|x101|swin-[sb]|mobilenetv2|nano|mini|tiny|small|[sml])"
+BACKBONE = r"(?:r18-c16|r18-c32|r18|r50|r101|x101|swin-[sb]|vit-[sb]|mobilenetv2|nano|mini|tiny|small|[sml])"
 #: What a specialist was trained on.
 SPECIALISTS = "low|high|rbc|wbc|platelets|shuffled"
 #: What a detector for rare classes has beside instance sampling.
@@ -211,6 +227,8 @@ def test_name_follows_the_order_and_agrees_with_the_networks(path):
         trained=lambda spec, role: types.append(offline(spec).type) or spec,
         frozen=lambda spec, role: types.append(offline(spec).type) or spec,
     )
+    if types[-1] == "DetectionFile":
+        types[-1] = type_of(match[2])  # of what made the file
     if len(types) == 1 and model.get("exits"):
         assert match[1] == match[2]  # it teaches its exits
         types *= 2
