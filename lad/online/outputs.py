@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,15 @@ class Lines:
 
     Args:
         path: The file; its folder is there.
-        length: Bytes of it that count; what follows is cut off. 0 begins anew.
+        length: Bytes of it that count, if it is so long; what follows is cut off. 0 begins anew.
     """
 
     def __init__(self, path: Path, length: int = 0) -> None:
         self.path = path
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 -- open as long as the stream
-        self._file.truncate(length)
+        self._written = min(length, os.fstat(self._file.fileno()).st_size)
+        self._file.truncate(self._written)
         self._kept = b""
-        self._written = length
 
     @property
     def length(self) -> int:
@@ -65,10 +66,16 @@ class Lines:
 
 
 class NoLines:
-    """Lines that are not wanted."""
+    """Lines that are not wanted; a file of an earlier part of the stream stays as it is.
 
-    length = 0
+    Args:
+        length: Bytes of that file that count.
+    """
+
     is_whole = True
+
+    def __init__(self, length: int = 0) -> None:
+        self.length = length
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Do nothing."""

@@ -209,7 +209,12 @@ def _run(
             return connection.send(("error", str(error)))
         connection.send(("ready", None))
         while True:
-            connection.send(_answer(trainer, shared, connection.recv()))
+            request = connection.recv()
+            try:
+                answer = _answer(trainer, shared, request)
+            except LadError as error:
+                answer = ("error", str(error))
+            connection.send(answer)
     except (EOFError, OSError):  # the stream has ended
         return
 
@@ -226,10 +231,7 @@ def _answer(trainer: Trainer, shared: dict[str, Tensor], request: tuple) -> tupl
         content = io.BytesIO()
         torch.save(trainer.state_dict(), content)
         return "state", content.getvalue()
-    try:
-        trainer.load_state_dict(load_safely(io.BytesIO(values[0])))
-    except LadError as error:
-        return "error", str(error)
+    trainer.load_state_dict(load_safely(io.BytesIO(values[0])))
     _share_weights(trainer, shared)
     return "loaded", None
 

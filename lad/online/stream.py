@@ -108,7 +108,9 @@ class OnlineStream:
             self._restore(state)
             lengths = [state.log_length, state.detections_length]
         self._log = Lines(folder / LOG, lengths[0])
-        self._detections = Lines(folder / DETECTIONS, lengths[1]) if options.detections else NoLines()
+        self._detections: Lines | NoLines = NoLines(lengths[1])
+        if options.detections:
+            self._detections = Lines(folder / DETECTIONS, lengths[1])
         self._video = VideoParts(folder / VIDEO, frames.fps, self._frame) if options.video else None
 
     def _restore(self, state: StreamState) -> None:

@@ -174,6 +174,18 @@ def test_lines_that_a_full_disk_refuses_are_written_later(tmp_path):
     assert length == len(text)
 
 
+def test_lines_of_an_earlier_part_are_cut_back_and_never_made_up(tmp_path):
+    (tmp_path / "log.jsonl").write_text("1\n2\n3\n")
+    lines = Lines(tmp_path / "log.jsonl", 4)
+    lines.write(dict(a=4))
+    lines.close()
+    assert (tmp_path / "log.jsonl").read_text() == '1\n2\n{"a": 4}\n'
+    lines = Lines(tmp_path / "log.jsonl", 100)
+    assert lines.length == 13
+    lines.close()
+    assert (tmp_path / "log.jsonl").read_text() == '1\n2\n{"a": 4}\n'
+
+
 def test_state_is_not_saved_without_the_log_that_belongs_to_it(tmp_path):
     run = Run(tmp_path, frames=4, save_every=2)
     run.stream._log._file = mock.Mock(write=full_disk, close=lambda: None)
@@ -303,6 +315,16 @@ def test_resuming_what_has_ended_changes_nothing(stack):
     stack.stream("ended", resume=True).run()
     assert stack.result("ended")[1:] == stack.result("whole")[1:]
     assert len(mmcv.VideoReader(str(stack.folder / "ended/annotated.mp4"))) == 24
+
+
+def test_detections_that_are_no_longer_wanted_stay(stack):
+    stack.stream("quiet", max_frames=6).run()
+    before = (stack.folder / "quiet/detections.jsonl").read_text()
+    stack.stream("quiet", resume=True, max_frames=12, detections=False).run()
+    stack.stream("quiet", resume=True, max_frames=14).run()
+    after = (stack.folder / "quiet/detections.jsonl").read_text()
+    assert after.startswith(before)
+    assert [json.loads(line)["frame"] for line in after.splitlines()] == [0, 1, 2, 3, 4, 5, 12, 13]
 
 
 def test_state_of_another_video_is_refused(stack):
