@@ -29,6 +29,7 @@ ORDER = [
     "synthesis",
     "online",
     "cli",
+    "federated",
     "analysis",
     "search",
     "recipes",

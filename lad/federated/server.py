@@ -1,0 +1,221 @@
+"""A federation's server: its model, what becomes of it round by round, and how it goes on after it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lad.base.config import load_config, merge_options
+from lad.compat.safe_loading import load_safely
+from lad.detectors.configs import describes_detectors
+from lad.errors import ConfigError, DataError, listed
+from lad.federated.aggregation import State, non_finite, weighted_average
+from lad.federated.classes import federation_classes
+from lad.federated.client import Task, Update
+from lad.federated.evaluation import GlobalEvaluation, can_evaluate, deployed_state
+from lad.federated.files import write_torch
+from lad.federated.history import History, Round, read_history
+from lad.federated.settings import FederationSettings, federation_of
+from lad.federated.update_hook import shared_state
+
+import mmengine.runner
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import Tensor
+
+#: The averaged model as a plain checkpoint, and the folder with the server's state after each of the last two rounds.
+GLOBAL, STATES = "global.pth", "states"
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What a server is started with.
+
+    Attributes:
+        config: Path of the federation's config.
+        work_dir: Folder of the server.
+        options: Overrides of the config, as ``--cfg-options``.
+        seed: Of the federation; None for the config's.
+    """
+
+    config: str
+    work_dir: str
+    options: Mapping[str, Any] | None = None
+    seed: int | None = None
+
+
+class Server:
+    """The server of a federation on this machine.
+
+    After each round the averaged weights, as they are and as a plain checkpoint, and the history are in its folder; a
+    server that was stopped at any moment goes on with the round after the last finished one.
+
+    Args:
+        options: What it is started with.
+        tell: Takes messages.
+
+    Raises:
+        LadError: the config describes no federation.
+    """
+
+    def __init__(self, options: ServerOptions, tell: Callable[[str], None] = print) -> None:
+        self.cfg = read_federation(options)
+        self.settings: FederationSettings = federation_of(self.cfg)
+        self.folder = Path(options.work_dir)
+        self.tell = tell
+        init_default_scope(self.cfg.get("default_scope", "mmdet"))
+        self.classes = federation_classes(self.cfg)
+        seed = options.seed if options.seed is not None else (self.cfg.get("randomness") or {}).get("seed")
+        self.history = self._history(int(seed or 0))
+        self._evaluate: GlobalEvaluation | None = None
+        self.state = self._restore() if self.history.last is not None else self._initial()
+        self._round_began = time.monotonic()
+        self._clients: dict[str, Any] = {}
+        self._failures: list[str] = []
+
+    # -- State ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def next_round(self) -> int:
+        """Number of the round to come, from 1; 0 before the model that the first begins with is evaluated."""
+        return 0 if self.history.last is None else self.history.last + 1
+
+    def _history(self, seed: int) -> History:
+        """The history in the folder, or a new one; another federation's is refused."""
+        own = self.cfg.to_dict()
+        own["federation"] = dict(own["federation"], rounds=None)  # may grow
+        config = hashlib.sha256(repr(sorted(own.items())).encode()).hexdigest()
+        history = read_history(self.folder)
+        if history is None:
+            return History(f"{random.SystemRandom().getrandbits(64):016x}", seed, config)
+        for what, before, now in (("seed", history.seed, seed), ("config", history.config, config)):
+            if before != now:
+                raise ConfigError(
+                    f"{self.folder} has a federation with another {what}: go on with the same, or give another "
+                    "--work-dir."
+                )
+        return history
+
+    def _initial(self) -> dict[str, Tensor]:
+        """The weights that the first round begins with: those of ``load_from``, or random ones of the seed."""
+        mmengine.runner.set_random_seed(self.history.seed)
+        model = MODELS.build(self.cfg.model)
+        model.init_weights()
+        if self.cfg.get("load_from"):
+            loaded = load_safely(self.cfg.load_from, map_location="cpu")
+            model.load_state_dict(loaded.get("state_dict", loaded), strict=False)
+        return shared_state(model)
+
+    def _restore(self) -> dict[str, Tensor]:
+        path = self._state_file(self.history.last or 0)
+        if not path.is_file():
+            raise DataError(
+                f"{path} is missing: the federation in {self.folder} cannot go on; give another --work-dir."
+            )
+        return load_safely(path)
+
+    def _state_file(self, number: int) -> Path:
+        return self.folder / STATES / f"round_{number:04d}.pth"
+
+    # -- Rounds --------------------------------------------------------------------------------------------------------
+
+    def begin(self, number: int) -> Task:
+        """The task of a round."""
+        self._round_began = time.monotonic()
+        self._clients, self._failures = {}, []
+        return Task(self.history.federation, number, self.history.seed, self.classes, self.settings.norm)
+
+    def fail(self, reason: str) -> None:
+        """Note that a client did not answer, or not usefully."""
+        self._failures.append(" ".join(reason.split())[:500])
+        self.tell(self._failures[-1])
+
+    def average(self, updates: Mapping[str, Update]) -> dict[str, Tensor]:
+        """The weights after a round, from what the clients have sent; as they were where none has anything to send.
+
+        Args:
+            updates: By client.
+        """
+        used = {}
+        for name, update in sorted(updates.items()):
+            self._clients[name] = update.report
+            if update.report.images == 0:
+                self.fail(f"client {name} has no image with labels and does not count")
+            elif (odd := self._misfit(update.state)) is not None:
+                self.fail(f"client {name} does not count: {odd}")
+            else:
+                used[name] = update
+        if updates and self.settings.fraction == 1 and not any(one.report.images for one in updates.values()):
+            raise DataError(
+                f"round {self.next_round}: no client has an image with labels ({listed(sorted(updates), 10)}): there "
+                "is nothing to train on; check their annotation files."
+            )
+        if not used:
+            self.fail("no client has sent weights that count: the model stays as it was")
+            return self.state
+        weights = [update.report.images for update in used.values()]
+        average = weighted_average([update.state for update in used.values()], weights)
+        self.state = {name: average[name].to(value.dtype) for name, value in self.state.items()}
+        return self.state
+
+    def _misfit(self, state: State) -> str | None:
+        if state.keys() != self.state.keys():
+            odd = sorted(state.keys() ^ self.state.keys())[0]
+            return f"{odd!r} is in one of its model and the server's alone"
+        for name, value in state.items():
+            if value.shape != self.state[name].shape:
+                return f"{name!r} has the shape {tuple(value.shape)}, the server's {tuple(self.state[name].shape)}"
+        broken = non_finite(state)
+        return None if broken is None else f"{broken!r} has values that are no numbers"
+
+    def finish(self, number: int) -> Round:
+        """Evaluate the model after a round, and write everything down."""
+        metrics: dict[str, float] = {}
+        if can_evaluate(self.cfg):
+            if self._evaluate is None:
+                self._evaluate = GlobalEvaluation(self.cfg, self.folder / "evaluation")
+            metrics = self._evaluate(deployed_state(self.state))
+        seconds = round(time.monotonic() - self._round_began, 2)
+        done = Round(number, metrics, self._clients, self._failures, seconds)
+        self.history.rounds.append(done)
+        # The history last: it says what there is.
+        write_torch(self._state_file(number), self.state)
+        self._write_deployed()
+        self.history.write(self.folder)
+        for path in (self.folder / STATES).glob("round_*.pth"):
+            if path.name < self._state_file(number - 1).name:
+                path.unlink()
+        return done
+
+    def _write_deployed(self) -> None:
+        meta = {} if self.classes is None else dict(dataset_meta=dict(classes=self.classes))
+        content = dict(meta=meta, state_dict=deployed_state(self.state))
+        write_torch(self.folder / GLOBAL, content)
+
+    def sample(self, nodes: Sequence[int], number: int) -> list[int]:
+        """The nodes that train in a round: a function of seed, round and the sorted nodes."""
+        nodes = sorted(nodes)
+        count = max(1, int(self.settings.fraction * len(nodes)))
+        return sorted(random.Random(f"{self.history.seed}/{number}").sample(nodes, count))
+
+
+def read_federation(options: ServerOptions) -> Config:
+    """The config of a federation.
+
+    Raises:
+        ConfigError: there is no such config, or it describes no training.
+    """
+    cfg = load_config(options.config)
+    merge_options(cfg, options.options or {}, "--cfg-options")
+    if not cfg.get("model") or not cfg.get("train_dataloader"):
+        raise ConfigError(f"{options.config} has no model or no train_dataloader: it describes no training.")
+    if describes_detectors(cfg.model):
+        # As in a training: the student's own is the one that counts.
+        cfg._cfg_dict.pop("data_preprocessor", None)
+    return cfg
