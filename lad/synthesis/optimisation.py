@@ -34,9 +34,8 @@ NOISE = 0.5
 class Objective:
     """Weights of what is minimised: detector * loss + statistics * sum R_l + first * R_1 + variation * TV.
 
-    DIODE's published commands have 0.002, 10 and 100 beside the loss of a YOLOv3 that is summed over the images of the
-    batch. The losses of MMDetection's detectors are means, of the size of 1, beside which these weights leave nothing
-    but flat grey; the defaults give each term of the noise a similar part.
+    DIODE's published command has 0.002, 10 and 100 beside a YOLOv3's loss. The losses of MMDetection's detectors are of
+    the size of 1, beside which these weights leave nothing but flat grey; with the defaults every term counts.
 
     Attributes:
         detector: Of the detector's own training loss.
