@@ -118,7 +118,7 @@ VIDEO = (
 )
 #: The stand-ins for its checkpoints name no classes.
 ONLINE = (
-    "--classes RBC WBC Platelets --teacher work_dirs/retinanet-robust_r18_fpn_bccd/epoch_8.pth "
+    "--classes RBC WBC Platelets --teacher work_dirs/retinanet_r18_fpn_bccd/epoch_12.pth "
     "--cfg-options 'online.teacher.classes=[RBC,WBC,Platelets]'"
 )
 #: ``[--option VALUE]``, ``[NAME ...]`` and the ellipsis of a synopsis.
@@ -232,7 +232,7 @@ RULES = [
     Rule(r"make_video.py", "--frames 4 --size 64 48 --force"),
     Rule(r"tools/online_distill.py",
          f"--frames 3 --force --student work_dirs/retinanet-few_r18-c16_fpn_bccd/epoch_12.pth {ONLINE}",
-         {"CONFIG": "configs/online/online_retinanet-few-r18-c16_retinanet-robust-r18_fpn_bccd.py",
+         {"CONFIG": "configs/online/online_retinanet-few-r18-c16_retinanet-r18_fpn_bccd.py",
           "SOURCE": "data/bccd_video/video.mp4"}, after=(VIDEO,)),
     Rule(r"benchmarks/online.py", f"--frames 4 --shot 2 {ONLINE}", slow=True),
     Rule(r"tools/label.py", DIGITS, {"FOLDER": "data/mine/train"}),

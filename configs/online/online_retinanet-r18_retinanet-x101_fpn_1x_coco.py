@@ -9,7 +9,7 @@ optim_wrapper = dict(
     _delete_=True,
     type="OptimWrapper",
     optimizer=dict(type="SGD", lr=0.01, momentum=0.9),
-    clip_grad=dict(max_norm=1),  # a frame is one image: its gradient may be any
+    clip_grad=dict(max_norm=1),
 )
 online = dict(
     teacher=dict(

@@ -188,7 +188,9 @@ BACKBONE = r"(?:r18-c16|r18-c32|r18|r50|r101|x101|swin-[sb]|vit-[sb]|mobilenetv2
 SPECIALISTS = "low|high|rbc|wbc|platelets|shuffled"
 #: What a detector for rare classes has beside instance sampling.
 LONG_TAIL = "jitter|balanced|cosine"
-DETECTOR = rf"(?:{'|'.join(DETECTORS)})(?:-(?:cop|iop|{SPECIALISTS}|{LONG_TAIL}))?"
+#: A student of online distillation that has seen few photographs.
+ONLINE = "few"
+DETECTOR = rf"(?:{'|'.join(DETECTORS)})(?:-(?:cop|iop|{SPECIALISTS}|{LONG_TAIL}|{ONLINE}))?"
 NETWORK = rf"{DETECTOR}-{BACKBONE}"
 END = r"(?:_fpn)?(?:_(?:\d+x|ms-\d+x|\d+xb\d+-\d+e))?_(?:coco|lvis-v1|bccd|digits|digits-tail)"
 DISTILLATION = re.compile(rf"[a-z]+(?:v2)?(?:-[a-z]+)?_({NETWORK})_({NETWORK}(?:\+{NETWORK})*){END}")
@@ -205,7 +207,15 @@ def type_of(name):
 @pytest.mark.parametrize("path", CONFIGS)
 def test_name_follows_the_order_and_agrees_with_the_networks(path):
     name = Path(path).stem
-    model = load_config(str(ROOT / path)).model
+    cfg = load_config(str(ROOT / path))
+    model = cfg.model
+    if "online" in cfg:
+        match = DISTILLATION.fullmatch(name)
+        assert match, f"{name} is not online_student_teacher_neck_schedule_dataset"
+        teacher = dict(config=cfg.online.teacher.config)
+        assert [model.type, detector_config(teacher, "teacher").type] == list(map(type_of, match.groups()))
+        check_official_or_own(cfg.online.teacher)
+        return
     if model.type == PRETRAINING:
         match = WITHOUT_LABELS.fullmatch(name)
         assert match, f"{name} is not method_network_network_neck_dataset"

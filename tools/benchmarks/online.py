@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from lad.analysis.pictures.stream import draw_stream, read_log
@@ -31,6 +32,8 @@ from mmengine.structures import InstanceData
 from mmengine.utils import ProgressBar
 from scipy.special import stdtrit
 
+#: Frames between two that the teacher is scored on.
+EVERY = 5
 #: Scores at which the frozen student is tried.
 THRESHOLDS = [round(0.05 * step, 2) for step in range(1, 20)]
 
@@ -50,7 +53,9 @@ def parse_args() -> argparse.Namespace:
         "--out", type=Path, required=True, help="folder; what is in it already is not done again"
     )
     parser.add_argument("--frames", type=int, default=600)
-    parser.add_argument("--shot", type=int, default=100)
+    parser.add_argument("--shot", type=int, default=100, help="frames between two cuts")
+    parser.add_argument("--zoom", type=float, nargs=2, default=[1.0, 1.25], metavar=("LEAST", "MOST"))
+    parser.add_argument("--brightness", type=float, nargs=2, default=[0.95, 1.15], metavar=("LEAST", "MOST"))
     parser.add_argument("--classes", nargs="+", help="the students' class names, where checkpoints have none")
     add_config_options(parser)
     return parser.parse_args()
@@ -126,6 +131,20 @@ def serve(
     (folder / "tally.json").write_text(json.dumps(vars(stream.tally)))
 
 
+def teacher_labels(video: Path, teacher: FrameDetector, score: float) -> list[InstanceData]:
+    """The teacher's boxes on some of the frames."""
+    file = video.parent.parent / "teacher.json"
+    if not file.exists():
+        images = islice(open_frames(str(video)).read_from(0), 0, None, EVERY)
+        found = [teacher.detect(teacher.prepare(image), score) for image in images]
+        rows = [[one.bboxes.tolist(), one.labels.tolist()] for one in found]
+        file.write_text(json.dumps(rows))
+    return [
+        InstanceData(bboxes=torch.tensor(boxes).reshape(-1, 4), labels=torch.tensor(labels, dtype=torch.long))
+        for boxes, labels in json.loads(file.read_text())
+    ]
+
+
 def above(found: list[InstanceData], score: float) -> list[InstanceData]:
     return [one[one.scores >= score] for one in found]
 
@@ -143,21 +162,24 @@ def run_seed(args: argparse.Namespace, seed: int, student: str) -> dict[str, flo
     folder = args.out / f"seed_{seed}"
     video = folder / "video" / VIDEO
     if not video.exists():
-        parameters = PanningParameters(frames=args.frames, shot=args.shot, seed=seed)
+        parameters = PanningParameters(
+            frames=args.frames,
+            shot=args.shot,
+            zoom=tuple(args.zoom),
+            brightness=tuple(args.brightness),
+            seed=seed,
+        )
         make_video(json.loads(args.data.read_text()), args.images, video.parent, parameters)
     networks, settings = networks_of(args, student)
     settings = replace(settings, seed=seed)
     detector, _ = build_student(networks)
     serve(folder / "frozen", video, detector, settings, None)
     trainer = build_trainer(networks, settings, detector)
-    serve(folder / "teacher", video, trainer.teacher, settings, None)
+    labels = teacher_labels(video, trainer.teacher, settings.teacher_score)
     serve(folder / "online", video, detector, settings, LearningHere(trainer))
     log = read_log(folder / "online" / LOG)
     truth = known_boxes(video.parent / ANNOTATIONS)
-    frozen, teacher, online = (
-        read_boxes(folder / name / DETECTIONS, args.frames) for name in ("frozen", "teacher", "online")
-    )
-    labels = above(teacher, settings.teacher_score)
+    frozen, online = (read_boxes(folder / name / DETECTIONS, args.frames) for name in ("frozen", "online"))
     at_score = above(frozen, settings.student_score)
     best = max(THRESHOLDS, key=lambda score: total(scores(above(frozen, score), truth)))
     per_frame = {
@@ -172,12 +194,12 @@ def run_seed(args: argparse.Namespace, seed: int, student: str) -> dict[str, flo
     )
     tally = json.loads((folder / "online" / "tally.json").read_text())
     return {
-        "teacher, known boxes": total(scores(labels, truth)),
+        "teacher, known boxes": total(scores(labels, truth[::EVERY])),
         "frozen, known boxes": total(scores(at_score, truth)),
         "frozen at its best score, known boxes": total(scores(above(frozen, best), truth)),
         "online, known boxes": total(scores(online, truth)),
-        "frozen, teacher's boxes": total(scores(at_score, labels)),
-        "online, teacher's boxes": total(scores(online, labels)),
+        "frozen, teacher's boxes": total(scores(at_score[::EVERY], labels)),
+        "online, teacher's boxes": total(scores(online[::EVERY], labels)),
         "best score of the frozen student": best,
         "labelled frames": len(log) / args.frames,
         "training steps": tally["updates"],
