@@ -40,6 +40,9 @@ def parse_args() -> argparse.Namespace:
     way.add_argument("--dirichlet", type=float, metavar="ALPHA", help="concentration of each class's shares")
     way.add_argument("--by-folder", action="store_true", help="the first folder of a file name is its client")
     parser.add_argument("--clients", type=int, default=3, help="how many, with --dirichlet (default: 3)")
+    parser.add_argument(
+        "--skip", type=int, default=0, metavar="N", help="leave out the first N images, such as the server's own"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--force", action="store_true", help="replace existing files")
     return parser.parse_args()
@@ -67,6 +70,14 @@ def split_clients(args: argparse.Namespace) -> None:
     content, problems = read_coco(args.file)
     if content is None:
         raise DataError(f"{args.file}: {problems[0].message}.")
+    if not 0 <= args.skip < len(content["images"]):
+        raise ConfigError(f"--skip must be from 0 to {len(content['images']) - 1}, got {args.skip}.")
+    left = {image["id"] for image in content["images"][args.skip :]}
+    content = dict(
+        content,
+        images=content["images"][args.skip :],
+        annotations=[one for one in content["annotations"] if one["image_id"] in left],
+    )
     parts: dict[str, dict[str, Any]]
     if args.classes:
         parts = split_by_classes(content, parse_classes(args.classes), args.seed)

@@ -12,7 +12,7 @@ from typing import Any
 from lad.engine.checkpoints import write_whole
 from lad.federated.client import Client
 from lad.federated.flower import FederatedAveraging, answer
-from lad.federated.processes import one_of, run_training
+from lad.federated.processes import end_with, one_of, run_training
 from lad.federated.server import Server, ServerOptions
 
 from flwr.app import Context, Message
@@ -21,6 +21,8 @@ from flwr.serverapp import Grid, ServerApp
 
 #: Environment variable that names the file with the server's options.
 SERVER = "LAD_FEDERATION_SERVER"
+#: And one with the number of the process that started the SuperLink, without which the server ends.
+STARTED_BY = "LAD_FEDERATION_STARTED_BY"
 #: Key of a SuperNode's configuration that names the file with its client's options.
 CLIENT = "lad-client"
 #: What the server tells, and why it ended, in its folder.
@@ -82,6 +84,7 @@ def train_client(message: Message, context: Context) -> Message:
 @server_app.main()
 def run_server(grid: Grid, context: Context) -> None:
     """All rounds that are left."""
+    end_with(int(os.environ[STARTED_BY]))
     options = ServerOptions(**json.loads(Path(os.environ[SERVER]).read_text()))
     folder = Path(options.work_dir)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lad.engine.checkpoints import write_whole
 from lad.errors import ConfigError, DataError, MissingPackageError
-from lad.federated.apps import CLIENT, SERVER
+from lad.federated.apps import CLIENT, SERVER, STARTED_BY
 from lad.federated.client import last_line
 from lad.federated.processes import start
 
@@ -127,8 +127,9 @@ class Deployment:
         if security.client_keys:
             command += ["--enable-supernode-auth"]
         log = self.folder / "superlink.log"
+        environment = {**self.environment, SERVER: str(server_options), STARTED_BY: str(os.getpid())}
         self._write_connection()
-        process = start(command, log, {**self.environment, SERVER: str(server_options)})
+        process = start(command, log, environment)
         end = time.monotonic() + STARTUP
         while not self._answers():
             if process.poll() is not None or time.monotonic() > end:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,6 +52,28 @@ def start(
 def _end_with_parent() -> None:
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def end_with(pid: int, grace: float = 3.0) -> None:
+    """End this process once another one has ended.
+
+    Flower's server app waits for ever for a SuperLink that was killed.
+
+    Args:
+        pid: Of the other process.
+        grace: Seconds that are left to end by itself.
+    """
+
+    def watch() -> None:
+        while True:
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                time.sleep(grace)
+                os._exit(1)
+            time.sleep(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def stop(processes: Iterable[subprocess.Popen]) -> None:

@@ -190,7 +190,9 @@ SPECIALISTS = "low|high|rbc|wbc|platelets|shuffled"
 LONG_TAIL = "jitter|balanced|cosine"
 #: A student of online distillation that has seen few photographs.
 ONLINE = "few"
-DETECTOR = rf"(?:{'|'.join(DETECTORS)})(?:-(?:cop|iop|{SPECIALISTS}|{LONG_TAIL}|{ONLINE}))?"
+#: What a federation's server begins with, and what its clients train on.
+FEDERATED = "server|clients"
+DETECTOR = rf"(?:{'|'.join(DETECTORS)})(?:-(?:cop|iop|{SPECIALISTS}|{LONG_TAIL}|{ONLINE}|{FEDERATED}))?"
 NETWORK = rf"{DETECTOR}-{BACKBONE}"
 END = r"(?:_fpn)?(?:_(?:\d+x|ms-\d+x|\d+xb\d+-\d+e))?_(?:coco|lvis-v1|bccd|digits|digits-tail)"
 DISTILLATION = re.compile(rf"[a-z]+(?:v2)?(?:-[a-z]+)?_({NETWORK})_({NETWORK}(?:\+{NETWORK})*){END}")
@@ -239,7 +241,8 @@ def test_name_follows_the_order_and_agrees_with_the_networks(path):
     )
     if types[-1] == "DetectionFile":
         types[-1] = type_of(match[2])  # of what made the file
-    if len(types) == 1 and model.get("exits"):
-        assert match[1] == match[2]  # it teaches its exits
+    snapshots = any("snapshot_of" in spec for spec in (model.get("teachers") or {}).values())
+    if len(types) == 1 and (model.get("exits") or snapshots):
+        assert match[1] == match[2]  # it teaches its exits, or what it becomes
         types *= 2
     assert types == [type_of(network) for network in [match[1], *match[2].split("+")]]
