@@ -10,13 +10,19 @@ DETRS = ["one_stage", "two_stage", "dino"]
 
 
 def small_detr(
-    family: str, base: int = 8, queries: int = 20, layers: int = 2, num_classes: int = 3, **model
+    family: str,
+    base: int = 8,
+    queries: int = 20,
+    layers: int = 2,
+    num_classes: int = 3,
+    dims: int | None = None,
+    **model,
 ) -> ConfigDict:
     """A Deformable-DETR or DINO with one encoder layer and two decoder layers.
 
     MMDetection's two-stage Deformable-DETR and DINO embed boxes in 4 x 128 numbers, so they cannot be thinner.
     """
-    dims = 32 if family == "one_stage" else 256
+    dims = dims or (32 if family == "one_stage" else 256)
     attention, ffn = dict(embed_dims=dims), dict(embed_dims=dims, feedforward_channels=32)
     name = (
         "dino/dino-4scale_r50_8xb2-12e"
@@ -35,6 +41,7 @@ def small_detr(
         ),
         positional_encoding=dict(num_feats=dims // 2),
         bbox_head=dict(num_classes=num_classes, embed_dims=dims),
+        test_cfg=dict(max_per_img=queries),
         **model,
     )
     if family == "dino":
@@ -42,3 +49,22 @@ def small_detr(
     else:
         overrides["as_two_stage"] = overrides["with_box_refine"] = family == "two_stage"
     return detector_config(overrides, "student")
+
+
+def small_dab(base: int = 8, queries: int = 20, layers: int = 2, num_classes: int = 3, **model) -> ConfigDict:
+    """A DAB-DETR with one encoder layer; MMDetection embeds its boxes in 4 x 128 numbers."""
+    thin = dict(layer_cfg=dict(ffn_cfg=dict(feedforward_channels=32)))
+    return detector_config(
+        dict(
+            config="mmdet::dab_detr/dab-detr_r50_8xb2-50e_coco.py",
+            num_queries=queries,
+            backbone=dict(depth=18, base_channels=base, init_cfg=None, frozen_stages=-1),
+            neck=dict(in_channels=[base * 8]),
+            encoder=dict(thin, num_layers=1),
+            decoder=dict(thin, num_layers=layers),
+            bbox_head=dict(num_classes=num_classes),
+            test_cfg=dict(max_per_img=queries),
+            **model,
+        ),
+        "student",
+    )

@@ -56,14 +56,24 @@ def lad(family: str) -> nn.Module:
     return distil(seam_detectors.small(family), seam_detectors.small(family, base=16), LAD)
 
 
-def lad_detr(family: str) -> nn.Module:
-    """LAD on a DETR; a DINO denoises in two groups, without noise."""
+def without_noise(family: str) -> dict:
+    """A DETR; a DINO denoises in two groups, without noise."""
     settings = {}
     if family == "dino":
         groups = dict(dynamic=False, num_groups=2, num_dn_queries=None)
         settings["dn_cfg"] = dict(label_noise_scale=1e-9, box_noise_scale=1e-9, group_cfg=groups)
-    student, teacher = small_detr(family, **settings), small_detr(family, base=16)
-    return distil(student, teacher, dict(LAD, inherit_queries=True))
+    return small_detr(family, **settings)
+
+
+def lad_detr(family: str) -> nn.Module:
+    """LAD on a DETR."""
+    return distil(without_noise(family), small_detr(family, base=16), dict(LAD, inherit_queries=True))
+
+
+def shared_queries(family: str) -> nn.Module:
+    """KD-DETR with the teacher's queries; random ones differ between processes."""
+    teacher = small_detr(family, base=16, dims=64 if family == "one_stage" else None)
+    return distil(without_noise(family), teacher, dict(type="SharedQueryDistillation", num_random=0))
 
 
 def co_learn(config: Callable[..., dict], per: str = "gt_level", switch: str = "StdMeanSwitch") -> nn.Module:
@@ -246,6 +256,7 @@ def cascade_without_proposals(num_classes: int) -> dict:
 CASES: dict[str, Callable[[], nn.Module]] = {
     **{f"lad_{family}": partial(lad, family) for family in seam_detectors.FAMILIES},
     **{f"lad_{family}": partial(lad_detr, family) for family in DETRS},
+    **{f"shared_queries_{family}": partial(shared_queries, family) for family in DETRS},
     **{
         f"colad_{family}": partial(co_learn, partial(seam_detectors.small, family))
         for family in ("tood", "rtmdet", "yolox")

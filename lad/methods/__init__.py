@@ -12,8 +12,8 @@ from lad.methods.feature.relational import RelationalDistillation
 from lad.methods.feature.similarity import SimilarityPreservingDistillation
 from lad.methods.response.cross_head import CrossHeadDistillation
 from lad.methods.response.dense_logits import DenseLogitDistillation
-from lad.methods.response.localisation import LocalisationDistillation
 from lad.methods.response.detections import DetectionDistillation
+from lad.methods.response.localisation import LocalisationDistillation
 from lad.methods.response.not_true import NotTrueDistillation
 from lad.methods.response.soft_label import SoftLabelDistillation
 from lad.methods.roi.logits import RoILogitDistillation
@@ -24,6 +24,7 @@ from lad.methods.specialists.mulde import MulDE
 from lad.methods.together.feature_fusion import FeatureFusionSelfDistillation
 from lad.methods.together.mutual import MutualLogitDistillation
 from lad.methods.together.self_distillation import SelfDistillation
+from lad.methods.transformers.shared_queries import SharedQueryDistillation
 from lad.methods.without_labels.contrastive import ContrastiveLearning
 from lad.methods.without_labels.fedx import FedX
 from lad.methods.without_labels.similarity import SimilarityDistillation
@@ -55,6 +56,7 @@ __all__ = [
     "RoILogitDistillation",
     "SelfDistillation",
     "SeveralTeachersMethod",
+    "SharedQueryDistillation",
     "SimilarityDistillation",
     "SimilarityPreservingDistillation",
     "SoftLabelDistillation",

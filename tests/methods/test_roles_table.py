@@ -7,17 +7,19 @@ from lad.errors import ConfigError, UnsupportedError
 import pytest
 import torch
 from dense_detectors import dense
+from detr_detectors import small_detr
 from helpers import at, build, make_batch, save_checkpoint
 from method_table import distillation_methods
 from mmdet.registry import MODELS
 from two_stage_detectors import two_stage
 
-PAA, RETINA, GFL, FASTER = "PAA", "RetinaNet", "GFL", "Faster R-CNN"
+PAA, RETINA, GFL, FASTER, DETR = "PAA", "RetinaNet", "GFL", "Faster R-CNN", "Deformable-DETR"
 DETECTORS = {
     PAA: lambda: dense("paa"),
     RETINA: lambda: dense("retinanet"),
     GFL: lambda: dense("gfl"),
     FASTER: lambda: two_stage("faster"),
+    DETR: lambda: small_detr("one_stage"),
 }
 #: The detector on which each method is tried.
 DETECTOR_OF = {
@@ -41,6 +43,7 @@ DETECTOR_OF = {
     "RCNNDistillation": FASTER,
     "NotTrueDistillation": RETINA,
     "RoILogitDistillation": FASTER,
+    "SharedQueryDistillation": DETR,
 }
 ROLES = (
     "one",
@@ -55,7 +58,7 @@ ROLES = (
     "exit teaches",
 )
 ONE_DECIDES = "both change the own loss of the {} of 'student'"
-NO_EXITS = "FasterRCNN has no dense head whose priors an exit could share"
+NO_EXITS = "(FasterRCNN|DeformableDETR) has no dense head whose priors an exit could share"
 APART = ("two apart", "five apart")
 ENSEMBLES = ("two as an ensemble", "five as an ensemble")
 #: Of methods that take several teachers apart.
@@ -100,6 +103,10 @@ REFUSED = {
         **dict.fromkeys(EXITS, NO_EXITS),
     },
     "RoILogitDistillation": dict.fromkeys(EXITS, NO_EXITS),
+    "SharedQueryDistillation": {
+        **dict.fromkeys(ENSEMBLES, "learns from one teacher"),
+        **dict.fromkeys(EXITS, NO_EXITS),
+    },
     **dict.fromkeys(
         ("MulDE", "ClassBalancedDistillation"),
         dict.fromkeys(ENSEMBLES, "learns from each of its teachers by itself: leave out ensemble"),

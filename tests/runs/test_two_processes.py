@@ -93,6 +93,7 @@ DIFFERING = {
     "lad_ddod": ("loss_cls",),
     # An image without objects has denoising queries where one of its batch has objects: they learn the background.
     "lad_dino": ("dn_",),
+    "shared_queries_dino": ("dn_",),
     # RKD relates the objects of one process.
     "relations": ("loss_rkd",),
     # An RPN and a RoI head divide by each process's own number of samples.

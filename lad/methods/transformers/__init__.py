@@ -1,0 +1,1 @@
+"""Methods for detection transformers (DETRs): their queries and decoders."""

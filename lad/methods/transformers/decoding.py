@@ -1,0 +1,127 @@
+"""Decode given queries with a DETR: the inputs of its decoder, and what decoder and head answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from lad.base.capture import Outputs
+from lad.base.replace import replaced
+from lad.methods.transformers.families import DecoderFamily, Queries, random_like
+
+import torch
+from mmdet.models.detectors import BaseDetector
+from mmdet.structures import SampleList
+from torch import Tensor
+
+
+class Answers(NamedTuple):
+    """Predictions of L decoder layers for Q queries of N images; a tuple, as :class:`Queries` is.
+
+    Attributes:
+        cls_scores: (L, N, Q, C) class logits.
+        bbox_preds: (L, N, Q, 4) boxes cxcywh, relative to the image.
+    """
+
+    cls_scores: Tensor
+    bbox_preds: Tensor
+
+
+class Taught(NamedTuple):
+    """Queries of a teacher and its answers to them."""
+
+    queries: Queries
+    answers: Answers
+
+
+@contextmanager
+def recording_decoder_inputs(model: BaseDetector) -> Iterator[dict[str, Any]]:
+    """A context that records the arguments of a DETR's ``forward_decoder``: queries, memory, masks, valid ratios."""
+    inputs: dict[str, Any] = {}
+    forward_decoder = model.forward_decoder
+
+    def recorded(**kwargs: Any) -> dict:
+        inputs.update(kwargs)
+        return forward_decoder(**kwargs)
+
+    with replaced(model, "forward_decoder", recorded):
+        yield inputs
+
+
+def decoder_inputs(model: BaseDetector, features: Sequence[Tensor], samples: SampleList) -> dict[str, Tensor]:
+    """The arguments of a DETR's ``forward_decoder`` at test time; its encoder runs, its decoder does not.
+
+    Args:
+        model: The detector.
+        features: Maps of its neck.
+        samples: Sizes of the images.
+    """
+    # A training DINO makes denoising queries, for which it draws random numbers and needs labels.
+    with replaced(model, "training", False):
+        encoder_inputs, inputs = model.pre_transformer(features, samples)
+        made, _ = model.pre_decoder(**model.forward_encoder(**encoder_inputs))
+    return inputs | made
+
+
+def decode(model: BaseDetector, family: DecoderFamily, inputs: dict[str, Any], queries: Queries) -> Answers:
+    """Decode queries with a DETR's memory of a batch.
+
+    Args:
+        model: The detector.
+        family: Its family.
+        inputs: Arguments of its ``forward_decoder`` for the batch; their queries are replaced.
+        queries: The queries, of its own width.
+    """
+    return Answers(*model.bbox_head(**model.forward_decoder(**(inputs | family.place(model, queries)))))
+
+
+def teach(
+    model: BaseDetector,
+    outputs: Outputs,
+    features: str,
+    family: DecoderFamily,
+    samples: SampleList,
+    specific: bool,
+    noise: Queries | None,
+) -> list[Taught]:
+    """The teacher's queries for a batch and its answers to them, a set of queries at a time.
+
+    Queries of one set do not attend to those of another: the teacher's own ones are answered as in detection.
+
+    Args:
+        model: The teacher's detector.
+        outputs: Where its features are.
+        features: By which name.
+        family: Its family.
+        samples: Sizes of the images.
+        specific: Whether its own queries are a set.
+        noise: What the random ones are made of; None for no such set.
+    """
+    inputs = decoder_inputs(model, outputs[features], samples)
+    own = family.queries(inputs)
+    sets = [own] if specific else []
+    if noise is not None:
+        sets.append(random_like(own, noise))
+    return [Taught(queries, decode(model, family, inputs, queries)) for queries in sets]
+
+
+def pair_layers(student: int, teacher: int) -> list[int]:
+    """For each decoder layer of a student, the teacher's layer that is as far from the first to the last one.
+
+    The last layers are paired, and layers of the same number where there are equally many.
+
+    Args:
+        student, teacher: Numbers of decoder layers.
+
+    Example:
+        >>> from lad.methods.transformers.decoding import pair_layers
+        >>> pair_layers(3, 6), pair_layers(6, 3), pair_layers(4, 6)
+        ([1, 3, 5], [0, 0, 1, 1, 2, 2], [1, 2, 4, 5])
+    """
+    return [-(-(layer + 1) * teacher // student) - 1 for layer in range(student)]
+
+
+def join(answers: Sequence[Answers]) -> Answers:
+    """Put the answers to several sets of queries together."""
+    return Answers(*(torch.cat(values, dim=2) for values in zip(*answers, strict=True)))
