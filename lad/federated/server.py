@@ -13,7 +13,8 @@ from typing import Any
 from lad.base.config import load_config, merge_options
 from lad.compat.safe_loading import load_safely
 from lad.detectors.configs import describes_detectors
-from lad.errors import ConfigError, DataError, listed
+from lad.detectors.state import DISTILLATION
+from lad.errors import CheckpointError, ConfigError, DataError, listed
 from lad.federated.aggregation import State, non_finite, weighted_average
 from lad.federated.classes import federation_classes
 from lad.federated.client import Task, Update
@@ -27,7 +28,7 @@ import mmengine.runner
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from torch import Tensor
+from torch import Tensor, nn
 
 #: The averaged model as a plain checkpoint, and the folder with the server's state after each of the last two rounds.
 GLOBAL, STATES = "global.pth", "states"
@@ -108,9 +109,25 @@ class Server:
         model = MODELS.build(self.cfg.model)
         model.init_weights()
         if self.cfg.get("load_from"):
-            loaded = load_safely(self.cfg.load_from, map_location="cpu")
-            model.load_state_dict(loaded.get("state_dict", loaded), strict=False)
+            self._load(model, self.cfg.load_from)
         return shared_state(model)
+
+    def _load(self, model: nn.Module, path: str) -> None:
+        """Load what the first round begins with; what is not in it, or of another shape, is refused."""
+        if not Path(path).is_file():
+            raise CheckpointError(f"load_from: there is no checkpoint {path!r}.")
+        loaded = load_safely(path, map_location="cpu")
+        state = loaded.get("state_dict", loaded)
+        odd = [
+            name
+            for name, value in shared_state(model).items()
+            if not name.startswith(DISTILLATION) and (name not in state or state[name].shape != value.shape)
+        ]
+        if odd:
+            raise CheckpointError(
+                f"load_from: {path} does not fit the detector: {listed(odd, 3)} missing or of another shape."
+            )
+        model.load_state_dict(state, strict=False)
 
     def _restore(self) -> dict[str, Tensor]:
         path = self._state_file(self.history.last or 0)

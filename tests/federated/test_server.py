@@ -4,7 +4,7 @@ import json
 import math
 
 from lad.compat.safe_loading import load_safely
-from lad.errors import ConfigError, DataError
+from lad.errors import CheckpointError, ConfigError, DataError
 from lad.federated.client import fingerprint
 from lad.federated.server import Server, ServerOptions
 
@@ -215,6 +215,22 @@ def test_same_seed_same_initial_weights(data, tmp_path):
         return fingerprint(server.state)
 
     assert initial(0, 4) == initial(1, 4) != initial(2, 5)
+
+
+def test_begins_with_a_checkpoint_and_refuses_one_that_does_not_fit(data, tmp_path):
+    first, _ = federation(data, tmp_path / "a", options={"randomness.seed": 4}, a=Pretence())
+    torch.save(dict(state_dict=first.state, meta={}), tmp_path / "begin.pth")
+    options = {"randomness.seed": 5, "load_from": str(tmp_path / "begin.pth")}
+    second, _ = federation(data, tmp_path / "b", options=options, a=Pretence())
+    assert fingerprint(second.state) == fingerprint(first.state)
+    del first.state["bbox_head.retina_cls.bias"]
+    torch.save(first.state, tmp_path / "begin.pth")
+    with pytest.raises(
+        CheckpointError, match=r"does not fit the detector: bbox_head\.retina_cls\.bias missing"
+    ):
+        federation(data, tmp_path / "c", options=options, a=Pretence())
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        federation(data, tmp_path / "d", options={"load_from": "nowhere.pth"}, a=Pretence())
 
 
 def test_sampling_is_a_function_of_seed_and_round(data, tmp_path):
