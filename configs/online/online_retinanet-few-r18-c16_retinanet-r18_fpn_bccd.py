@@ -1,6 +1,6 @@
 # Online distillation (JITNet) of blood cells: a small student that has seen 20 photographs learns on a stream.
 _base_ = "retinanet-few_r18-c16_fpn_bccd.py"
-load_from = "work_dirs/retinanet-few_r18-c16_fpn_bccd/epoch_12.pth"
+load_from = "work_dirs/retinanet-few_r18-c16_fpn_bccd/epoch_3.pth"
 optim_wrapper = dict(
     _delete_=True,
     type="OptimWrapper",

@@ -181,7 +181,7 @@ def start_learning(
     if apart:
         return LearningApart(networks, settings, student)
     with config_errors():
-        return LearningHere(build_trainer(networks, settings, student))
+        return LearningHere(build_trainer(networks, settings), student)
 
 
 class StopSignals:
@@ -227,8 +227,8 @@ def summary(tally: Tally, served: int, seconds: float) -> str:
     lines = [
         f"{tally.frames} frames, {tally.labelled} labelled by the teacher ({share:.1%}), F1 on them before any update "
         f"{tally.mean_f1:.3f}",
-        f"{tally.updates} training steps, of {tally.labelled} frames; {tally.rolled_back} frames rolled back, "
-        f"{tally.faults} steps left out",
+        f"{tally.updates} training steps, {tally.faults} left out; after {tally.held_back} labelled frames the trained "
+        "student was held back",
         f"throughput: {rate(served, seconds, 'frames')} overall; student "
         f"{rate(tally.frames, tally.student_seconds, 'frames')}, teacher "
         f"{rate(tally.labelled, tally.teacher_seconds, 'frames')}, training "

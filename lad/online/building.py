@@ -61,21 +61,18 @@ def build_student(networks: Networks) -> tuple[FrameDetector, tuple[str, ...]]:
     return _build(networks.cfg, networks.checkpoint, networks.classes, "student", networks.device)
 
 
-def build_trainer(
-    networks: Networks, settings: OnlineSettings, student: FrameDetector | None = None
-) -> Trainer:
-    """The student, its teacher and its training.
+def build_trainer(networks: Networks, settings: OnlineSettings) -> Trainer:
+    """A student to train, its teacher and its training.
 
     Args:
         networks: Where they come from.
         settings: Of the distillation.
-        student: The student, where it is built already.
 
     Raises:
         CheckpointError: a checkpoint does not fit.
         ConfigError: a config lacks something, or the teacher does not know the student's classes.
     """
-    own, classes = _classes_of(student, networks)
+    own, classes = build_student(networks)
     if networks.cfg.get("optim_wrapper") is None:
         raise ConfigError("the config has no optim_wrapper: it describes no training.")
     path = str(networks.teacher["config"])
@@ -97,12 +94,6 @@ def build_trainer(
         epoch=epoch,
     )
     return Trainer(own, teacher, class_map(classes, taught), session, settings)
-
-
-def _classes_of(student: FrameDetector | None, networks: Networks) -> tuple[FrameDetector, tuple[str, ...]]:
-    if student is None:
-        return build_student(networks)
-    return student, tuple(student.model.dataset_meta["classes"])
 
 
 def _build(

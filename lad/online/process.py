@@ -69,16 +69,20 @@ class LearningHere(Learning):
     """Labels and trains when a frame is given; the stream waits.
 
     Args:
-        trainer: Whose student is the one that serves.
+        trainer: The training.
+        student: The serving student, which gets the weights.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, student: FrameDetector) -> None:
         self._trainer = trainer
+        self._student = student.model
         self._outcome: Outcome | None = None
 
     def submit(self, frame: int, image: np.ndarray, detections: InstanceData) -> None:
         """Label the frame and train on it."""
         self._outcome = self._trainer.learn(frame, image, detections)
+        if self._outcome.ending == "trained":
+            self._student.load_state_dict(self._trainer.served_weights())
 
     def poll(self) -> Outcome | None:
         """The outcome, once."""
@@ -92,6 +96,7 @@ class LearningHere(Learning):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         self._trainer.load_state_dict(state)
+        self._student.load_state_dict(self._trainer.served_weights())
 
 
 class LearningApart(Learning):
@@ -238,7 +243,7 @@ def _answer(trainer: Trainer, shared: dict[str, Tensor], request: tuple) -> tupl
 
 def _share_weights(trainer: Trainer, shared: dict[str, Tensor]) -> None:
     with torch.no_grad():
-        for name, value in trainer.student.model.state_dict().items():
+        for name, value in trainer.served_weights().items():
             shared[name].copy_(value)
 
 

@@ -28,7 +28,7 @@ class Tally:
         frames: Frames that were served.
         labelled: Frames that the teacher labelled.
         updates: Training steps.
-        rolled_back: Labelled frames whose updates were taken back.
+        held_back: Labelled frames after which the trained weights were not served.
         faults: Training steps that were left out.
         before: Sum over labelled frames of the F1 before any update.
         student_seconds, teacher_seconds, training_seconds: The time they took.
@@ -37,7 +37,7 @@ class Tally:
     frames: int = 0
     labelled: int = 0
     updates: int = 0
-    rolled_back: int = 0
+    held_back: int = 0
     faults: int = 0
     before: float = 0.0
     student_seconds: float = 0.0

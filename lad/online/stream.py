@@ -211,7 +211,7 @@ class OnlineStream:
         tally.labelled += 1
         tally.updates += outcome.updates
         tally.faults += len(outcome.faults)
-        tally.rolled_back += outcome.ending == "rolled back"
+        tally.held_back += outcome.ending == "held back"
         tally.before += outcome.before
         tally.teacher_seconds += outcome.teacher_seconds
         tally.training_seconds += outcome.training_seconds

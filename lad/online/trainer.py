@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lad.engine.session import TrainingSession
+from lad.errors import CheckpointError
 from lad.online.accuracy import agreement
 from lad.online.detector import FrameDetector, as_labels, training_batch
 from lad.online.object_weights import ObjectWeighting
@@ -18,9 +19,12 @@ import numpy as np
 import torch
 from mmengine.structures import InstanceData
 
-#: ``trained``: the updated weights are served. ``rolled back``: they were worse on the frame, and the student is as it
-#: was. ``unchanged``: it knew the frame already. ``no objects``: the teacher found none, and nothing is trained on.
-Ending = Literal["trained", "rolled back", "unchanged", "no objects"]
+#: ``trained``: the trained weights are served from now on. ``held back``: they were worse on the frame than those that
+#: are served, which stay; training goes on with them. ``unchanged``: the student knew the frame already.
+#: ``no objects``: the teacher found none, and nothing is trained on.
+Ending = Literal["trained", "held back", "unchanged", "no objects"]
+#: Frames in a row that are held back, after which training begins again with the weights that are served.
+MAX_HELD_BACK = 8
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,8 @@ class Outcome:
     Attributes:
         frame: Its number.
         labels: Number of the teacher's boxes.
-        before: F1 of the student's detections against them, before any update.
-        updated: F1 after the updates; ``before`` where there was none.
+        before: F1 of what was served against them, before any update.
+        updated: F1 of the trained weights after the updates; ``before`` where there was no training.
         updates: Training steps that were made.
         ending: What became of the weights.
         faults: Why a step was left out, for each that was.
@@ -57,10 +61,13 @@ class Outcome:
 
 
 class Trainer:
-    """The student that learns, and its teacher.
+    """The student that is trained, and its teacher.
+
+    Weights that are trained and weights that are served are two things: a few steps on one frame may make a student
+    worse before it becomes better.
 
     Args:
-        student: The student; its weights change.
+        student: The student that is trained; not the module that serves.
         teacher: The teacher.
         classes: The student's label of each of the teacher's classes.
         session: Of the student's training.
@@ -81,59 +88,82 @@ class Trainer:
         self._session = session
         self._settings = settings
         self._weighting = ObjectWeighting(student.model, settings.object_weight, settings.enlarged)
-
-    @property
-    def unweighted_heads(self) -> list[str]:
-        """Class names of the student's heads that train without heavier objects."""
-        return self._weighting.unsupported
+        #: State of the training when its weights were last served; None where they are those of now.
+        self._good: dict[str, Any] | None = None
+        self._earlier: dict[str, Any] | None = None
+        self._held_back = 0
 
     def learn(self, frame: int, image: np.ndarray, detections: InstanceData) -> Outcome:
         """Label a frame, and train the student on it until it knows it.
 
-        The student that comes out is never worse on the frame than the one that went in: where it became worse,
-        weights and optimizer are put back.
-
         Args:
             frame: Its number.
             image: (H, W, 3).
-            detections: What the student, with its weights of now, finds in it.
+            detections: What was served for it.
         """
         rules = self._settings.rules
         start = time.perf_counter()
         found = self.teacher.detect(self.teacher.prepare(image), self._settings.teacher_score)
         labels = as_labels(found, self._classes)
         labelled = time.perf_counter()
-        before = f1 = agreement(detections, labels).f1
-        if not len(labels):
-            return Outcome(frame, 0, before, f1, 0, "no objects", teacher_seconds=labelled - start)
-        updates, faults, loss = 0, [], None
-        if rules.wants_update(f1, updates):
-            prepared = self.student.prepare(image)
-            batch = training_batch(prepared, labels)
-            boxes = [sample.gt_instances.bboxes for sample in batch["data_samples"]]
-            earlier = copy.deepcopy(self._session.state_dict())
-            while rules.wants_update(f1, updates):
-                with self._weighting.applied(boxes):
-                    result = self._session.step(batch)
-                if result.fault:
-                    # The same frame would give the same.
-                    faults.append(result.fault)
-                    break
-                updates += 1
-                # Once a step on one frame: the stream waits for its F1 anyway.
-                loss = float(result.losses["loss"].detach())
-                f1 = agreement(self.student.detect(prepared, self._settings.student_score), labels).f1
-            if f1 < before:
-                self._session.load_state_dict(dict(earlier, steps=self._session.steps))
-        ending: Ending = "rolled back" if f1 < before else "trained" if updates else "unchanged"
+        before = agreement(detections, labels).f1
+        if not len(labels) or not rules.wants_update(before, 0):
+            ending: Ending = "unchanged" if len(labels) else "no objects"
+            return Outcome(frame, len(labels), before, before, 0, ending, teacher_seconds=labelled - start)
+        f1, updates, faults, loss = self._train(image, labels, before)
+        if f1 >= before and not (self._good is None and not updates):
+            ending, self._good, self._held_back = "trained", None, 0
+        elif self._good is None and not updates:
+            ending = "unchanged"  # every step was left out
+        else:
+            ending = "held back"
+            self._hold_back()
         seconds = time.perf_counter() - labelled
         return Outcome(
             frame, len(labels), before, f1, updates, ending, tuple(faults), loss, labelled - start, seconds
         )
 
+    def _train(
+        self, image: np.ndarray, labels: InstanceData, before: float
+    ) -> tuple[float, int, list[str], float | None]:
+        """Train on a frame; returns F1 after it, the number of updates, faults and the last loss."""
+        rules, score = self._settings.rules, self._settings.student_score
+        prepared = self.student.prepare(image)
+        batch = training_batch(prepared, labels)
+        boxes = [sample.gt_instances.bboxes for sample in batch["data_samples"]]
+        f1, updates, faults, loss = before, 0, [], None
+        if self._good is None:
+            self._earlier = copy.deepcopy(self._session.state_dict())
+        else:
+            f1 = agreement(self.student.detect(prepared, score), labels).f1
+        while rules.wants_update(f1, updates):
+            with self._weighting.applied(boxes):
+                result = self._session.step(batch)
+            if result.fault:
+                # The same frame would give the same.
+                faults.append(result.fault)
+                break
+            updates += 1
+            # Once a step on one frame: the stream waits for its F1 anyway.
+            loss = float(result.losses["loss"].detach())
+            f1 = agreement(self.student.detect(prepared, score), labels).f1
+        return f1, updates, faults, loss
+
+    def _hold_back(self) -> None:
+        good = self._good or self._earlier
+        assert good is not None
+        self._good, self._held_back = good, self._held_back + 1
+        if self._held_back >= MAX_HELD_BACK:
+            self._session.load_state_dict(dict(good, steps=self._session.steps))
+            self._good, self._held_back = None, 0
+
+    def served_weights(self) -> dict[str, torch.Tensor]:
+        """State dict of the student that is to serve; the session's own tensors, or older ones."""
+        return (self._good or self._session.state_dict())["state_dict"]
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next frames depend on; changes with the student."""
-        return self._session.state_dict()
+        return dict(session=self._session.state_dict(), good=self._good, held_back=self._held_back)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state.
@@ -141,4 +171,9 @@ class Trainer:
         Raises:
             CheckpointError: it is of another student or optimizer.
         """
-        self._session.load_state_dict(state)
+        if not {"session", "good", "held_back"} <= set(state):
+            raise CheckpointError(
+                "the state of a training does not fit this one: it is of a stream without training."
+            )
+        self._session.load_state_dict(state["session"])
+        self._good, self._held_back = copy.deepcopy(state["good"]), state["held_back"]

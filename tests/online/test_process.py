@@ -56,7 +56,7 @@ def test_process_learns_what_is_learnt_here(networks):
     where, settings = networks
     students = [build_student(where)[0] for _ in range(2)]
     here, apart = (
-        LearningHere(build_trainer(where, settings, students[0])),
+        LearningHere(build_trainer(where, settings), students[0]),
         LearningApart(where, settings, students[1]),
     )
     try:
@@ -74,13 +74,13 @@ def test_process_learns_what_is_learnt_here(networks):
             weights = [student.model.state_dict() for student in students]
             assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
         state = apart.state_dict()
-        assert state["steps"] == here.state_dict()["steps"] > 0
+        assert state["session"]["steps"] == here.state_dict()["session"]["steps"] > 0
         here.load_state_dict(state)
         apart.load_state_dict(here.state_dict())
         with pytest.raises(LadError, match="does not fit"):
             apart.load_state_dict(dict(state_dict={}))
         os.kill(pid, signal.SIGTERM)  # a service sends it to all processes
-        assert apart.state_dict()["steps"] == state["steps"]
+        assert apart.state_dict()["session"]["steps"] == state["session"]["steps"]
     finally:
         apart.close()
     assert not alive(pid)

@@ -58,7 +58,7 @@ class Run:
         self.stream = OnlineStream(
             Noise(frames, sizes),
             self.trainer.student,
-            LearningHere(self.trainer),
+            LearningHere(self.trainer, self.trainer.student),
             RULES,
             0.5,
             StreamOptions(Path(folder), **dict(dict(video=False), **options)),
@@ -231,7 +231,7 @@ class Stack:
 
     def stream(self, name, resume=False, video=None, **options):
         student, _ = build_student(self.networks)
-        learning = LearningHere(build_trainer(self.networks, self.settings, student))
+        learning = LearningHere(build_trainer(self.networks, self.settings), student)
         settings = dict(dict(save_every=5, detections=True), **options)
         return OnlineStream(
             open_frames(video or self.video),

@@ -18,7 +18,7 @@ def line(frame, ending="trained", stride=8, before=0.5, updated=0.9):
 
 LOG = [
     line(0),
-    line(8, "rolled back", 8, 0.6, 0.4),
+    line(8, "held back", 8, 0.6, 0.4),
     line(16, "unchanged", 16, 0.95, 0.95),
     line(32, "no objects", 8, 1.0, 1.0),
 ]
@@ -43,7 +43,7 @@ def test_picture_holds_what_the_log_says(tmp_path, monkeypatch):
         for line in upper.lines
         if line.get_marker() == "o"
     }
-    assert points["before updates: rolled back"] == [(8, 0.6)]
+    assert points["before updates: held back"] == [(8, 0.6)]
     assert points["before updates: no objects"] == [(32, 1.0)]
     assert list(middle.lines[0].get_xdata()) == [0, 8, 16, 32, 40]
     assert list(middle.lines[0].get_ydata()) == [8, 8, 16, 8, 8]

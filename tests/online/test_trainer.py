@@ -6,6 +6,7 @@ from lad.engine.session import StepResult
 from lad.errors import ConfigError, UnsupportedError
 from lad.online.detector import as_labels, check_no_shift, class_map, training_batch
 from lad.online.settings import OnlineSettings
+from lad.online.trainer import MAX_HELD_BACK
 
 import numpy as np
 import pytest
@@ -19,8 +20,10 @@ HALF = found([4, 4, 30, 30])  # F1 2/3
 NOTHING = found()
 
 
-def weights(session):
-    return copy.deepcopy(session.state_dict())
+def weights(owner):
+    """State of a session, or of a trainer's."""
+    state = copy.deepcopy(owner.state_dict())
+    return state.get("session", state)
 
 
 def same(first, second):
@@ -59,17 +62,55 @@ def test_frame_that_is_known_is_not_trained_on():
     assert same(before, weights(session))
 
 
-def test_worse_student_is_never_kept():
-    trainer, session = scripted_trainer(Scripted(LABELS), *[HALF] * 8, *[NOTHING] * 8)
+def test_worse_student_is_held_back_and_trained_on():
+    trainer, session = scripted_trainer(Scripted(LABELS), *[HALF] * 8, *[NOTHING] * 9, LABELS)
     trainer.learn(0, IMAGE, NOTHING)
-    good = weights(session)
-    assert good["optimizer"]["state"]
+    good = weights(trainer)
     outcome = trainer.learn(8, IMAGE, HALF)
-    assert (outcome.updates, outcome.ending, outcome.updated) == (8, "rolled back", 0.0)
+    assert (outcome.updates, outcome.ending, outcome.updated) == (8, "held back", 0.0)
     assert outcome.f1 == outcome.before == pytest.approx(2 / 3)
-    assert same(good, weights(session))
+    served = trainer.served_weights()
+    assert all(torch.equal(served[name], value) for name, value in good["state_dict"].items())
+    assert not same(good, weights(trainer))
+    # On the next frame the trained weights are better than what was served.
+    outcome = trainer.learn(16, IMAGE, HALF)
+    assert (outcome.updates, outcome.ending, outcome.f1) == (1, "trained", 1.0)
+    assert session.steps == 17
+    served = trainer.served_weights()
+    assert all(torch.equal(served[name], value) for name, value in weights(trainer)["state_dict"].items())
+
+
+def test_trained_weights_may_know_a_frame_already():
+    trainer, session = scripted_trainer(Scripted(LABELS), *[NOTHING] * 8, LABELS)
+    trainer.learn(0, IMAGE, HALF)
+    outcome = trainer.learn(8, IMAGE, HALF)
+    assert (outcome.updates, outcome.ending, outcome.f1, session.steps) == (0, "trained", 1.0, 8)
+
+
+def test_training_that_does_not_come_back_begins_again():
+    trainer, session = scripted_trainer(Scripted(LABELS), NOTHING)
+    begin = weights(trainer)
+    for frame in range(MAX_HELD_BACK):
+        assert not frame or not same(begin, weights(trainer))
+        assert trainer.learn(frame, IMAGE, HALF).ending == "held back"
+    assert same(begin, weights(trainer))
     # The random numbers go on.
-    assert session.steps == 16
+    assert session.steps == 8 * MAX_HELD_BACK
+    assert trainer.state_dict()["good"] is None
+
+
+def test_state_holds_what_is_served_and_what_is_trained():
+    first, _ = scripted_trainer(Scripted(LABELS), NOTHING)
+    first.learn(0, IMAGE, HALF)
+    state = copy.deepcopy(first.state_dict())
+    assert (state["held_back"], state["session"]["steps"]) == (1, 8)
+    second, _ = scripted_trainer(Scripted(LABELS), NOTHING, seed=3)
+    second.load_state_dict(state)
+    for trainer in (first, second):
+        trainer.learn(8, IMAGE, HALF)
+    assert same(weights(first), weights(second))
+    served = first.served_weights(), second.served_weights()
+    assert all(torch.equal(served[0][name], value) for name, value in served[1].items())
 
 
 def test_teacher_that_finds_nothing_teaches_nothing():

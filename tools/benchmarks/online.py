@@ -174,9 +174,9 @@ def run_seed(args: argparse.Namespace, seed: int, student: str) -> dict[str, flo
     settings = replace(settings, seed=seed)
     detector, _ = build_student(networks)
     serve(folder / "frozen", video, detector, settings, None)
-    trainer = build_trainer(networks, settings, detector)
+    trainer = build_trainer(networks, settings)
     labels = teacher_labels(video, trainer.teacher, settings.teacher_score)
-    serve(folder / "online", video, detector, settings, LearningHere(trainer))
+    serve(folder / "online", video, detector, settings, LearningHere(trainer, detector))
     log = read_log(folder / "online" / LOG)
     truth = known_boxes(video.parent / ANNOTATIONS)
     frozen, online = (read_boxes(folder / name / DETECTIONS, args.frames) for name in ("frozen", "online"))
@@ -203,7 +203,7 @@ def run_seed(args: argparse.Namespace, seed: int, student: str) -> dict[str, flo
         "best score of the frozen student": best,
         "labelled frames": len(log) / args.frames,
         "training steps": tally["updates"],
-        "frames rolled back": tally["rolled_back"],
+        "frames held back": tally["held_back"],
         "frames/s, student": tally["frames"] / tally["student_seconds"],
         "frames/s, teacher": tally["labelled"] / tally["teacher_seconds"],
         "steps/s, training": tally["updates"] / tally["training_seconds"],

@@ -16,7 +16,7 @@ import numpy as np
 ENDINGS = {
     "trained": COLOURS[2],
     "unchanged": COLOURS[5],
-    "rolled back": COLOURS[1],
+    "held back": COLOURS[1],
     "no objects": COLOURS[6],
 }
 
@@ -64,7 +64,7 @@ def draw_stream(
             continue
         at = [line["frame"] for line in own]
         before = [line["f1_before"] for line in own]
-        # What the updates came to, also where they were taken back.
+        # What the updates came to, also where they are not served.
         upper.vlines(at, before, [line["f1_updated"] for line in own], color=colour, linewidth=1.2, alpha=0.6)
         upper.plot(at, before, "o", color=colour, markersize=4.5, label=f"before updates: {ending}")
     upper.set(ylim=(-0.03, 1.03), ylabel="F1", title="What the student found, and when the teacher was asked")
