@@ -8,7 +8,9 @@ from pathlib import Path
 
 from lad.base.config import detector_config
 from lad.detectors.configs import is_distillation, with_networks
+from lad.detectors.inspection import frozen_teachers
 from lad.networks.building import without_pretraining
+from lad.networks.foreign.detection_file import FileTeacher
 
 import torch
 from mmdet.registry import MODELS
@@ -55,6 +57,9 @@ def build_offline(model: dict, random_teacher: bool = False) -> tuple[nn.Module,
                 if isinstance(method, dict):  # what is none is the detector's to refuse
                     method.pop("cache", None)
         detector = MODELS.build(without_pretraining(model))
+    for teacher in frozen_teachers(detector).values():
+        if isinstance(teacher, FileTeacher):
+            teacher.attach(teacher.detections.names)  # the images of a profile have no detections
     detector.init_weights()
     return detector, origins
 

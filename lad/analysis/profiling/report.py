@@ -21,6 +21,7 @@ from lad.detectors.masks import predicts_masks
 from lad.errors import ConfigError
 from lad.networks.channels import image_channels
 from lad.networks.exits import Exit
+from lad.networks.gives import FEATURES, PREDICTIONS
 
 import torch
 from mmdet.models.detectors import BaseDetector
@@ -189,6 +190,8 @@ def _networks(
         with sharing_backbone(exit_, trained_networks(detector)[network], own):
             networks[name] = complexity_of(exit_, own, samples, RANDOM)
     for name, teacher in frozen_teachers(detector).items():
+        if PREDICTIONS not in teacher.gives and FEATURES not in teacher.gives:
+            continue  # a file, which runs nothing
         own = teacher.renormalisation(inputs, samples)
         networks[name] = complexity_of(teacher.model, own, samples, origins.get(name, RANDOM))
     return networks, sum(parameter.numel() for parameter in adapter_parameters(detector))

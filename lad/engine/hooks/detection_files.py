@@ -37,7 +37,7 @@ class DetectionFileHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Check each file against the training data, and put its detections before the pipeline."""
         for name, teacher in frozen_teachers(detector_of(runner)).items():
-            if isinstance(teacher, FileTeacher):
+            if isinstance(teacher, FileTeacher) and not teacher.is_attached:
                 _attach(runner, name, teacher)
 
 

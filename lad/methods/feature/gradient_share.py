@@ -28,7 +28,8 @@ class GradientShare(nn.Module):
     so that w ||g|| is the given share of w ||g|| + ||g_own||. What the distillation of one map sends on to another of
     them (the last levels of a pyramid, each made of the one before) counts as own there. The norms are means over the
     last steps (an exponential moving average) and over all processes; the weight of a step follows from the steps
-    before it. Everything stays on the device: nothing waits. The state is saved with the checkpoint.
+    before it. Everything stays on the device: nothing waits. The state is saved with the checkpoint, so that a resumed
+    run goes on with the same weights; of several processes the last step before it counts as the first one saw it.
 
     After Liao et al., "RT-DETRv4", arXiv 2510.25257 (gradient-guided adaptive modulation), with the odds of their code.
     There the norms are those of parameters (L1, of the encoder's layer against the whole model's), are averaged over an
@@ -48,6 +49,8 @@ class GradientShare(nn.Module):
     weight: Tensor
     own: Tensor
     taught: Tensor
+    pending: Tensor
+    used: Tensor
 
     def __init__(
         self,
@@ -75,14 +78,14 @@ class GradientShare(nn.Module):
         # Moving averages of the norms; both begin at 0, so their quotient needs no correction.
         self.register_buffer("own", torch.tensor(0.0))
         self.register_buffer("taught", torch.tensor(0.0))
-        self._seen: list[tuple[Tensor, Tensor]] = []
-        self._used: Tensor | None = None
+        # Sums of squares of the last step, own and taught, and the weight that it used.
+        self.register_buffer("pending", torch.zeros(2))
+        self.register_buffer("used", torch.tensor(float(start)))
 
     def at(self, progress: Progress) -> Tensor:
         """The weight of a step, a scalar tensor; first takes in what the step before has left."""
         self._take_in()
-        self._used = self.weight.clone()
-        return self._used
+        return self.weight.clone()
 
     def watch(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Stand-ins for a step's maps, through which the distillation's own gradient passes.
@@ -103,7 +106,8 @@ class GradientShare(nn.Module):
                 return
             taught = found.pop()
             own = gradient.detach() - taught
-            self._seen.append((own.float().square().sum(), taught.float().square().sum()))
+            squares = [each.float().square().sum() for each in (own, taught)]
+            self.pending += torch.stack(squares)
 
         # Called with the gradient of all losses together.
         maps.register_hook(compare)
@@ -111,18 +115,16 @@ class GradientShare(nn.Module):
 
     @torch.no_grad()
     def _take_in(self) -> None:
-        if not self._seen or self._used is None:
-            return
-        squares = torch.stack([torch.stack(pair) for pair in self._seen]).sum(dim=0)
-        self._seen.clear()
-        own, taught = reduce_mean(squares).sqrt()
-        taught = taught / self._used
-        # Of steps that overflow in half precision nothing is learnt.
+        own, taught = reduce_mean(self.pending.clone()).sqrt()
+        self.pending.zero_()
+        taught = taught / self.used
+        # Nothing is learnt of steps without a backward pass, and of those that overflow in half precision.
         usable = own.isfinite() & taught.isfinite() & (taught > 0) & (own > 0)
         for average, value in ((self.own, own), (self.taught, taught)):
             average.copy_(torch.where(usable, self.momentum * average + (1 - self.momentum) * value, average))
         wanted = (self.odds * self.own / self.taught).clamp(self.minimum, self.maximum)
         self.weight.copy_(torch.where(usable, wanted, self.weight))
+        self.used.copy_(self.weight)
 
 
 def build_weight(config: Any, owner: str) -> Schedule | GradientShare:

@@ -20,7 +20,7 @@ from mmdet.models.detectors import BaseDetector, DetectionTransformer
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmengine.structures import InstanceData
-from torch import Tensor
+from torch import Tensor, nn
 
 #: How a score becomes a target: by a threshold drawn anew, or by a fixed one.
 Targets = Literal["soft", "hard"]
@@ -86,6 +86,7 @@ class DetectionDistillation(DistillationMethod):
     def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Find out how the student's own loss is computed once more, without running its backbone again."""
         owner = type(self).__name__
+        _check_classes(owner, student, teacher.model)
         masks = [name for name, _ in student.named_modules() if name.rpartition(".")[2] in MASK_HEADS]
         # A RoI head computes the losses of its boxes without those of its masks.
         self.has_roi_masks = masks == ["roi_head.mask_head"]
@@ -158,6 +159,27 @@ class DetectionDistillation(DistillationMethod):
     def links(self) -> list[Link]:
         """One, of the student's head or features and the detections."""
         return [Link(self.student_modules[0], None, "own loss on the teacher's detections")]
+
+
+def _check_classes(owner: str, student: BaseDetector, teacher: BaseDetector) -> None:
+    """Refuse a detector that tells another number of classes apart; a file's are mapped by name."""
+    own, taught = _num_classes(student), _num_classes(teacher)
+    if None not in (own, taught) and own != taught:
+        raise UnsupportedError(
+            f"{owner}: the student has {own} classes and the teacher {taught}; set both num_classes alike, or give the "
+            "teacher's detections as a DetectionFile, whose classes are mapped by name."
+        )
+
+
+def _num_classes(model: BaseDetector) -> int | None:
+    for head in (
+        getattr(model, "bbox_head", None),
+        getattr(getattr(model, "roi_head", None), "bbox_head", None),
+    ):
+        first = head[0] if isinstance(head, nn.ModuleList) else head
+        if isinstance(count := getattr(first, "num_classes", None), int):
+            return count
+    return None
 
 
 def _with_objects(samples: SampleList, objects: Sequence[InstanceData]) -> SampleList:

@@ -6,17 +6,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from lad.base.config import kind_of
-from lad.errors import ConfigError, UnsupportedError
+from lad.base.modes import evaluating
+from lad.errors import ConfigError, LadError, UnsupportedError
+from lad.networks.channels import zero_images
 from lad.networks.foreign.dense_features import DenseFeatures
 from lad.networks.foreign.module_features import ModuleFeatures
 from lad.networks.foreign.weights import read_weights, without_prefix
 from lad.networks.gives import FEATURES
 from lad.networks.speed import TeacherSpeed
 
+import torch
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
 from mmdet.structures import OptSampleList, SampleList
 from torch import Tensor
+
+#: Height and width of the image that a model is tried with, in pixels.
+TRIED = (96, 160)
 
 
 @MODELS.register_module()
@@ -35,6 +41,7 @@ class FeatureTeacher(BaseDetector):
         mean, std: Normalisation of images in pixel values from 0 to 255, for RGB; by default the model's own.
         bgr: Whether the model wants BGR images.
         image_scale: Factor of the size of its images: 0.875 gives patches of 14 pixels the stride 16.
+        data_preprocessor: Not used; ``mean``, ``std`` and ``bgr`` make it.
         init_cfg: As in MMEngine.
 
     Raises:
@@ -64,7 +71,7 @@ class FeatureTeacher(BaseDetector):
         )
         kind = MODELS.get(model["type"]) if isinstance(model["type"], str) else model["type"]
         own = isinstance(kind, type) and issubclass(kind, DenseFeatures)
-        backbone = MODELS.build(dict(model, **settings)) if own else ModuleFeatures(model, **settings)
+        backbone = _build(dict(model, **settings)) if own else ModuleFeatures(model, **settings)
         mean, std = (backbone.mean if mean is None else mean), (backbone.std if std is None else std)
         if mean is None or std is None:
             raise ConfigError(
@@ -93,6 +100,7 @@ class FeatureTeacher(BaseDetector):
         Raises:
             CheckpointError: missing, unexpected or mismatched keys; an unreadable file.
             ConfigError: an option that does not go with such models.
+            UnsupportedError: the model takes images of one size alone, or gives no maps.
         """
         if speed.fuse:
             raise ConfigError(
@@ -102,7 +110,29 @@ class FeatureTeacher(BaseDetector):
         if path is not None:
             state = without_prefix(read_weights(path, owner), self.backbone.net.state_dict())
             self.backbone.load(state, f"{owner}: checkpoint {path}")
+        self._try(owner)
         return {}
+
+    @torch.no_grad()
+    def _try(self, owner: str) -> None:
+        """Refuse a model that a small image that is no square cannot be shown to."""
+        images = zero_images(self, num=1, size=TRIED)
+        try:
+            with evaluating(self):
+                maps = self.backbone(images)
+        except LadError:
+            raise
+        # Any model of any package may come here.
+        except Exception as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UnsupportedError(
+                f"{owner}: images of {TRIED[0]} x {TRIED[1]} pixels cannot be shown to it ({type(error).__name__}: "
+                f"{reason}): take a model for images of any size, and layers that it has."
+            ) from error
+        if any(not isinstance(each, Tensor) or each.dim() != 4 for each in maps):
+            raise UnsupportedError(
+                f"{owner}: its layers are no feature maps; take other layers, or another model."
+            )
 
     def extract_feat(self, batch_inputs: Tensor) -> Any:
         """Maps of the chosen layers."""
@@ -118,6 +148,13 @@ class FeatureTeacher(BaseDetector):
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: OptSampleList = None) -> Any:
         return self.extract_feat(batch_inputs)
+
+
+def _build(config: dict) -> Any:
+    try:
+        return MODELS.build(config)
+    except TypeError as error:
+        raise ConfigError(f"FeatureTeacher: model: {error}.") from error
 
 
 def fetches_weights(spec: Any) -> bool:

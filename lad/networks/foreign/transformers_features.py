@@ -68,11 +68,10 @@ class TransformersFeatures(DenseFeatures):
             )
         self.label = name or str(config and config.get("model_type"))
         settings = _settings(name, config, revision)
-        self._architecture = _architecture(settings, self.label)
         self.net = (
-            self._loaded(settings, name, revision=revision)
+            self._loaded(_auto_model(), settings, name, revision=revision)
             if pretrained
-            else self._architecture._from_config(settings)
+            else _without_weights(settings, self.label)
         )
         self._takes = inspect.signature(self.net.forward).parameters
         self._check_takes_images()
@@ -123,13 +122,16 @@ class TransformersFeatures(DenseFeatures):
 
     def load(self, state: Mapping[str, Tensor], source: str) -> None:
         """See :meth:`DenseFeatures.load`; transformers translates the names of its older versions."""
-        self.net = self._loaded(self.net.config, None, state_dict=dict(state), source=source)
+        net: Any = self.net
+        self.net = self._loaded(type(net), net.config, None, state_dict=dict(state), source=source)
 
-    def _loaded(self, settings: Any, name: str | None, source: str | None = None, **where: Any) -> nn.Module:
+    def _loaded(
+        self, kind: Any, settings: Any, name: str | None, source: str | None = None, **where: Any
+    ) -> nn.Module:
         """The model with weights that fit key by key."""
         source = source or f"FeatureTeacher: {name}"
         try:
-            net, report = self._architecture.from_pretrained(
+            net, report = kind.from_pretrained(
                 name,
                 config=settings,
                 output_loading_info=True,
@@ -186,13 +188,16 @@ def _settings(name: str | None, config: Mapping[str, Any] | None, revision: str 
     return getattr(settings, "vision_config", settings)
 
 
-def _architecture(settings: Any, label: str) -> Any:
-    mapping = require("transformers.models.auto.modeling_auto").MODEL_MAPPING
+def _auto_model() -> Any:
+    return require("transformers").AutoModel
+
+
+def _without_weights(settings: Any, label: str) -> nn.Module:
+    """The model with random weights."""
     try:
-        found = mapping[type(settings)]
-    except KeyError as error:
+        return _auto_model().from_config(settings)
+    except ValueError as error:
         raise UnsupportedError(f"{label} ({type(settings).__name__}) has no model of features.") from error
-    return found[0] if isinstance(found, (tuple, list)) else found
 
 
 def _side(patch: Any) -> int | None:

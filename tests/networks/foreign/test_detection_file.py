@@ -1,55 +1,39 @@
-"""Files of detections as teachers: reading, class names, data pipelines, the student's own loss on them."""
+"""Files of detections as teachers: reading, class names, images, and what a file is in a training."""
 
 import copy
-import json
-import pickle
-import random
 from types import SimpleNamespace
 
 from lad.analysis.dry_run import describe
+from lad.analysis.profiling import profile_config
 from lad.datasets.detection_file import category_names, check_images, labels_of, read_detections
 from lad.datasets.teacher_detections import (
-    FIRST_ROW,
-    SHARES,
-    TAUGHT,
-    AddTeacherDetections,
-    DetectionsOfBatch,
     add_to_pipelines,
-    detections_of,
 )
 from lad.engine.defaults import survive_interruption
 from lad.engine.hooks.detection_files import DetectionFileHook
 from lad.errors import ConfigError, DataError, UnsupportedError
 
-import numpy as np
 import pytest
 import torch
 from dense_detectors import dense
-from detr_detectors import small_detr
+from foreign_teachers import (
+    CLASSES,
+    DETECTION,
+    NAMES,
+    RESIZE,
+    dataset_of,
+    distilled,
+    entry,
+    file_spec,
+    its,
+    load,
+    write,
+)
 from helpers import build, make_batch, save_checkpoint, small_paa
-from mmdet.registry import DATASETS, MODELS
+from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.logging import MessageHub
-from mmengine.structures import InstanceData
-from PIL import Image
-from seam_detectors import set_epoch
-from two_stage_detectors import two_stage, with_masks
-
-NAMES = {1: "cat", 2: "dog", 7: "cow"}
-CLASSES = ("dog", "cat", "cow")
-
-
-def entry(image=1, category=1, box=(10, 20, 30, 40), score=0.5):
-    return dict(image_id=image, category_id=category, bbox=list(box), score=score)
-
-
-def write(path, content):
-    path.write_text(json.dumps(content))
-    return str(path)
-
-
-# -- Reading --------------------------------------------------------------------------------------------------------
+from two_stage_detectors import two_stage
 
 
 def test_detections_of_an_image_stand_together_the_best_first(tmp_path):
@@ -152,377 +136,6 @@ def test_images_that_the_file_does_not_name_are_refused(tmp_path):
         check_images(found, [1, 1], False, "x")
 
 
-# -- Through data pipelines -----------------------------------------------------------------------------------------
-
-LOAD = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_bbox=True)]
-RESIZE = dict(type="Resize", scale=(160, 120), keep_ratio=False)
-PIPELINES = {
-    "resized and flipped": [RESIZE, dict(type="RandomFlip", prob=1.0, direction=["horizontal", "diagonal"])],
-    "cropped": [dict(type="RandomCrop", crop_size=(40, 40)), RESIZE],
-    "cropped by overlap": [dict(type="MinIoURandomCrop"), RESIZE],
-    "turned": [dict(type="Rotate", prob=1.0, level=6), RESIZE],
-    "filtered": [RESIZE, dict(type="FilterAnnotations", min_gt_bbox_wh=(24, 24))],
-    "mosaic, affine, mixed": [
-        dict(type="CachedMosaic", img_scale=(80, 80), pad_val=114.0),
-        dict(type="RandomAffine", scaling_ratio_range=(0.8, 1.2), border=(0, 0)),
-        dict(type="CachedMixUp", img_scale=(80, 80), ratio_range=(1.0, 1.0), max_cached_images=3),
-        RESIZE,
-    ],
-}
-
-
-@pytest.fixture
-def images(tmp_path):
-    """Four images of 80 x 60 with objects, one of them a crowd, and a file of detections of the same boxes."""
-    rng = np.random.default_rng(0)
-    content = dict(images=[], annotations=[], categories=[dict(id=n, name=name) for n, name in NAMES.items()])
-    found = []
-    for number in range(1, 5):
-        Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
-        content["images"].append(dict(id=number, file_name=f"{number}.png", width=80, height=60))
-        for count in range(3):
-            left, top = rng.integers(0, 40), rng.integers(0, 30)
-            box = [int(left), int(top), int(rng.integers(10, 40)), int(rng.integers(10, 30))]
-            content["annotations"].append(
-                dict(
-                    id=len(content["annotations"]) + 1,
-                    image_id=number,
-                    category_id=[1, 2, 7][count],
-                    bbox=box,
-                    area=box[2] * box[3],
-                    iscrowd=0,
-                )
-            )
-            found.append(entry(number, [1, 2, 7][count], box, 0.9 - 0.1 * count))
-    crowd = dict(id=99, image_id=1, category_id=1, bbox=[5, 5, 20, 20], area=400, iscrowd=1)
-    content["annotations"].append(crowd)
-    write(tmp_path / "coco.json", content)
-    write(tmp_path / "found.json", found)
-    return tmp_path
-
-
-def dataset_of(folder, steps, **settings):
-    pipeline = [*LOAD, *steps, dict(type="PackDetInputs")]
-    return DATASETS.build(
-        dict(
-            type="CocoDataset",
-            ann_file=str(folder / "coco.json"),
-            data_prefix=dict(img=str(folder)),
-            metainfo=dict(classes=("cat", "dog", "cow")),
-            pipeline=copy.deepcopy(pipeline),
-            **settings,
-        )
-    )
-
-
-def attached(folder, steps, **settings):
-    """A data set to whose images the detections are added, and what takes them out of a batch."""
-    found = read_detections(str(folder / "found.json"), NAMES)
-    dataset, of_batch = dataset_of(folder, steps, **settings), DetectionsOfBatch()
-    labels = labels_of(found, dataset.metainfo["classes"], False, "x")
-    first = of_batch.add("teacher", found, labels)
-    add_to_pipelines(dataset, AddTeacherDetections(found, labels, first), "x")
-    return dataset, of_batch
-
-
-def load(dataset, seed):
-    """Each image, after transforms that mix images have seen some."""
-    np.random.seed(seed)
-    random.seed(seed)
-    return [dataset[number % 4] for number in range(12)][8:]
-
-
-def its(sample, name="teacher"):
-    return detections_of(sample, name, torch.device("cpu"))
-
-
-def preprocess(samples, of_batch=None, **settings):
-    config = small_paa()
-    config.data_preprocessor.update(settings)
-    preprocessor = MODELS.build(config.data_preprocessor)
-    if of_batch is not None:
-        of_batch.register(preprocessor)
-    return preprocessor(pseudo_collate(samples), True)["data_samples"]
-
-
-@pytest.mark.parametrize("steps", PIPELINES.values(), ids=PIPELINES)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_detections_follow_whatever_annotations_follow(images, steps, seed):
-    """Those with the boxes of the annotations end up at the annotations, and carry their class and score."""
-    dataset, of_batch = attached(images, steps)
-    samples = preprocess(load(dataset, seed), of_batch)
-    assert sum(len(sample.gt_instances) for sample in samples) > 0
-    for sample in samples:
-        found = its(sample)
-        truth = sample.gt_instances
-        assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
-        # The score tells the class: 0.9 for cats, 0.8 for dogs, 0.7 for cows.
-        assert found.labels.tolist() == [round(9 - 10 * score) for score in found.scores.tolist()]
-        own, taught = (
-            sorted(
-                (label, *box) for label, box in zip(each.labels.tolist(), each.bboxes.tolist(), strict=True)
-            )
-            for each in (truth, found)
-        )
-        assert taught == own
-
-
-@pytest.mark.parametrize("steps", list(PIPELINES.values())[:1], ids=["resized and flipped"])
-def test_annotations_are_as_without_a_file(images, steps):
-    dataset, of_batch = attached(images, steps)
-    samples, plain = preprocess(load(dataset, 0), of_batch), preprocess(load(dataset_of(images, steps), 0))
-    assert sum(len(sample.ignored_instances) for sample in plain) == 1
-    for sample, expected in zip(samples, plain, strict=True):
-        for name in ("gt_instances", "ignored_instances"):
-            own, other = sample.get(name), expected.get(name)
-            assert torch.equal(own.bboxes, other.bboxes)
-            assert torch.equal(own.labels, other.labels)
-
-
-def test_a_flipped_and_resized_box_is_where_it_should_be(images):
-    write(images / "found.json", [entry(n, 1, (10, 20, 30, 40), 0.9) for n in range(1, 5)])
-    dataset, of_batch = attached(images, [RESIZE, dict(type="RandomFlip", prob=1.0)])
-    sample = preprocess(load(dataset, 0), of_batch)[0]
-    # x 10 .. 40 of 80 is 20 .. 80 of 160, mirrored 80 .. 140; y 20 .. 60 of 60 is 40 .. 120 of 120.
-    assert its(sample).bboxes.tolist() == [[80.0, 40.0, 140.0, 120.0]]
-
-
-def test_boxes_follow_batch_augmentations(images):
-    dataset, of_batch = attached(images, [RESIZE])
-    resize = dict(type="BatchSyncRandomResize", random_size_range=(160, 160), size_divisor=32)
-    config = small_paa().data_preprocessor
-    preprocessor = MODELS.build(dict(config, batch_augments=[resize]))
-    of_batch.register(preprocessor)
-    MessageHub.get_current_instance().update_info("iter", 0)
-    preprocessor.batch_augments[0]._input_size = (64, 80)  # half of 128 x 160
-    sample = preprocessor(pseudo_collate(load(dataset, 0)), True)["data_samples"][0]
-    found = its(sample)
-    torch.testing.assert_close(
-        found.bboxes[found.labels.argsort()], sample.gt_instances.bboxes[sample.gt_instances.labels.argsort()]
-    )
-    assert float(found.bboxes.max()) <= 80
-
-
-def test_a_batch_may_be_preprocessed_twice(images):
-    dataset, of_batch = attached(images, [RESIZE])
-    batch = load(dataset, 0)
-    first, again = preprocess(batch, of_batch), preprocess(batch, of_batch)
-    for one, other in zip(first, again, strict=True):
-        assert len(its(one)) == 3
-        assert torch.equal(its(one).bboxes, its(other).bboxes)
-        assert len(one.ignored_instances) == len(other.ignored_instances)
-
-
-def test_pipelines_that_load_masks_and_worker_processes_take_detections(images):
-    dataset, of_batch = attached(images, [RESIZE])
-    content = json.loads((images / "coco.json").read_text())
-    for one in content["annotations"]:
-        left, top, width, height = one["bbox"]
-        one["segmentation"] = [[left, top, left + width, top, left + width, top + height, left, top + height]]
-    write(images / "coco.json", content)
-    masked = dataset_of(images, [RESIZE])
-    masked.pipeline.transforms[1].with_mask = True
-    masked.pipeline.transforms.insert(0, pickle.loads(pickle.dumps(dataset.pipeline.transforms[0])))
-    for sample in preprocess(load(masked, 0), of_batch):
-        assert len(sample.gt_instances.masks) == len(sample.gt_instances)
-        assert len(sample.ignored_instances.masks) == len(sample.ignored_instances)
-        assert len(its(sample)) == 3
-
-
-def test_pipelines_that_cannot_take_detections_are_refused(images):
-    found = read_detections(str(images / "found.json"), NAMES)
-    transform = AddTeacherDetections(found, np.zeros(len(found), np.int64))
-    dataset = dataset_of(images, [])
-    del dataset.pipeline.transforms[1]
-    with pytest.raises(ConfigError, match="loads none: add dict\\(type='LoadAnnotations'"):
-        add_to_pipelines(dataset, transform, "x")
-    copying = SimpleNamespace(
-        dataset=dataset_of(images, []), pipeline=[DATASETS and type("CopyPaste", (), {})()]
-    )
-    with pytest.raises(ConfigError, match="CopyPaste copies annotated objects"):
-        add_to_pipelines(copying, transform, "x")
-
-
-def test_labels_are_far_from_any_class():
-    assert FIRST_ROW > 1 << 20
-    assert int(np.float64(FIRST_ROW + 12345)) == FIRST_ROW + 12345
-
-
-# -- Learning -------------------------------------------------------------------------------------------------------
-
-DETECTION = dict(type="DetectionDistillation", targets="hard", min_score=0.0)
-
-
-def file_spec(path):
-    return dict(type="DetectionFile", file=path, classes=["a", "b", "c"], missing="empty", min_score=0.0)
-
-
-def taught_batch(model, found):
-    """A batch whose images have the given detections, as they come behind the data preprocessor."""
-    inputs, samples = make_batch()
-    teacher = model.teachers["teacher"]
-    teacher.attach(("a", "b", "c"))
-    for sample in samples:
-        own = found(sample)
-        scores = own.scores.tolist()
-        share = SimpleNamespace(start=0, scores=tuple(scores))
-        sample.set_metainfo({SHARES: (0, {"teacher": share})})
-        sample.set_field(InstanceData(bboxes=own.bboxes, labels=own.labels), TAUGHT)
-    return inputs, samples
-
-
-def of_truth(score=1.0):
-    def found(sample):
-        truth = sample.gt_instances
-        return InstanceData(
-            bboxes=truth.bboxes.clone(), labels=truth.labels.clone(), scores=torch.full((len(truth),), score)
-        )
-
-    return found
-
-
-def distilled(student, path, *methods, classes=("a", "b", "c"), **settings):
-    set_epoch(100)
-    model = MODELS.build(
-        dict(
-            type="DistillationDetector",
-            student=copy.deepcopy(student),
-            teacher=dict(file_spec(path), classes=classes),
-            methods=copy.deepcopy(list(methods) or [DETECTION]),
-            **settings,
-        )
-    )
-    model.student.load_state_dict(build(student).state_dict())
-    return model
-
-
-@pytest.fixture
-def some_file(tmp_path):
-    return write(tmp_path / "found.json", [entry(0, 1)])
-
-
-@pytest.mark.parametrize(
-    "family", ["paa", "rtmdet", "retinanet", "fcos", "gfl", "yolox", "tood", "ddod", "vfnet"]
-)
-def test_detections_at_the_annotations_give_the_students_own_loss(family, some_file):
-    model = distilled(dense(family), some_file)
-    losses = model.loss(*taught_batch(model, of_truth()))
-    own = {
-        name: value for name, value in losses.items() if name.startswith("loss_") and "detections" not in name
-    }
-    assert own
-    for name, value in own.items():
-        expected = sum(value) if isinstance(value, list) else value
-        torch.testing.assert_close(losses[name.replace("loss", "loss_detections", 1)], expected)
-
-
-@pytest.mark.parametrize(
-    "student",
-    [two_stage("faster"), two_stage("mask"), small_detr("one_stage")],
-    ids=["Faster", "Mask", "DETR"],
-)
-def test_other_detectors_learn_from_features_computed_once(student, some_file):
-    model = distilled(student, some_file)
-    model.init_weights()
-    calls = []
-    model.student.backbone.register_forward_hook(lambda *_: calls.append(1))
-    inputs, samples = taught_batch(model, of_truth())
-    if getattr(model.student, "with_mask", False):
-        with_masks(samples)
-    losses = model.loss(inputs, samples)
-    assert "loss_detections_mask" not in losses
-    taught = {name: value for name, value in losses.items() if "detections" in name}
-    assert any("cls" in name for name in taught)
-    assert any("bbox" in name for name in taught)
-    assert len(calls) == 1
-    sum(taught.values()).backward()
-    gradients = [p.grad for p in model.student.backbone.parameters() if p.grad is not None]
-    assert any(bool(gradient.abs().sum() > 0) for gradient in gradients)
-    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
-
-
-def test_own_loss_is_plain_training_and_weight_scales_the_terms(some_file):
-    single, double = (
-        distilled(small_paa(), some_file, dict(DETECTION, loss_weight=weight)) for weight in (1.0, 2.0)
-    )
-    plain = build(small_paa()).train()
-    expected = plain.loss(*make_batch())
-    one, two = (model.loss(*taught_batch(model, of_truth())) for model in (single, double))
-    for name, value in expected.items():
-        torch.testing.assert_close(one[name], value)
-        torch.testing.assert_close(two[name], value)
-    torch.testing.assert_close(two["loss_detections_cls"], 2 * one["loss_detections_cls"])
-
-
-def test_soft_targets_make_a_detection_an_object_as_often_as_its_score(some_file):
-    method = distilled(small_paa(), some_file, dict(DETECTION, targets="soft")).methods[0]
-    found = InstanceData(
-        bboxes=torch.zeros(3, 4), labels=torch.arange(3), scores=torch.tensor([0.9, 0.6, 0.2])
-    )
-    torch.manual_seed(0)
-    counts = torch.tensor([len(method.chosen(found)) for _ in range(4000)])
-    often = torch.stack([(counts > number).float().mean() for number in range(3)])
-    torch.testing.assert_close(often, found.scores, atol=0.03, rtol=0)
-    method.targets, method.min_score = "hard", 0.6
-    assert method.chosen(found).labels.tolist() == [0, 1]
-
-
-def test_a_student_learns_from_a_file_without_annotations(some_file):
-    model = distilled(dense("rtmdet"), some_file, student_loss=False)
-    inputs, samples = taught_batch(model, of_truth())
-    for sample in samples:
-        del sample.gt_instances
-    losses = model.loss(inputs, samples)
-    assert set(losses) == {"loss_detections_cls", "loss_detections_bbox"}
-    sum(sum(value) if isinstance(value, list) else value for value in losses.values()).backward()
-    assert all(p.grad is not None for p in model.student.parameters() if p.requires_grad)
-
-
-def test_a_file_of_the_live_teachers_detections_gives_the_live_teachers_loss(tmp_path, some_file):
-    """A box that travelled through JSON is the box."""
-    student, teacher = small_paa(), small_paa(base=16)
-    path = save_checkpoint(build(teacher, 1), tmp_path / "teacher.pth")
-    config = dict(
-        type="DistillationDetector",
-        student=copy.deepcopy(student),
-        teacher=dict(teacher, checkpoint=path),
-        methods=[dict(DETECTION, min_score=0.3)],
-    )
-    live = MODELS.build(config)
-    live.student.load_state_dict(build(student).state_dict())
-    inputs, samples = make_batch()
-    found = live.teachers["teacher"].view(inputs, samples, ()).detections
-    assert sum(int((each.scores >= 0.3).sum()) for each in found) > 3
-    flags = [module.training for module in live.teachers["teacher"].model.modules()]
-    expected = live.loss(inputs, samples)
-    assert [module.training for module in live.teachers["teacher"].model.modules()] == flags
-    entries = [
-        entry(number, int(label) + 1, (x1, y1, x2 - x1, y2 - y1), float(score))
-        for number, each in enumerate(found)
-        for (x1, y1, x2, y2), label, score in zip(
-            each.bboxes.tolist(), each.labels.tolist(), each.scores.tolist(), strict=True
-        )
-    ]
-    model = distilled(student, write(tmp_path / "live.json", entries), dict(DETECTION, min_score=0.3))
-    read = model.teachers["teacher"].detections
-
-    def of_file(sample):
-        start, stop = read.rows[str(sample.img_id)]
-        return InstanceData(
-            bboxes=torch.from_numpy(read.boxes[start:stop]),
-            labels=torch.from_numpy(read.classes[start:stop]),
-            scores=torch.from_numpy(read.scores[start:stop]),
-        )
-
-    # The same class order: names by first appearance of their ids.
-    losses = model.loss(*taught_batch(model, of_file))
-    for name in ("loss_detections_cls", "loss_detections_bbox", "loss_detections_iou"):
-        torch.testing.assert_close(losses[name], expected[name], rtol=1e-4, atol=1e-5)
-
-
-# -- A teacher like others ------------------------------------------------------------------------------------------
-
-
 def test_file_is_in_no_list_of_the_detector_and_shared_by_copies(some_file):
     model = distilled(small_paa(), some_file)
     assert model.state_dict().keys() == build(small_paa()).state_dict().keys()
@@ -576,6 +189,17 @@ def test_report_names_the_file_and_the_terms(some_file):
     assert "loss_detections_cls" in text
 
 
+def test_profile_of_a_training_has_no_row_for_a_file_and_its_losses_as_a_part(some_file):
+    model = dict(
+        type="DistillationDetector", student=small_paa(), teacher=file_spec(some_file), methods=[DETECTION]
+    )
+    report = profile_config(
+        Config(dict(model=model)), shape=(64, 96), batch_size=2, objects=3, device="cpu", steps=1
+    )
+    assert list(report.networks) == ["student"]
+    assert "loss of DetectionDistillation" in str(report)
+
+
 def test_two_files_teach_apart(some_file, tmp_path, images):
     other = write(tmp_path / "other.json", [entry(n, 1, (1, 2, 3, 4), 0.4) for n in range(1, 5)])
     model = MODELS.build(
@@ -623,6 +247,18 @@ def test_what_does_not_work_is_refused_by_name(some_file, tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             distilled(small_paa(), some_file, dict(DETECTION, **settings))
+    path = save_checkpoint(build(small_paa(num_classes=5)), tmp_path / "five.pth")
+    with pytest.raises(
+        UnsupportedError, match=r"the student has 3 classes and the teacher 5.*as a DetectionFile"
+    ):
+        MODELS.build(
+            dict(
+                type="DistillationDetector",
+                student=small_paa(),
+                teacher=dict(small_paa(num_classes=5), checkpoint=path),
+                methods=[DETECTION],
+            )
+        )
     peers = dict(
         type="DistillationDetector",
         networks=dict(a=small_paa(), b=small_paa()),

@@ -5,6 +5,7 @@ import importlib
 import json
 
 from lad.analysis.dry_run import describe
+from lad.analysis.profiling import profile_config
 from lad.errors import CheckpointError, ConfigError, MissingPackageError, UnsupportedError
 from lad.networks.building import build_teacher
 from lad.networks.foreign.dense_features import fit_images, tokens_of_patches
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
+from mmengine.config import Config
 
 TINY = dict(embed_dim=32, depth=3, num_heads=2)
 TIMM = {
@@ -384,6 +386,27 @@ def test_absent_package_is_named_with_the_extra(monkeypatch, resnet):
         teacher_of(spec)
 
 
+def test_models_for_images_of_one_size_are_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    small = dict(name="hiera_tiny_224", embed_dim=8, stages=(1, 1, 1, 1), num_heads=1)
+    save_file(timm_net(**small, num_classes=0).state_dict(), str(tmp_path / "net.safetensors"))
+    spec = dict(
+        type="FeatureTeacher",
+        model=dict(type="timm", **small),
+        checkpoint=str(tmp_path / "net.safetensors"),
+    )
+    with pytest.raises(UnsupportedError, match="images of 96 x 160 pixels cannot be shown to it") as caught:
+        teacher_of(spec)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("layers", ["last", [], [0.5], True])
+def test_layers_are_numbers(resnet, layers):
+    with pytest.raises(ConfigError, match="layers must be numbers of layers"):
+        teacher_of(dict(resnet, layers=layers))
+
+
 def test_unknown_models_are_refused_with_the_nearest(tmp_path, resnet):
     timm()
     with pytest.raises(ConfigError, match=r"timm has no model 'vit_small_patch14_dinov'; nearest: vit_small"):
@@ -391,6 +414,10 @@ def test_unknown_models_are_refused_with_the_nearest(tmp_path, resnet):
     transformers()
     with pytest.raises(ConfigError, match=r"no model_type 'dinov4'"):
         teacher_of(dict(resnet, model=dict(type="transformers", config=dict(model_type="dinov4"))))
+    with pytest.raises(
+        ConfigError, match=r"FeatureTeacher: model: .* missing 1 required positional argument: 'name'"
+    ):
+        teacher_of(dict(resnet, model=dict(type="timm")))
     with pytest.raises(ConfigError, match=r"there is no 12"):
         teacher_of(dict(resnet, model=dict(type="transformers", config=TRANSFORMERS["SigLIP"]), layers=12))
 
@@ -488,6 +515,21 @@ def test_report_names_the_maps_and_the_connectors(resnet):
     assert "backbone[1]" in text
     assert "ConvConnector 32 -> 64" in text
     assert "loss_hint" in text
+
+
+def test_profile_has_a_row_for_it(resnet):
+    model = dict(
+        type="DistillationDetector",
+        student=small_paa(),
+        teacher=resnet,
+        methods=[dict(type="HintDistillation", student="neck[0]", teacher="backbone[0]")],
+    )
+    report = profile_config(
+        Config(dict(model=model)), shape=(64, 96), batch_size=2, objects=3, device="cpu", steps=0
+    )
+    assert report.networks["teacher"].detector == "FeatureTeacher"
+    assert report.networks["teacher"].macs > 0
+    assert report.networks["teacher"].trainable == 0
 
 
 def test_what_it_cannot_give_is_refused_by_name(resnet):

@@ -1,0 +1,139 @@
+"""The student's own loss on a teacher's detections."""
+
+import copy
+
+import pytest
+import torch
+from dense_detectors import dense
+from detr_detectors import small_detr
+from foreign_teachers import (
+    DETECTION,
+    distilled,
+    entry,
+    of_truth,
+    taught_batch,
+    write,
+)
+from helpers import build, make_batch, save_checkpoint, small_paa
+from mmdet.registry import MODELS
+from mmengine.structures import InstanceData
+from two_stage_detectors import two_stage, with_masks
+
+
+@pytest.mark.parametrize(
+    "family", ["paa", "rtmdet", "retinanet", "fcos", "gfl", "yolox", "tood", "ddod", "vfnet"]
+)
+def test_detections_at_the_annotations_give_the_students_own_loss(family, some_file):
+    model = distilled(dense(family), some_file)
+    losses = model.loss(*taught_batch(model, of_truth()))
+    own = {
+        name: value for name, value in losses.items() if name.startswith("loss_") and "detections" not in name
+    }
+    assert own
+    for name, value in own.items():
+        expected = sum(value) if isinstance(value, list) else value
+        torch.testing.assert_close(losses[name.replace("loss", "loss_detections", 1)], expected)
+
+
+@pytest.mark.parametrize(
+    "student",
+    [two_stage("faster"), two_stage("mask"), small_detr("one_stage")],
+    ids=["Faster", "Mask", "DETR"],
+)
+def test_other_detectors_learn_from_features_computed_once(student, some_file):
+    model = distilled(student, some_file)
+    model.init_weights()
+    calls = []
+    model.student.backbone.register_forward_hook(lambda *_: calls.append(1))
+    inputs, samples = taught_batch(model, of_truth())
+    if getattr(model.student, "with_mask", False):
+        with_masks(samples)
+    losses = model.loss(inputs, samples)
+    assert "loss_detections_mask" not in losses
+    taught = {name: value for name, value in losses.items() if "detections" in name}
+    assert any("cls" in name for name in taught)
+    assert any("bbox" in name for name in taught)
+    assert len(calls) == 1
+    sum(taught.values()).backward()
+    gradients = [p.grad for p in model.student.backbone.parameters() if p.grad is not None]
+    assert any(bool(gradient.abs().sum() > 0) for gradient in gradients)
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+
+
+def test_own_loss_is_plain_training_and_weight_scales_the_terms(some_file):
+    single, double = (
+        distilled(small_paa(), some_file, dict(DETECTION, loss_weight=weight)) for weight in (1.0, 2.0)
+    )
+    plain = build(small_paa()).train()
+    expected = plain.loss(*make_batch())
+    one, two = (model.loss(*taught_batch(model, of_truth())) for model in (single, double))
+    for name, value in expected.items():
+        torch.testing.assert_close(one[name], value)
+        torch.testing.assert_close(two[name], value)
+    torch.testing.assert_close(two["loss_detections_cls"], 2 * one["loss_detections_cls"])
+
+
+def test_soft_targets_make_a_detection_an_object_as_often_as_its_score(some_file):
+    method = distilled(small_paa(), some_file, dict(DETECTION, targets="soft")).methods[0]
+    found = InstanceData(
+        bboxes=torch.zeros(3, 4), labels=torch.arange(3), scores=torch.tensor([0.9, 0.6, 0.2])
+    )
+    torch.manual_seed(0)
+    counts = torch.tensor([len(method.chosen(found)) for _ in range(4000)])
+    often = torch.stack([(counts > number).float().mean() for number in range(3)])
+    torch.testing.assert_close(often, found.scores, atol=0.03, rtol=0)
+    method.targets, method.min_score = "hard", 0.6
+    assert method.chosen(found).labels.tolist() == [0, 1]
+
+
+def test_a_student_learns_from_a_file_without_annotations(some_file):
+    model = distilled(dense("rtmdet"), some_file, student_loss=False)
+    inputs, samples = taught_batch(model, of_truth())
+    for sample in samples:
+        del sample.gt_instances
+    losses = model.loss(inputs, samples)
+    assert set(losses) == {"loss_detections_cls", "loss_detections_bbox"}
+    sum(sum(value) if isinstance(value, list) else value for value in losses.values()).backward()
+    assert all(p.grad is not None for p in model.student.parameters() if p.requires_grad)
+
+
+def test_a_file_of_the_live_teachers_detections_gives_the_live_teachers_loss(tmp_path, some_file):
+    """A box that travelled through JSON is the box."""
+    student, teacher = small_paa(), small_paa(base=16)
+    path = save_checkpoint(build(teacher, 1), tmp_path / "teacher.pth")
+    config = dict(
+        type="DistillationDetector",
+        student=copy.deepcopy(student),
+        teacher=dict(teacher, checkpoint=path),
+        methods=[dict(DETECTION, min_score=0.3)],
+    )
+    live = MODELS.build(config)
+    live.student.load_state_dict(build(student).state_dict())
+    inputs, samples = make_batch()
+    found = live.teachers["teacher"].view(inputs, samples, ()).detections
+    assert sum(int((each.scores >= 0.3).sum()) for each in found) > 3
+    flags = [module.training for module in live.teachers["teacher"].model.modules()]
+    expected = live.loss(inputs, samples)
+    assert [module.training for module in live.teachers["teacher"].model.modules()] == flags
+    entries = [
+        entry(number, int(label) + 1, (x1, y1, x2 - x1, y2 - y1), float(score))
+        for number, each in enumerate(found)
+        for (x1, y1, x2, y2), label, score in zip(
+            each.bboxes.tolist(), each.labels.tolist(), each.scores.tolist(), strict=True
+        )
+    ]
+    model = distilled(student, write(tmp_path / "live.json", entries), dict(DETECTION, min_score=0.3))
+    read = model.teachers["teacher"].detections
+
+    def of_file(sample):
+        start, stop = read.rows[str(sample.img_id)]
+        return InstanceData(
+            bboxes=torch.from_numpy(read.boxes[start:stop]),
+            labels=torch.from_numpy(read.classes[start:stop]),
+            scores=torch.from_numpy(read.scores[start:stop]),
+        )
+
+    # The same class order: names by first appearance of their ids.
+    losses = model.loss(*taught_batch(model, of_file))
+    for name in ("loss_detections_cls", "loss_detections_bbox", "loss_detections_iou"):
+        torch.testing.assert_close(losses[name], expected[name], rtol=1e-4, atol=1e-5)
