@@ -24,6 +24,8 @@ from torch import Tensor, nn
 
 #: How a score becomes a target: by a threshold drawn anew, or by a fixed one.
 Targets = Literal["soft", "hard"]
+#: Scores below which no detection is an object, by default.
+LEAST_SCORES: dict[str, float] = {"soft": 0.05, "hard": 0.3}
 #: Heads that learn masks, which detections do not have.
 MASK_HEADS = ("mask_head", "panoptic_head", "semantic_head")
 
@@ -39,15 +41,17 @@ class DetectionDistillation(DistillationMethod):
     ``targets='soft'``: for each image a threshold is drawn at each step, uniformly from 0 to 1, and the detections
     that reach it are that step's objects. A detection of score s is then an object in the part s of the steps: the
     expected loss of the priors that it is assigned is s times that of an object plus 1 - s times that of background,
-    whose optimum for a cross entropy is the probability s. (Ours; for the weighting of pseudo labels by scores compare
-    Xu et al., "End-to-End Semi-Supervised Object Detection with Soft Teacher", ICCV 2021, arXiv 2106.09018.)
+    whose optimum for a cross entropy is the probability s. Of the N images of a batch one threshold is in each N-th
+    part of the range: heads divide by the number of positives, and a batch of high thresholds alone would have next to
+    none. (Ours; for the weighting of pseudo labels by scores compare Xu et al., "End-to-End Semi-Supervised Object
+    Detection with Soft Teacher", ICCV 2021, arXiv 2106.09018.)
     ``'hard'``: detections from ``min_score`` on are objects in every step, as in pseudo labelling.
 
     With ``student_loss=False`` of the detector no annotation is used.
 
     Args:
         targets: ``'soft'`` or ``'hard'``.
-        min_score: Detections below are never objects.
+        min_score: Detections below are never objects; by default 0.05 for soft targets, and 0.3 for hard ones.
         loss_weight: Factor of every term, a number or a schedule (:func:`lad.base.schedules.build_schedule`).
         loss_name: In the names of its terms it stands for ``'loss'``: ``'loss_detections_cls'`` for ``'loss_cls'``.
         init_cfg: As in MMEngine.
@@ -65,7 +69,7 @@ class DetectionDistillation(DistillationMethod):
     def __init__(
         self,
         targets: Targets = "soft",
-        min_score: float = 0.05,
+        min_score: float | None = None,
         loss_weight: float | dict | Schedule = 1.0,
         loss_name: str = "loss_detections",
         init_cfg: dict | None = None,
@@ -74,6 +78,7 @@ class DetectionDistillation(DistillationMethod):
         owner = type(self).__name__
         if targets not in get_args(Targets):
             raise ConfigError(f"{owner}: targets must be 'soft' or 'hard', got {targets!r}.")
+        min_score = LEAST_SCORES[targets] if min_score is None else min_score
         if isinstance(min_score, bool) or not isinstance(min_score, (int, float)) or not 0 <= min_score <= 1:
             raise ConfigError(f"{owner}: min_score must be from 0 to 1, got {min_score!r:.60}.")
         if "loss" not in loss_name:
@@ -119,7 +124,9 @@ class DetectionDistillation(DistillationMethod):
     def losses(self, step: Step) -> dict[str, Tensor]:
         """The terms of the student's own loss on the detections, under names of their own."""
         # Copies: heads may write into the instances that they are given.
-        objects = [self.chosen(found) for found in step.teacher.detections]
+        found = step.teacher.detections
+        limits = self.thresholds(len(found))
+        objects = [self.chosen(each, limit) for each, limit in zip(found, limits, strict=True)]
         own = self._own_loss(step, objects)
         weight = self.loss_weight.at(step.progress)
         terms: dict[str, Any] = {
@@ -129,12 +136,17 @@ class DetectionDistillation(DistillationMethod):
         }
         return {name.replace("loss", self.loss_name, 1): weight * value for name, value in terms.items()}
 
-    def chosen(self, detections: InstanceData) -> InstanceData:
-        """The detections of an image that are objects in this step: the first ones, as the best come first."""
-        threshold = self.min_score
-        if self.targets == "soft":
-            # On the host, as the scores are; from (0, 1], so that a score of 0 is never an object.
-            threshold = max(threshold, 1 - float(torch.rand(())))
+    def thresholds(self, count: int) -> list[float]:
+        """The least score of an object in each of so many images, drawn on the host, where the scores are."""
+        if self.targets == "hard":
+            return [self.min_score] * count
+        drawn = float(torch.rand(()))
+        # From (0, 1], so that a score of 0 is never an object.
+        return [max(self.min_score, 1 - (number + drawn) / count) for number in range(count)]
+
+    @staticmethod
+    def chosen(detections: InstanceData, threshold: float) -> InstanceData:
+        """The detections of an image that reach a score: the first ones, as the best come first."""
         count = int((detections.scores >= threshold).sum())
         return InstanceData(
             bboxes=detections.bboxes[:count].clone(), labels=detections.labels[:count].clone()

@@ -79,11 +79,23 @@ def test_soft_targets_make_a_detection_an_object_as_often_as_its_score(some_file
         bboxes=torch.zeros(3, 4), labels=torch.arange(3), scores=torch.tensor([0.9, 0.6, 0.2])
     )
     torch.manual_seed(0)
-    counts = torch.tensor([len(method.chosen(found)) for _ in range(4000)])
-    often = torch.stack([(counts > number).float().mean() for number in range(3)])
-    torch.testing.assert_close(often, found.scores, atol=0.03, rtol=0)
+    for count in (1, 3):
+        counts = torch.tensor(
+            [len(method.chosen(found, limit)) for _ in range(3000) for limit in method.thresholds(count)]
+        )
+        often = torch.stack([(counts > number).float().mean() for number in range(3)])
+        torch.testing.assert_close(often, found.scores, atol=0.03, rtol=0)
     method.targets, method.min_score = "hard", 0.6
-    assert method.chosen(found).labels.tolist() == [0, 1]
+    assert method.thresholds(2) == [0.6, 0.6]
+    assert method.chosen(found, 0.6).labels.tolist() == [0, 1]
+
+
+def test_thresholds_of_a_batch_are_spread_over_the_whole_range(some_file):
+    """Heads divide by the number of positives, of which a batch of high thresholds alone would have none."""
+    method = distilled(small_paa(), some_file, dict(DETECTION, targets="soft", min_score=0.0)).methods[0]
+    for _ in range(20):
+        quarters = [int(4 * limit) for limit in method.thresholds(4)]
+        assert sorted(quarters) == [0, 1, 2, 3]
 
 
 def test_a_student_learns_from_a_file_without_annotations(some_file):
