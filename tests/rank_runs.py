@@ -110,6 +110,23 @@ def features() -> nn.Module:
     return distil(small_paa(), small_paa(base=16), *methods)
 
 
+def gradient_share() -> nn.Module:
+    """A weight that follows gradients, and a method that rests."""
+    share = dict(type="gradient_share", share=0.2, momentum=0.5)
+    hint = dict(type="FeatureDistillation", loss=dict(type="CosineLoss"), loss_weight=share)
+    resting = dict(type="HintDistillation", active=dict(iters=(1000, None)))
+    return distil(small_paa(), small_paa(base=16), hint, resting)
+
+
+def detections() -> nn.Module:
+    """What a teacher detects, as objects."""
+    return distil(
+        small_paa(),
+        small_paa(base=16),
+        dict(type="DetectionDistillation", targets="hard", min_score=0.0),
+    )
+
+
 def relations() -> nn.Module:
     """Relations between the objects of each process, and maps before the activation."""
     methods = [dict(type="RelationalDistillation"), dict(type="OverhaulDistillation")]
@@ -265,6 +282,8 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "colad_paa_image_fisher": partial(co_learn, small_paa, per="image", switch="FisherSwitch"),
     "hint": hint,
     "features": features,
+    "gradient_share": gradient_share,
+    "detections": detections,
     "relations": relations,
     "responses": responses,
     "roles": roles,
