@@ -109,6 +109,12 @@ SYNTHESIZE = (
     "python tools/synthesize.py configs/lad/paa_r18-c32_fpn_digits.py work_dirs/paa_r18-c32_fpn_digits/epoch_6.pth "
     f"--object-size 0.16 0.4 --out data/digits_synthesised {FEW_IMAGES}"
 )
+#: Each leaves the file of a client with all images of the small stand-in.
+CLIENTS = tuple(
+    "python tools/split_clients.py data/bccd/annotations/train.json --out data/bccd/annotations/clients --force "
+    f"--classes {name}=RBC,WBC,Platelets"
+    for name in ("RBC", "WBC", "Platelets")
+)
 #: A teacher and one student; the suites of ``documentation.project`` train for one epoch.
 SUITE = "--only lad --seeds 0"
 #: Leaves a video of a few frames.
@@ -233,6 +239,16 @@ RULES = [
     Rule(r"tools/online_distill.py",
          f"--frames 3 --force --student work_dirs/retinanet-few_r18-c16_fpn_bccd/epoch_12.pth {ONLINE}",
          {"CONFIG": "configs/online/online_retinanet-few-r18-c16_retinanet-r18_fpn_bccd.py",
+    Rule(r"tools/federate.py", f"--in-process {SHORT} federation.rounds=1",
+         {"CONFIG": "configs/federated/retinanet-clients_r18-c16_fpn_bccd.py"}, slow=True,
+         after=(*CLIENTS, f"python tools/train.py configs/federated/retinanet-server_r18-c16_fpn_bccd.py {SHORT}",
+                "cp work_dirs/retinanet-server_r18-c16_fpn_bccd/epoch_1.pth "
+                "work_dirs/retinanet-server_r18-c16_fpn_bccd/epoch_10.pth")),
+    Rule(r"train.py configs/federated/", SHORT, slow=True),
+    # The stand-in has fewer photographs than the server keeps.
+    Rule(r"split_clients.py data/bccd", "--force", {"--skip": "--seed", "WBC=WBC": "", "Platelets=Platelets": ""}),
+    Rule(r"tools/split_clients.py", "--force",
+         {"train.json": "data/digits/annotations/train.json", "a=cat": "a=1", "b=dog,horse": "b=2,3"}),
           "SOURCE": "data/bccd_video/video.mp4"}, after=(VIDEO,)),
     Rule(r"benchmarks/online.py", f"--frames 4 --shot 2 {ONLINE}", slow=True),
     Rule(r"tools/label.py", DIGITS, {"FOLDER": "data/mine/train"}),
