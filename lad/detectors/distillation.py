@@ -314,7 +314,7 @@ class DistillationDetector(NetworksDetector):
             for learner, found in self._captures[True].items():
                 if found.names:
                     own = images[learner.partition(".")[0]]
-                    run_dense(self.learners[learner], own, set(map(root_of, found.names)))
+                    run_dense(self.learners[learner], own, set(map(root_of, found.names)), data_samples)
         batch = Batch(progress, images, data_samples, outputs, self.student_loss)
         steps = steps_of(methods, self._candidates(), batch, is_pretraining=True)
         losses: dict[str, Tensor] = {}

@@ -9,7 +9,7 @@ from lad.base.capture import Capture, Outputs, find_module, root_of
 from lad.base.modes import evaluating
 from lad.errors import UnsupportedError
 from lad.networks.dry_run import dry_run
-from lad.networks.forward import DENSE_HEADS, run_dense, set_head_flags
+from lad.networks.forward import DENSE_HEADS, dense_parts, run_dense, set_head_flags
 from lad.networks.gives import OF_DETECTORS, Output
 from lad.networks.preprocessing import Renormalisation
 from lad.networks.speed import COMPILED, TeacherSpeed
@@ -98,8 +98,8 @@ class FrozenTeacher:
         if modules not in self._captures:
             self._captures[modules] = Capture(self.model, modules)
         with self._captures[modules].record() as outputs:
-            if roots <= {"backbone", "neck", *DENSE_HEADS}:
-                run_dense(self.model, inputs, roots)
+            if roots <= dense_parts(self.model):
+                run_dense(self.model, inputs, roots, data_samples)
             else:
                 self.model._forward(inputs, data_samples)
         return outputs

@@ -10,7 +10,7 @@ from lad.detectors.bound import BoundMethod
 from lad.detectors.distillation import DistillationDetector
 from lad.errors import listed
 from lad.methods.base import JointMethod
-from lad.networks.forward import DENSE_HEADS, frozen_mode, run_dense
+from lad.networks.forward import dense_parts, frozen_mode, run_dense
 from lad.networks.frozen import FrozenTeacher
 
 import torch
@@ -114,8 +114,8 @@ def _run(
     images = model.network_inputs(name.partition(".")[0], inputs, samples)
     roots = set(map(root_of, modules))
     with frozen_mode(network), Capture(network, modules).record() as outputs:
-        if roots <= {"backbone", "neck", *DENSE_HEADS}:
-            run_dense(network, images, roots)
+        if roots <= dense_parts(network):
+            run_dense(network, images, roots, samples)
         else:
             network._forward(images, samples)
     return outputs
