@@ -48,7 +48,7 @@ def test_picture_holds_what_the_log_says(tmp_path, monkeypatch):
     assert list(middle.lines[0].get_xdata()) == [0, 8, 16, 32, 40]
     assert list(middle.lines[0].get_ydata()) == [8, 8, 16, 8, 8]
     assert list(lower.lines[0].get_ydata()) == [1, 2, 3, 4, 4]
-    assert "10% of frames" in lower.get_ylabel()
+    assert "labelled 10%" in lower.get_xlabel()
 
 
 def test_same_log_same_bytes(tmp_path):

@@ -183,8 +183,8 @@ def run_seed(args: argparse.Namespace, seed: int, student: str) -> dict[str, flo
     at_score = above(frozen, settings.student_score)
     best = max(THRESHOLDS, key=lambda score: total(scores(above(frozen, score), truth)))
     per_frame = {
-        "online, running mean of F1 against the known boxes": scores(online, truth),
-        "frozen, likewise": scores(at_score, truth),
+        "online, against the known boxes": scores(online, truth),
+        "frozen, against the known boxes": scores(at_score, truth),
     }
     draw_stream(
         log,
@@ -204,9 +204,9 @@ def run_seed(args: argparse.Namespace, seed: int, student: str) -> dict[str, flo
         "labelled frames": len(log) / args.frames,
         "training steps": tally["updates"],
         "frames held back": tally["held_back"],
-        "frames/s, student": tally["frames"] / tally["student_seconds"],
-        "frames/s, teacher": tally["labelled"] / tally["teacher_seconds"],
-        "steps/s, training": tally["updates"] / tally["training_seconds"],
+        "frames/s, student": tally["frames"] / max(tally["student_seconds"], 1e-9),
+        "frames/s, teacher": tally["labelled"] / max(tally["teacher_seconds"], 1e-9),
+        "steps/s, training": tally["updates"] / max(tally["training_seconds"], 1e-9),
     }
 
 

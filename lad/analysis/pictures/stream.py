@@ -68,8 +68,7 @@ def draw_stream(
         upper.vlines(at, before, [line["f1_updated"] for line in own], color=colour, linewidth=1.2, alpha=0.6)
         upper.plot(at, before, "o", color=colour, markersize=4.5, label=f"before updates: {ending}")
     upper.set(ylim=(-0.03, 1.03), ylabel="F1", title="What the student found, and when the teacher was asked")
-    columns = min(3, max(1, len(upper.get_legend_handles_labels()[0])))
-    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     at = [line["frame"] for line in log]
     ends = [*at, frames]
     middle.step(
@@ -79,15 +78,15 @@ def draw_stream(
         color=COLOURS[0],
     )
     middle.set_yscale("log", base=2)
-    middle.set(ylabel="stride, frames")
+    middle.set(ylabel="stride")
     middle.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     lower.step(ends, [*range(1, len(at) + 1), len(at)], where="post", color=COLOURS[0])
     share = len(at) / frames if frames else 0.0
     lower.set(
         ylim=(0, None),
         xlim=(0, max(frames, 1)),
-        xlabel="frame",
-        ylabel=f"teacher's calls\n({share:.0%} of frames)",
+        xlabel=f"frame (the teacher labelled {share:.0%})",
+        ylabel="teacher's calls",
     )
     for axes in (upper, middle, lower):
         axes.grid(color="#E6E6E6", linewidth=0.8)
