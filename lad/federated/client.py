@@ -18,6 +18,7 @@ from lad.engine.checkpoints import write_whole
 from lad.errors import DataError
 from lad.federated.aggregation import State, norm_keys
 from lad.federated.classes import align_classes
+from lad.federated.embedding_evaluation import is_knn_hook
 from lad.federated.files import write_torch
 from lad.federated.history import ClientReport
 from lad.federated.settings import FederationSettings, Norm, federation_of
@@ -200,8 +201,10 @@ def round_config(cfg: Config, settings: FederationSettings, client: str, task: T
     cfg.load_from = str(folder.resolve() / INITIAL)
     cfg.resume = False
     cfg.work_dir = str(folder.resolve())
+    # The server evaluates a pretraining on its own objects.
+    others = [hook for hook in cfg.get("custom_hooks") or () if not is_knn_hook(hook)]
     hook = dict(type="ClientUpdateHook", out=str(folder.resolve() / UPDATE))
-    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), hook]
+    cfg.custom_hooks = [*others, hook]
     imports = cfg.get("custom_imports") or dict(imports=[])
     names = [imports["imports"]] if isinstance(imports["imports"], str) else list(imports["imports"])
     cfg.custom_imports = dict(imports, imports=[*names, "lad.federated.update_hook"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lad.detectors.configs import PRETRAINING
 from lad.detectors.state import DISTILLATION
 from lad.engine.plain_config import student_only
 from lad.federated.aggregation import State
+from lad.federated.embedding_evaluation import EmbeddingEvaluation, is_knn_hook
 
 import torch
 from mmengine.config import Config
@@ -48,16 +50,26 @@ class GlobalEvaluation:
         self.runner = Runner.from_cfg(cfg)
 
     def __call__(self, state: State) -> dict[str, float]:
-        """Metrics of a state dict by name; its entries must be those of the detector."""
-        self.runner.model.load_state_dict(dict(state), strict=True)
+        """Metrics of a state dict by name; what is under ``distillation.`` is left out."""
+        self.runner.model.load_state_dict(deployed_state(state), strict=True)
         # Evaluation must not move the random state on which later rounds depend.
         with torch.random.fork_rng(devices=[]):
             return {name: float(value) for name, value in self.runner.val().items()}
 
 
-def can_evaluate(cfg: Config) -> bool:
-    """Whether a config has validation data and a detector that predicts: a self-supervised pretraining has none."""
-    return cfg.get("val_dataloader") is not None and kind_of(cfg.model) != PRETRAINING
+def evaluation_of(cfg: Config, folder: Path) -> Callable[[State], dict[str, float]] | None:
+    """What the server evaluates its model with; None where it has no data for it.
+
+    A self-supervised pretraining, which predicts nothing, is evaluated as its ``KNNAccuracyHook`` does.
+
+    Args:
+        cfg: The federation's config.
+        folder: For logs.
+    """
+    if kind_of(cfg.model) == PRETRAINING:
+        has_hook = any(map(is_knn_hook, cfg.get("custom_hooks") or ()))
+        return EmbeddingEvaluation(cfg) if has_hook else None
+    return GlobalEvaluation(cfg, folder) if cfg.get("val_dataloader") is not None else None
 
 
 def deployed_state(state: State) -> dict[str, Tensor]:

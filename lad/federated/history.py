@@ -17,6 +17,8 @@ from lad.errors import DataError
 HISTORY = "federation.json"
 #: Ending of the names of a class's AP in COCO's evaluation.
 CLASS_SUFFIX = "_precision"
+#: Ending of the names of the accuracies of a pretraining.
+KNN = "knn_accuracy"
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ class History:
         parts = []
         if last.mean_precision is not None:
             parts += [f"mAP {last.mean_precision:.3f}", f"forgetting {self.forgetting or 0:.3f}"]
+        parts += [f"{name} {value:.3f}" for name, value in last.metrics.items() if name.endswith(KNN)]
         for name, report in last.clients.items():
             loss = "" if report.loss is None else f" loss {report.loss:.3f}"
             parts.append(f"{name} {report.images} images{loss}")

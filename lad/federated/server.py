@@ -18,7 +18,7 @@ from lad.errors import CheckpointError, ConfigError, DataError, listed
 from lad.federated.aggregation import State, non_finite, weighted_average
 from lad.federated.classes import federation_classes
 from lad.federated.client import Task, Update
-from lad.federated.evaluation import GlobalEvaluation, can_evaluate, deployed_state
+from lad.federated.evaluation import deployed_state, evaluation_of
 from lad.federated.files import write_torch
 from lad.federated.history import History, Round, read_history
 from lad.federated.settings import FederationSettings, federation_of
@@ -74,7 +74,7 @@ class Server:
         self.classes = federation_classes(self.cfg)
         seed = options.seed if options.seed is not None else (self.cfg.get("randomness") or {}).get("seed")
         self.history = self._history(int(seed or 0))
-        self._evaluate: GlobalEvaluation | None = None
+        self._evaluate: Callable[[State], dict[str, float]] | None = None
         self.state = self._restore() if self.history.last is not None else self._initial()
         self._round_began = time.monotonic()
         self._clients: dict[str, Any] = {}
@@ -193,11 +193,9 @@ class Server:
 
     def finish(self, number: int) -> Round:
         """Evaluate the model after a round, and write everything down."""
-        metrics: dict[str, float] = {}
-        if can_evaluate(self.cfg):
-            if self._evaluate is None:
-                self._evaluate = GlobalEvaluation(self.cfg, self.folder / "evaluation")
-            metrics = self._evaluate(deployed_state(self.state))
+        if self._evaluate is None:
+            self._evaluate = evaluation_of(self.cfg, self.folder / "evaluation")
+        metrics = {} if self._evaluate is None else self._evaluate(self.state)
         seconds = round(time.monotonic() - self._round_began, 2)
         done = Round(number, metrics, self._clients, self._failures, seconds)
         self.history.rounds.append(done)

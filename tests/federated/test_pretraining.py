@@ -26,7 +26,7 @@ train_dataloader = dict(batch_size=4, num_workers=0, persistent_workers=False, d
     _delete_=True, type='ViewsDataset', size=32, references=True,
     dataset=dict(type='CocoDataset', labelled=False, data_root={data!r}, data_prefix=dict(img='images/train/'))))
 custom_hooks = [dict(type='KNNAccuracyHook', size=32, neighbours=5, dataset=dict(
-    type='CocoDataset', data_root={data!r}, ann_file='annotations/val.json', data_prefix=dict(img='images/val/')))]
+    type='DigitsDataset', data_root={data!r}, ann_file='annotations/val.json', data_prefix=dict(img='images/val/')))]
 train_cfg = dict(max_epochs=1)
 param_scheduler = []
 federation = dict(rounds=2, clients={clients!r})
