@@ -41,7 +41,11 @@ def parse_args() -> argparse.Namespace:
     way.add_argument("--by-folder", action="store_true", help="the first folder of a file name is its client")
     parser.add_argument("--clients", type=int, default=3, help="how many, with --dirichlet (default: 3)")
     parser.add_argument(
-        "--skip", type=int, default=0, metavar="N", help="leave out the first N images, such as the server's own"
+        "--skip",
+        type=int,
+        default=0,
+        metavar="N",
+        help="leave out the first N images, such as the server's own",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--force", action="store_true", help="replace existing files")
