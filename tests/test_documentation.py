@@ -173,8 +173,6 @@ RULES = [
         "python tools/dataset_converters/shuffle_labels.py data/bccd/annotations/train.json "
         "data/bccd/annotations/train_shuffled.json",)),
     Rule(r"train.py configs/specialists/", SHORT, slow=True),
-    Rule(r"train.py configs/online/retinanet-robust",
-         f"{SHORT} load_from=work_dirs/retinanet_r18_fpn_bccd/epoch_12.pth", slow=True),
     Rule(r"train.py configs/online/", SHORT, slow=True),
     Rule(r"train.py configs/pretraining/simclr-crops", VIEWS, slow=True, after=(CUT,)),
     Rule(r"train.py configs/pretraining/simclr_paa-r18_fpn_bccd", VIEWS, slow=True),
@@ -237,7 +235,7 @@ RULES = [
     # The stand-in for the checkpoint has weights alone.
     Rule(r"make_video.py", "--frames 4 --size 64 48 --force"),
     Rule(r"tools/online_distill.py",
-         f"--frames 3 --force --student work_dirs/retinanet-few_r18-c16_fpn_bccd/epoch_12.pth {ONLINE}",
+         f"--frames 3 --force --student work_dirs/retinanet-few_r18-c16_fpn_bccd/epoch_3.pth {ONLINE}",
          {"CONFIG": "configs/online/online_retinanet-few-r18-c16_retinanet-r18_fpn_bccd.py",
     Rule(r"tools/federate.py", f"--in-process {SHORT} federation.rounds=1",
          {"CONFIG": "configs/federated/retinanet-clients_r18-c16_fpn_bccd.py"}, slow=True,
