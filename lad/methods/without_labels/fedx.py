@@ -91,7 +91,7 @@ class FedX(WithoutLabelsMethod):
 
     def losses(self, step: ViewsStep) -> dict[str, Tensor]:
         """The terms with a weight above 0 of each network; of several, ``NETWORK.loss_...``."""
-        losses = {}
+        losses: dict[str, Tensor] = {}
         for name, prefix in self.prefixes.items():
             own = step.networks[name]
             terms = dict(self._global(name, own, step.snapshots[name])) if self.needs_snapshots else {}
