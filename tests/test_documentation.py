@@ -237,6 +237,8 @@ RULES = [
     Rule(r"tools/online_distill.py",
          f"--frames 3 --force --student work_dirs/retinanet-few_r18-c16_fpn_bccd/epoch_3.pth {ONLINE}",
          {"CONFIG": "configs/online/online_retinanet-few-r18-c16_retinanet-r18_fpn_bccd.py",
+          "SOURCE": "data/bccd_video/video.mp4"}, after=(VIDEO,)),
+    Rule(r"benchmarks/online.py", f"--frames 4 --shot 2 {ONLINE}", slow=True),
     Rule(r"tools/federate.py", f"--in-process {SHORT} federation.rounds=1",
          {"CONFIG": "configs/federated/retinanet-clients_r18-c16_fpn_bccd.py"}, slow=True,
          after=(*CLIENTS, f"python tools/train.py configs/federated/retinanet-server_r18-c16_fpn_bccd.py {SHORT}",
@@ -247,8 +249,6 @@ RULES = [
     Rule(r"split_clients.py data/bccd", "--force", {"--skip": "--seed", "WBC=WBC": "", "Platelets=Platelets": ""}),
     Rule(r"tools/split_clients.py", "--force",
          {"train.json": "data/digits/annotations/train.json", "a=cat": "a=1", "b=dog,horse": "b=2,3"}),
-          "SOURCE": "data/bccd_video/video.mp4"}, after=(VIDEO,)),
-    Rule(r"benchmarks/online.py", f"--frames 4 --shot 2 {ONLINE}", slow=True),
     Rule(r"tools/label.py", DIGITS, {"FOLDER": "data/mine/train"}),
     Rule(r"tools/synthesize.py", FEW_IMAGES),
     # The wide detector's.

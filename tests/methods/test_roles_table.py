@@ -39,9 +39,9 @@ DETECTOR_OF = {
     "SimilarityPreservingDistillation": RETINA,
     "MulDE": RETINA,
     "ClassBalancedDistillation": RETINA,
+    "NotTrueDistillation": RETINA,
     "RPNDistillation": FASTER,
     "RCNNDistillation": FASTER,
-    "NotTrueDistillation": RETINA,
     "RoILogitDistillation": FASTER,
     "SharedQueryDistillation": DETR,
 }

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+from lad.base.progress import Progress
 from lad.errors import ConfigError, UnsupportedError
 from lad.losses import SimilarityPreservingLoss, similarity_preserving_loss
 from lad.methods.feature.similarity import SimilarityPreservingDistillation
@@ -123,7 +124,11 @@ def test_tokens_that_are_no_map_are_compared_as_they_are(monkeypatch):
     method = SimilarityPreservingDistillation(loss_weight=2.0)
     method.bind(detector, teacher)
     step = SimpleNamespace(
-        student=detector, teacher=teacher, outputs=outputs, inputs=torch.zeros(3, 3, 64, 96)
+        student=detector,
+        teacher=teacher,
+        outputs=outputs,
+        inputs=torch.zeros(3, 3, 64, 96),
+        progress=Progress(),
     )
     expected = 2 * similarity_preserving_loss(tokens, maps).mean()
     torch.testing.assert_close(method.losses(step)["loss_similarity"], expected)
