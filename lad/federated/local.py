@@ -82,6 +82,6 @@ def run_locally(server: Server, clients: Sequence[Client], finished: object = la
         clients: All of it.
         finished: Called with each finished round.
     """
-    # It tells of every round at length.
-    logging.getLogger("flwr").setLevel(logging.WARNING)
+    # It tells of every round at length, and warns of evaluation by clients, which there is none of here on purpose.
+    logging.getLogger("flwr").setLevel(logging.ERROR)
     FederatedAveraging(server, finished).run(LocalGrid(clients))
