@@ -15,8 +15,10 @@ import subprocess
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
+from unittest import mock
 
 from lad.base.config import load_config
+from lad.commands.federate import parse_args as parse_federate_args
 from lad.detectors import DistillationDetector
 from suites.suite_file import load_suite
 
@@ -250,11 +252,14 @@ RULES = [
     Rule(r"tools/split_clients.py", "--force",
          {"train.json": "data/digits/annotations/train.json", "a=cat": "a=1", "b=dog,horse": "b=2,3"}),
     Rule(r"tools/label.py", DIGITS, {"FOLDER": "data/mine/train"}),
-    Rule(r"tools/synthesize.py", FEW_IMAGES),
     # The wide detector's.
-    Rule(r"tools/synthesize.py", FEW_IMAGES, {"CHECKPOINT": "work_dirs/paa_r18-c32_fpn_digits/epoch_6.pth"}),
+    Rule(r"synthesize.py configs/lad/paa_r18-c32", FEW_IMAGES,
+         {"CHECKPOINT": "work_dirs/paa_r18-c32_fpn_digits/epoch_6.pth"}),
+    Rule(r"tools/synthesize.py", FEW_IMAGES),
 ]  # fmt: skip
 
+#: What a federation's commands for several machines are called among the programs.
+SEVERAL_MACHINES = "federate.py on several machines"
 #: What is not run here, why, and what is checked instead (a function below).
 NOT_RUN = {
     "git clone": ("needs the network", "the_folder_that_the_next_commands_use_is_stood_in_for"),
@@ -264,6 +269,7 @@ NOT_RUN = {
     "tensorboard": ("serves until it is stopped", "its_program_comes_with_the_project"),
     "pytest": ("would run this test suite in itself", "its_tests_and_markers_exist"),
     ".": ("enters an environment that nothing installed here", "its_folder_is_the_makefiles"),
+    SEVERAL_MACHINES: ("waits for other machines", "its_options_are_parsed"),
 }
 
 #: Configs that listings of a part of a config are put into: the first whose word is in the listing.
@@ -295,6 +301,8 @@ def rule_of(command: Command) -> Rule:
 def program_of(command: Command) -> str:
     """The first words of a command, behind the variables that are set for it."""
     words = [word for word in shlex.split(command.text) if not re.match(r"[A-Z_]+=", word)]
+    if "tools/federate.py" in words and {"--listen", "--client"} & set(words):
+        return SEVERAL_MACHINES
     return f"{words[0]} {words[1]}" if words[0] in ("git", "pip") and len(words) > 1 else words[0]
 
 
@@ -386,6 +394,13 @@ def name_in(requirement: str) -> str:
     return re.match(r"[\w.-]+", requirement)[0]
 
 
+def its_options_are_parsed(command):
+    words = shlex.split(command.text)
+    with mock.patch("sys.argv", words[words.index("tools/federate.py") :]):
+        args = parse_federate_args()
+    assert args.listen or args.client
+
+
 def its_target_exists(command):
     done = subprocess.run(
         ["make", "-n", *shlex.split(command.text)[1:]], cwd=ROOT, capture_output=True, text=True, check=False
@@ -426,6 +441,7 @@ CHECKS = {
     for check in (
         its_extras_exist,
         its_folder_is_the_makefiles,
+        its_options_are_parsed,
         its_program_comes_with_the_project,
         its_target_exists,
         its_tests_and_markers_exist,
