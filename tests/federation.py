@@ -8,8 +8,8 @@ from pathlib import Path
 from lad.compat.safe_loading import load_safely
 from lad.datasets import DigitsParameters, make_digits
 from lad.datasets.client_split import split_by_classes
+from lad.engine.checkpoints import write_torch
 from lad.federated.client import UPDATE, Client
-from lad.federated.files import write_torch
 
 from helpers import ROOT
 from mmengine.config import Config

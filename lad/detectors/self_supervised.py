@@ -87,10 +87,9 @@ class SelfSupervisedPretraining(NetworksDetector):
         # The networks' own initial weights must not depend on projections and methods.
         with torch.random.fork_rng(devices=[]):
             self.distillation = ModuleDict()
-            self.distillation[PROJECTION] = ModuleDict(
-                {name: self._build_projection(name, projection) for name in self.trained_networks}
-            )
-            widths = {name: self._width(name) for name in self.trained_networks}
+            built = {name: self._build_projection(name, projection) for name in self.trained_networks}
+            self.distillation[PROJECTION] = ModuleDict({name: own for name, (own, _) in built.items()})
+            widths = {name: width for name, (_, width) in built.items()}
             for config in methods:
                 self._add_method(dict(config), widths)
         if any(method.needs_snapshots for method in self.methods.values()):
@@ -99,17 +98,16 @@ class SelfSupervisedPretraining(NetworksDetector):
                 between = Renormalisation(self.student.data_preprocessor, network.data_preprocessor)
                 self.teachers[name + AT_START] = Snapshot(name, copied, between, "start")
 
-    def _build_projection(self, name: str, settings: dict | None) -> Any:
+    def _build_projection(self, name: str, settings: dict | None) -> tuple[Any, int]:
+        """A network's projection, and the width of its embeddings."""
         network = self.trained_networks[name]
         with evaluating(network), torch.no_grad():
-            channels = pooled_features(network, zero_images(network, num=2)).shape[1]
-        return MODELS.build(dict(dict(type=ProjectionHead, in_channels=channels), **(settings or {})))
-
-    def _width(self, name: str) -> int:
-        """Width of a network's embeddings, as its projection gives them."""
-        network, projection = self.trained_networks[name], self.distillation[PROJECTION][name]
-        with evaluating(network), evaluating(projection), torch.no_grad():
-            return projection(pooled_features(network, zero_images(network, num=2))).shape[1]
+            pooled = pooled_features(network, zero_images(network, num=2))
+        projection = MODELS.build(
+            dict(dict(type=ProjectionHead, in_channels=pooled.shape[1]), **(settings or {}))
+        )
+        with evaluating(projection), torch.no_grad():
+            return projection, projection(pooled).shape[1]
 
     def _add_method(self, config: dict, widths: Mapping[str, int]) -> None:
         name = config.pop("name", config["type"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from lad.compat.safe_loading import load_safely
 from lad.errors import CheckpointError, listed
 
 import mmengine.fileio
+import torch
 from mmengine.fileio import LocalBackend
 
 #: The file in a work_dir that names the checkpoint to resume from; MMEngine's own name.
@@ -40,6 +43,22 @@ def write_whole(path: Path, content: bytes) -> None:
             f"cannot write {path} ({len(content) / 2**20:.0f} MB): {error.strerror or error}; earlier checkpoints are "
             "untouched: make room or set default_hooks.checkpoint.out_dir, then go on with --resume."
         ) from error
+
+
+def torch_bytes(content: Mapping[str, Any]) -> bytes:
+    """What ``torch.save`` writes, in memory."""
+    stream = io.BytesIO()
+    torch.save(dict(content), stream)
+    return stream.getvalue()
+
+
+def write_torch(path: Path, content: Mapping[str, Any]) -> None:
+    """Write what ``torch.save`` does, atomically as :func:`write_whole`.
+
+    Raises:
+        CheckpointError: it cannot be written; the old content is kept.
+    """
+    write_whole(path, torch_bytes(content))
 
 
 def _sync_folder(folder: Path) -> None:

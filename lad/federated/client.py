@@ -14,12 +14,11 @@ from lad.base.config import load_config, merge_options
 from lad.compat.safe_loading import load_safely
 from lad.datasets.coco_file import read_coco
 from lad.datasets.configured import annotation_file, datasets_of, is_labelled, is_plain_coco
-from lad.engine.checkpoints import write_whole
+from lad.engine.checkpoints import write_torch, write_whole
 from lad.errors import DataError
 from lad.federated.aggregation import State, norm_keys
 from lad.federated.classes import align_classes
 from lad.federated.embedding_evaluation import is_knn_hook
-from lad.federated.files import write_torch
 from lad.federated.history import ClientReport
 from lad.federated.settings import FederationSettings, Norm, federation_of
 

@@ -14,12 +14,12 @@ from lad.base.config import load_config, merge_options
 from lad.compat.safe_loading import load_safely
 from lad.detectors.configs import describes_detectors
 from lad.detectors.state import DISTILLATION
+from lad.engine.checkpoints import write_torch
 from lad.errors import CheckpointError, ConfigError, DataError, listed
 from lad.federated.aggregation import State, non_finite, weighted_average
 from lad.federated.classes import federation_classes
 from lad.federated.client import Task, Update
 from lad.federated.evaluation import deployed_state, evaluation_of
-from lad.federated.files import write_torch
 from lad.federated.history import History, Round, read_history
 from lad.federated.settings import FederationSettings, federation_of
 from lad.federated.update_hook import shared_state

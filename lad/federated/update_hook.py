@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lad.detectors.state import SNAPSHOTS
-from lad.federated.files import write_torch
+from lad.engine.checkpoints import write_torch
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook

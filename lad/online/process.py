@@ -12,6 +12,7 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 from lad.compat.safe_loading import load_safely
+from lad.engine.checkpoints import torch_bytes
 from lad.errors import LadError
 from lad.online.building import Networks, build_trainer
 from lad.online.detector import FrameDetector
@@ -157,9 +158,7 @@ class LearningApart(Learning):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Send a state."""
-        content = io.BytesIO()
-        torch.save(dict(state), content)
-        self._send(("load", content.getvalue()))
+        self._send(("load", torch_bytes(state)))
         self._receive()
         self._take_weights()
 
@@ -233,9 +232,7 @@ def _answer(trainer: Trainer, shared: dict[str, Tensor], request: tuple) -> tupl
             _share_weights(trainer, shared)
         return "outcome", outcome
     if kind == "state":
-        content = io.BytesIO()
-        torch.save(trainer.state_dict(), content)
-        return "state", content.getvalue()
+        return "state", torch_bytes(trainer.state_dict())
     trainer.load_state_dict(load_safely(io.BytesIO(values[0])))
     _share_weights(trainer, shared)
     return "loaded", None

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from lad.compat.safe_loading import load_safely
-from lad.engine.checkpoints import write_whole
+from lad.engine.checkpoints import write_torch
 from lad.errors import CheckpointError
 from lad.online.controller import Stride
 
-import torch
 from mmdet.models.detectors import BaseDetector
 
 #: Of the file's content; changed when the content changes.
@@ -119,10 +117,8 @@ def save_student(model: BaseDetector, path: Path, classes: Sequence[str]) -> Non
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    stream = io.BytesIO()
-    torch.save(dict(content), stream)
     try:
-        write_whole(path, stream.getvalue())
+        write_torch(path, content)
     except CheckpointError as error:
         cause = error.__cause__
         reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lad.engine.checkpoints import write_whole
+from lad.engine.checkpoints import write_torch
 from lad.errors import listed
 
 import numpy as np
@@ -52,10 +51,8 @@ def write_batch(path: Path, batch: Any, **more: Any) -> None:
     Raises:
         CheckpointError: it cannot be written.
     """
-    content = io.BytesIO()
     record = batch if isinstance(batch, Mapping) else dict(batch=batch)
-    torch.save(plain({**more, **record}), content)
-    write_whole(path, content.getvalue())
+    write_torch(path, plain({**more, **record}))
 
 
 def samples_of(batch: Any) -> Iterator[BaseDataElement]:

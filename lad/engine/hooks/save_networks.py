@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 from lad.compat.safe_loading import load_safely
 from lad.detectors.inspection import trained_networks
-from lad.engine.checkpoints import write_whole
+from lad.engine.checkpoints import write_torch
 from lad.engine.model import detector_of
 from lad.errors import ConfigError
 
-import torch
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -93,9 +91,8 @@ class SaveNetworksHook(Hook):
             dataset_meta = checkpoint.get("meta", {}).get("dataset_meta")
             for name in self.names:
                 state = self.state_of(name, checkpoint["state_dict"])
-                content = io.BytesIO()
-                torch.save(dict(meta=dict(dataset_meta=dataset_meta), state_dict=state), content)
-                write_whole(_sibling(path, name), content.getvalue())
+                content = dict(meta=dict(dataset_meta=dataset_meta), state_dict=state)
+                write_torch(_sibling(path, name), content)
             for gone in [path for path in self.split if not path.is_file()]:
                 del self.split[gone]
                 for name in self.names:
