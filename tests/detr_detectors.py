@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 from lad.base.config import detector_config
 
+import torch
+from helpers import save_checkpoint
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
+from mmengine.structures import InstanceData
 
 DETRS = ["one_stage", "two_stage", "dino"]
 
@@ -53,10 +60,21 @@ def small_detr(
 
 def small_dab(base: int = 8, queries: int = 20, layers: int = 2, num_classes: int = 3, **model) -> ConfigDict:
     """A DAB-DETR with one encoder layer; MMDetection embeds its boxes in 4 x 128 numbers."""
+    return _single_level("dab_detr/dab-detr", base, queries, layers, num_classes, **model)
+
+
+def small_conditional(
+    base: int = 8, queries: int = 20, layers: int = 2, num_classes: int = 3, **model
+) -> ConfigDict:
+    """A Conditional DETR with one encoder layer."""
+    return _single_level("conditional_detr/conditional-detr", base, queries, layers, num_classes, **model)
+
+
+def _single_level(name: str, base: int, queries: int, layers: int, num_classes: int, **model) -> ConfigDict:
     thin = dict(layer_cfg=dict(ffn_cfg=dict(feedforward_channels=32)))
     return detector_config(
         dict(
-            config="mmdet::dab_detr/dab-detr_r50_8xb2-50e_coco.py",
+            config=f"mmdet::{name}_r50_8xb2-50e_coco.py",
             num_queries=queries,
             backbone=dict(depth=18, base_channels=base, init_cfg=None, frozen_stages=-1),
             neck=dict(in_channels=[base * 8]),
@@ -68,3 +86,43 @@ def small_dab(base: int = 8, queries: int = 20, layers: int = 2, num_classes: in
         ),
         "student",
     )
+
+
+def trained_like(config, seed):
+    """Weights as a training begins with: those of ``build`` saturate boxes to points."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = MODELS.build(copy.deepcopy(config))
+        model.init_weights()
+        for name, value in model.named_parameters():
+            if "bbox_head" in name or "sampling_offsets" in name:
+                value.data += 0.05 * torch.randn_like(value)  # otherwise 0: all boxes alike
+    return model
+
+
+def distil_detr(student, teacher, folder, method, seeds=(0, 10), meta=None, speed=None, **settings):
+    """A student and a teacher in eval mode, whose losses are those of training."""
+    path = save_checkpoint(trained_like(teacher, seeds[1]), folder / "teacher.pth", **(meta or {}))
+    config = dict(
+        type="DistillationDetector",
+        student=copy.deepcopy(student),
+        teacher=dict(copy.deepcopy(teacher), checkpoint=path, speed=speed or {}),
+        methods=[copy.deepcopy(method)],
+        **settings,
+    )
+    model = MODELS.build(config)
+    model.student.load_state_dict(trained_like(student, seeds[0]).state_dict())
+    model.eval()
+    model.student.training = model.student.bbox_head.training = True
+    return model
+
+
+def seeded_loss(model, batch, seed=3):
+    inputs, samples = batch
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return model.loss(inputs, copy.deepcopy(samples))
+
+
+def sample_of(shape):
+    return DetDataSample(metainfo=dict(img_shape=shape), gt_instances=InstanceData())

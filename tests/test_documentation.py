@@ -275,7 +275,7 @@ NOT_RUN = {
 #: Configs that listings of a part of a config are put into: the first whose word is in the listing.
 PARTS = [
     ("inherit_queries", "configs/dino/lad_dino-r18-c16_dino-r18-c32_digits.py"),
-    ("SharedQueryDistillation", "configs/dino/kddetr_dino-r18-c16_dino-r18-c32_digits.py"),
+    ("QueryDistillation", "configs/dino/kddetr_dino-r18-c16_dino-r18-c32_digits.py"),
     ('mode="soft"', "configs/tood/lad_tood-r18-c16_tood-r18-c32_fpn_digits.py"),
     ("", "configs/lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits.py"),
 ]

@@ -24,6 +24,7 @@ from lad.methods.specialists.mulde import MulDE
 from lad.methods.together.feature_fusion import FeatureFusionSelfDistillation
 from lad.methods.together.mutual import MutualLogitDistillation
 from lad.methods.together.self_distillation import SelfDistillation
+from lad.methods.transformers.matched_queries import MatchedQueryDistillation
 from lad.methods.transformers.shared_queries import SharedQueryDistillation
 from lad.methods.without_labels.contrastive import ContrastiveLearning
 from lad.methods.without_labels.fedx import FedX
@@ -46,6 +47,7 @@ __all__ = [
     "JointMethod",
     "LabelAssignmentDistillation",
     "LocalisationDistillation",
+    "MatchedQueryDistillation",
     "MulDE",
     "MutualLogitDistillation",
     "NotTrueDistillation",

@@ -44,7 +44,10 @@ DETECTOR_OF = {
     "RCNNDistillation": FASTER,
     "RoILogitDistillation": FASTER,
     "SharedQueryDistillation": DETR,
+    "MatchedQueryDistillation": DETR,
 }
+#: Random weights score below what counts as a prediction.
+SETTINGS = {"MatchedQueryDistillation": dict(min_score=0.0)}
 ROLES = (
     "one",
     "two apart",
@@ -103,9 +106,9 @@ REFUSED = {
         **dict.fromkeys(EXITS, NO_EXITS),
     },
     "RoILogitDistillation": dict.fromkeys(EXITS, NO_EXITS),
-    "SharedQueryDistillation": {
-        **dict.fromkeys(ENSEMBLES, "learns from one teacher"),
-        **dict.fromkeys(EXITS, NO_EXITS),
+    **{
+        name: {**dict.fromkeys(ENSEMBLES, "learns from one teacher"), **dict.fromkeys(EXITS, NO_EXITS)}
+        for name in ("SharedQueryDistillation", "MatchedQueryDistillation")
     },
     **dict.fromkeys(
         ("MulDE", "ClassBalancedDistillation"),
@@ -132,7 +135,7 @@ def checkpoints(tmp_path_factory):
 def build_with(role, method, checkpoints):
     """A detector in which a method plays a role."""
     name = DETECTOR_OF[method]
-    config, settings = dict(type=method), {}
+    config, settings = dict(type=method, **SETTINGS.get(method, {})), {}
 
     def frozen(count):
         return {

@@ -18,12 +18,10 @@ from lad.methods.transformers.families import Queries, find_family, random_like
 
 import pytest
 import torch
-from detr_detectors import DETRS, small_dab, small_detr
+from detr_detectors import DETRS, distil_detr, sample_of, seeded_loss, small_dab, small_detr, trained_like
 from helpers import build, fake_cuda, make_batch, save_checkpoint, small_paa
 from mmdet.models.detectors import DINO
 from mmdet.registry import MODELS
-from mmdet.structures import DetDataSample
-from mmengine.structures import InstanceData
 
 FAMILIES = {family: partial(small_detr, family) for family in DETRS} | dict(dab=small_dab)
 BATCH = dict(objects=(3, 0, 7), size=(96, 128), shapes=[(64, 128), (96, 90), (96, 128)])
@@ -31,44 +29,8 @@ TERMS = ["loss_shared_cls", "loss_shared_bbox", "loss_shared_iou"]
 METHOD = dict(type="SharedQueryDistillation", num_random=15)
 
 
-def trained_like(config, seed):
-    """Weights as a training begins with: those of ``build`` saturate boxes to points."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = MODELS.build(copy.deepcopy(config))
-        model.init_weights()
-        for name, value in model.named_parameters():
-            if "bbox_head" in name or "sampling_offsets" in name:
-                value.data += 0.05 * torch.randn_like(value)  # otherwise 0: all boxes alike
-    return model
-
-
-def distil(student, teacher, folder, seeds=(0, 10), method=METHOD, meta=None, speed=None, **settings):
-    """A student and a teacher in eval mode, whose losses are those of training."""
-    path = save_checkpoint(trained_like(teacher, seeds[1]), folder / "teacher.pth", **(meta or {}))
-    config = dict(
-        type="DistillationDetector",
-        student=copy.deepcopy(student),
-        teacher=dict(copy.deepcopy(teacher), checkpoint=path, speed=speed or {}),
-        methods=[copy.deepcopy(method)],
-        **settings,
-    )
-    model = MODELS.build(config)
-    model.student.load_state_dict(trained_like(student, seeds[0]).state_dict())
-    model.eval()
-    model.student.training = model.student.bbox_head.training = True
-    return model
-
-
-def seeded_loss(model, batch, seed=3):
-    inputs, samples = batch
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return model.loss(inputs, copy.deepcopy(samples))
-
-
-def sample_of(shape):
-    return DetDataSample(metainfo=dict(img_shape=shape), gt_instances=InstanceData())
+def distil(student, teacher, folder, method=METHOD, **settings):
+    return distil_detr(student, teacher, folder, method, **settings)
 
 
 # -- The loss -------------------------------------------------------------------------------------------------------

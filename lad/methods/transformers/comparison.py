@@ -63,8 +63,19 @@ def build_answer_losses(owner: str, cls: dict, bbox: dict, iou: dict) -> AnswerL
     return AnswerLosses(built, *boxes)
 
 
+def foreground(logits: Tensor, min_score: float = 0.0) -> Tensor:
+    """(n,) weights of n queries with (n, C) logits of a teacher: the largest class probability, 0 below a score."""
+    score = best_probability(logits, use_sigmoid=True)
+    return score * (score >= min_score)
+
+
 def compare_answers(
-    losses: AnswerLosses, student: Answers, teacher: Answers, mapping: ClassMapping, samples: SampleList
+    losses: AnswerLosses,
+    student: Answers,
+    teacher: Answers,
+    mapping: ClassMapping,
+    samples: SampleList,
+    min_score: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The losses of classes, boxes and overlaps: sums over layers of means over queries, weighted by foreground.
 
@@ -77,6 +88,7 @@ def compare_answers(
         teacher: (L, N, Q, ...) the teacher's, of the layers that are paired with the student's; no gradient flows.
         mapping: From the teacher's classes to the student's.
         samples: Sizes of the N images.
+        min_score: Queries of a smaller weight have none.
 
     Returns:
         Three scalars.
@@ -84,7 +96,7 @@ def compare_answers(
     num_layers = len(student.cls_scores)
     own, taught = (scores.flatten(0, 2).float() for scores in (student.cls_scores, teacher.cls_scores))
     taught = mapping.binary_logits(taught.detach())
-    weight = best_probability(taught.unflatten(0, (num_layers, -1))[-1], use_sigmoid=True)
+    weight = foreground(taught.unflatten(0, (num_layers, -1))[-1], min_score)
     (total,) = averaged_over_ranks(weight.sum(), like=weight)
     weight = weight.repeat(num_layers) / total
 

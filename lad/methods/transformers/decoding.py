@@ -64,6 +64,26 @@ def decoder_inputs(model: BaseDetector, features: Sequence[Tensor], samples: Sam
     return inputs | made
 
 
+def decode_own(
+    model: BaseDetector, outputs: Outputs, features: str, samples: SampleList
+) -> dict[str, Tensor]:
+    """Decode a DETR's own queries, as at test time.
+
+    Args:
+        model: The detector.
+        outputs: Where its features are.
+        features: By which name.
+        samples: Sizes of the images.
+
+    Returns:
+        What its head is given: hidden states and reference points of each decoder layer.
+    """
+    # A training DINO makes denoising queries, for which it draws random numbers that are the student's, and both it and
+    # a two-stage Deformable-DETR hand their head what its `forward` does not take.
+    with replaced(model, "training", False):
+        return model.forward_transformer(outputs[features], samples)
+
+
 def decode(model: BaseDetector, family: DecoderFamily, inputs: dict[str, Any], queries: Queries) -> Answers:
     """Decode queries with a DETR's memory of a batch.
 

@@ -1,0 +1,188 @@
+"""A DETR learns its teacher's predictions, matched with its own one to one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lad.base.capture import Outputs
+from lad.errors import ConfigError, UnsupportedError
+from lad.methods.base import DistillationMethod, Link, Step
+from lad.methods.roi.two_stage import find_class_mapping
+from lad.methods.transformers.comparison import build_answer_losses, compare_answers, foreground
+from lad.methods.transformers.decoding import Answers, decode_own, pair_layers
+from lad.methods.transformers.matching import gather, match, pair_costs
+from lad.methods.transformers.shared_queries import check_sigmoid
+from lad.networks.routes import Teacher
+
+import torch
+from mmdet.models.detectors import DABDETR, DINO, BaseDetector, ConditionalDETR, DeformableDETR
+from mmdet.registry import MODELS
+from mmdet.structures import SampleList
+from torch import Tensor
+
+OWNER = "MatchedQueryDistillation"
+#: Detectors whose head gives the predictions of every decoder layer in the same form.
+KINDS = (DeformableDETR, DINO, DABDETR, ConditionalDETR)
+
+
+@MODELS.register_module()
+class MatchedQueryDistillation(DistillationMethod):
+    """A DETR learns its teacher's predictions; Hungarian matching says which query learns which.
+
+    The form that is built is the matching of positive predictions of Chang et al., "DETRDistill: A Universal Knowledge
+    Distillation Framework for DETR-families", ICCV 2023, arXiv 2211.10156, section 3.1, with soft scores:
+
+    - of the teacher's predictions in its last decoder layer the ``num_queries`` of the highest scores w_k take part,
+      from ``min_score`` on;
+    - in each decoder layer they are matched one to one with the student's own queries, so that
+      sum_k w_k cost(k, its query) is least, with the cost :func:`lad.methods.transformers.matching.pair_costs`, whose
+      factors are those of the losses;
+    - sum over layers of  sum_k w_k (L_cls + L_box + L_iou) / sum_k w_k, with the teacher's class probabilities (not its
+      best class) as targets. Division as in :class:`SharedQueryDistillation`.
+
+    Not built: the paper's matching of negative predictions, whose boxes have no objects: the student's own loss says
+    that they are background. Student and teacher may be different kinds of DETR with any widths, numbers of
+    queries, levels and layers, since only predictions are compared; the student's decoder runs once. A detection
+    that an object's own matching gives to another query is taught to that one too: such disagreement is what
+    :class:`SharedQueryDistillation` avoids.
+
+    Args:
+        num_queries: How many of the teacher's predictions of an image take part at most, at least 1.
+        min_score: Predictions below take no part.
+        loss_cls, loss_bbox, loss_iou: As of :class:`SharedQueryDistillation`.
+        classes: The student's class names, in its order, where the teacher's are others or in another order.
+        loss_name: What the names of the three losses begin with.
+        init_cfg: As in MMEngine.
+
+    Raises:
+        ConfigError: a setting is out of range.
+        UnsupportedError: a detector is no DETR of a known kind, or classifies by softmax.
+    """
+
+    ensembles = False  # queries of two teachers do not correspond either
+    student_modules = ("bbox_head",)
+    loss_name: str
+    pairs: Tensor
+
+    def __init__(
+        self,
+        num_queries: int = 100,
+        min_score: float = 0.1,
+        loss_cls: dict | None = None,
+        loss_bbox: dict | None = None,
+        loss_iou: dict | None = None,
+        classes: Sequence[str] | None = None,
+        loss_name: str = "loss_matched",
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if isinstance(num_queries, bool) or not isinstance(num_queries, int) or num_queries < 1:
+            raise ConfigError(
+                f"{OWNER}: num_queries must be a number of predictions, got {num_queries!r:.60}."
+            )
+        if isinstance(min_score, bool) or not isinstance(min_score, (int, float)) or not 0 <= min_score < 1:
+            raise ConfigError(f"{OWNER}: min_score must be from 0 to below 1, got {min_score!r:.60}.")
+        if "loss" not in loss_name:
+            raise ConfigError(f"{OWNER}: loss_name must contain 'loss', got {loss_name!r}.")
+        self.num_queries = num_queries
+        self.min_score = min_score
+        self.compared = build_answer_losses(
+            OWNER,
+            loss_cls or dict(type="KDLoss"),
+            loss_bbox or dict(type="L1Loss", loss_weight=5.0),
+            loss_iou or dict(type="GIoULoss", loss_weight=2.0),
+        )
+        self.classes = tuple(classes) if classes is not None else None
+        self.loss_name = loss_name
+
+    def bind(self, student: BaseDetector, teacher: Teacher) -> None:
+        """Refuse detectors whose predictions are not those of queries, layer by layer; pair the decoder layers."""
+        for role, detector in (("student", student), ("teacher", teacher.model)):
+            _check_kind(role, detector)
+        check_sigmoid(OWNER, student, teacher.model)
+        heads = student.bbox_head, teacher.model.bbox_head
+        self.mapping = find_class_mapping(
+            OWNER, self.classes, heads[0].num_classes, heads[1].num_classes, teacher
+        )
+        self.features = "neck" if teacher.model.with_neck else "backbone"
+        self.teacher_modules = (self.features,)
+        pairs = pair_layers(student.decoder.num_layers, teacher.model.decoder.num_layers)
+        self.register_buffer("pairs", torch.tensor(pairs), persistent=False)
+
+    def check_without_labels(self, student: BaseDetector) -> None:
+        """Refused: queries that no prediction is matched with would not learn that they are background."""
+        raise UnsupportedError(
+            f"student_loss=False: {OWNER} teaches the queries that are matched, and the student's own loss those that "
+            "are background; train with labels, or use DetectionDistillation."
+        )
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """The losses of classes, boxes and overlaps; gradients reach the student."""
+        taught, weight = step.teacher.evaluate(self.predictions, self.features, step.data_samples)
+        student = _own_queries(step.student, Answers(*step.outputs["bbox_head"]))
+        # A student of fewer queries learns the best predictions: they come first.
+        count = min(student.cls_scores.shape[2], weight.shape[1])
+        taught, weight = Answers(*(values[:, :, :count] for values in taught)), weight[:, :count]
+        factors = [
+            getattr(loss, "loss_weight", 1.0)
+            for loss in (self.compared.cls, self.compared.bbox, self.compared.iou)
+        ]
+        costs = pair_costs(student, self._of_students_classes(taught), step.data_samples, *factors)
+        values = compare_answers(
+            self.compared,
+            gather(student, match(costs, weight)),
+            taught,
+            self.mapping,
+            step.data_samples,
+            self.min_score,
+        )
+        names = (f"{self.loss_name}_{name}" for name in ("cls", "bbox", "iou"))
+        return dict(zip(names, values, strict=True))
+
+    def predictions(
+        self, model: BaseDetector, outputs: Outputs, features: str, samples: SampleList
+    ) -> tuple[Answers, Tensor]:
+        """The teacher's best predictions of its paired layers, (L, N, K, ...), and their weights (N, K), best first."""
+        answers = Answers(*model.bbox_head(**decode_own(model, outputs, features, samples)))
+        last = self._of_students_classes(answers).cls_scores[-1]
+        weight = foreground(last.flatten(0, 1), self.min_score).unflatten(0, last.shape[:2])
+        weight, queries = weight.topk(min(self.num_queries, weight.shape[1]), dim=1)
+        paired = Answers(*(values.index_select(0, self.pairs) for values in answers))
+        return gather(paired, queries.expand(len(self.pairs), -1, -1)), weight
+
+    def _of_students_classes(self, answers: Answers) -> Answers:
+        scores = answers.cls_scores
+        mapped = self.mapping.binary_logits(scores.flatten(0, 2)).unflatten(0, scores.shape[:3])
+        return answers._replace(cls_scores=mapped)
+
+    def links(self) -> list[Link]:
+        """One, of the two decoders."""
+        return [Link("bbox_head", "decoder", "matched queries")]
+
+    def loss_weights(self) -> dict[str, float]:
+        """The factors of the three losses."""
+        losses = dict(cls=self.compared.cls, bbox=self.compared.bbox, iou=self.compared.iou)
+        return {
+            f"{self.loss_name}_{name}": getattr(loss, "loss_weight", 1.0) for name, loss in losses.items()
+        }
+
+
+def _own_queries(student: BaseDetector, answers: Answers) -> Answers:
+    """The answers to a student's own queries: denoising queries come before them."""
+    if not isinstance(student, DINO):
+        return answers
+    return Answers(*(values[:, :, -student.num_queries :] for values in answers))
+
+
+def _check_kind(role: str, detector: BaseDetector) -> None:
+    """Refuse a detector that makes or decodes queries in another way than the kinds that are known."""
+    functions = [
+        tuple(getattr(kind, name, None) for name in ("pre_decoder", "forward_decoder"))
+        for kind in (type(detector), *KINDS)
+    ]
+    if functions[0] not in functions[1:]:
+        *others, last = (kind.__name__ for kind in KINDS)
+        raise UnsupportedError(
+            f"{OWNER}: the {role} is a {type(detector).__name__}, whose predictions are not those of queries, layer by "
+            f"layer; it works with {', '.join(others)} and {last}; between others use DetectionDistillation."
+        )
