@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
-from lad.base.capture import Capture, Outputs, root_of
+from lad.base.capture import Capture, Outputs
 from lad.base.phases import Phase
 from lad.base.progress import Progress
 from lad.base.random_state import RandomState
@@ -29,7 +29,7 @@ from lad.detectors.terms import add_terms, reach_adapters, weighted_losses
 from lad.errors import ConfigError
 from lad.methods.base import DistillationMethod, JointMethod, Step
 from lad.networks.cache import take_fingerprints
-from lad.networks.forward import run_dense
+from lad.networks.forward import part_of, run_dense
 from lad.networks.gives import PREDICTIONS
 from lad.networks.initialisation import Inheritance, find_inheritance, inherit, wanted_modules
 from lad.networks.roles import teacher_configs, trained_configs
@@ -314,7 +314,7 @@ class DistillationDetector(NetworksDetector):
             for learner, found in self._captures[True].items():
                 if found.names:
                     own = images[learner.partition(".")[0]]
-                    run_dense(self.learners[learner], own, set(map(root_of, found.names)), data_samples)
+                    run_dense(self.learners[learner], own, set(map(part_of, found.names)), data_samples)
         batch = Batch(progress, images, data_samples, outputs, self.student_loss)
         steps = steps_of(methods, self._candidates(), batch, is_pretraining=True)
         losses: dict[str, Tensor] = {}

@@ -17,6 +17,7 @@ from lad.methods.response.localisation import LocalisationDistillation
 from lad.methods.response.not_true import NotTrueDistillation
 from lad.methods.response.soft_label import SoftLabelDistillation
 from lad.methods.roi.logits import RoILogitDistillation
+from lad.methods.roi.masks import MaskLogitDistillation
 from lad.methods.roi.rcnn import RCNNDistillation
 from lad.methods.roi.rpn import RPNDistillation
 from lad.methods.specialists.class_balanced import ClassBalancedDistillation
@@ -47,6 +48,7 @@ __all__ = [
     "JointMethod",
     "LabelAssignmentDistillation",
     "LocalisationDistillation",
+    "MaskLogitDistillation",
     "MatchedQueryDistillation",
     "MulDE",
     "MutualLogitDistillation",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lad.base.capture import Outputs, capture, root_of
+from lad.base.capture import Outputs, capture
 from lad.base.modes import evaluating
 from lad.networks.channels import IMAGE_SIZE, zero_images
-from lad.networks.forward import run_dense
+from lad.networks.forward import part_of, run_dense
 from lad.networks.speed import uncompiled
 
 import torch
@@ -31,5 +31,5 @@ def dry_run(model: BaseDetector, modules: Iterable[str], size: tuple[int, int] =
         capture(model, modules) as outputs,
         uncompiled(),
     ):
-        run_dense(model, inputs, set(map(root_of, modules)))
+        run_dense(model, inputs, set(map(part_of, modules)))
     return outputs

@@ -9,7 +9,7 @@ from lad.base.capture import Capture, Outputs, find_module, root_of
 from lad.base.modes import evaluating
 from lad.errors import UnsupportedError
 from lad.networks.dry_run import dry_run
-from lad.networks.forward import DENSE_HEADS, dense_parts, run_dense, set_head_flags
+from lad.networks.forward import DENSE_HEADS, dense_parts, part_of, run_dense, set_head_flags
 from lad.networks.gives import OF_DETECTORS, Output
 from lad.networks.preprocessing import Renormalisation
 from lad.networks.speed import COMPILED, TeacherSpeed
@@ -94,7 +94,7 @@ class FrozenTeacher:
         inputs = self.renormalisation(inputs, data_samples)
         if self.speed.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        roots = set(map(root_of, modules))
+        roots = set(map(part_of, modules))
         if modules not in self._captures:
             self._captures[modules] = Capture(self.model, modules)
         with self._captures[modules].record() as outputs:

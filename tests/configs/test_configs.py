@@ -12,6 +12,8 @@ from lad.detectors.configs import (
     trained_specs,
     with_networks,
 )
+from lad.detectors.distillation import DistillationDetector
+from lad.detectors.masks import learns_from_masks
 from lad.engine.plain_config import student_only
 from lad.networks.building import without_pretraining
 from lad.networks.snapshot import is_snapshot
@@ -24,6 +26,7 @@ from helpers import ROOT, at, make_batch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.logging import MessageHub
+from two_stage_detectors import with_masks
 from view_runs import random_views
 
 CONFIGS = sorted(
@@ -98,6 +101,8 @@ def test_config_builds_and_trains_one_step(path, tmp_path):
         if cfg.model.type == PRETRAINING
         else make_batch((2, 1), size=(side, side), num_classes=num_classes)
     )
+    if isinstance(detector, DistillationDetector) and learns_from_masks(detector):
+        with_masks(batch[1])
     for teacher in getattr(detector, "teachers", {}).values():
         if hasattr(teacher, "attach"):
             teacher.attach(("a",))

@@ -346,3 +346,29 @@ def test_features_of_mask_heads_are_refused_in_one_line(tmp_path, kind, module):
     with pytest.raises(UnsupportedError, match="does not see the whole image") as error:
         training(tmp_path, segmentor(kind), segmentor(kind), method)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "module"),
+    [("condinst", "mask_head.mask_feature_head"), ("rtmdet_ins", "bbox_head.mask_head")],
+)
+def test_mask_features_of_the_whole_image_are_taught(tmp_path, kind, module):
+    """They are made of the neck's maps alone; the rest of a mask head needs objects and does not run in a teacher."""
+    method = dict(FEATURES, student=module, teacher=module)
+    model = training(tmp_path, segmentor(kind), segmentor(kind, base=16), method)
+    calls = []
+    teacher = model.teacher.model
+    for name in ("backbone", "bbox_head", "mask_head", module):
+        if name in dict(teacher.named_modules()):
+            teacher.get_submodule(name).register_forward_hook(lambda *args, name=name: calls.append(name))
+    losses = model.loss(*batch())
+    [name] = [name for name in losses if "cwd" in name]
+    assert losses[name] > 0
+    losses[name].backward()
+    reached = {
+        name for name, value in model.named_parameters() if value.grad is not None and value.grad.any()
+    }
+    assert any(name.startswith(module) for name in reached)
+    assert any(name.startswith("backbone") for name in reached)
+    assert calls.count("backbone") == calls.count(module) == 1
+    assert "mask_head" not in calls

@@ -11,14 +11,22 @@ from detr_detectors import small_detr
 from helpers import at, build, make_batch, save_checkpoint
 from method_table import distillation_methods
 from mmdet.registry import MODELS
-from two_stage_detectors import two_stage
+from two_stage_detectors import two_stage, with_masks
 
-PAA, RETINA, GFL, FASTER, DETR = "PAA", "RetinaNet", "GFL", "Faster R-CNN", "Deformable-DETR"
+PAA, RETINA, GFL, FASTER, MASK, DETR = (
+    "PAA",
+    "RetinaNet",
+    "GFL",
+    "Faster R-CNN",
+    "Mask R-CNN",
+    "Deformable-DETR",
+)
 DETECTORS = {
     PAA: lambda: dense("paa"),
     RETINA: lambda: dense("retinanet"),
     GFL: lambda: dense("gfl"),
     FASTER: lambda: two_stage("faster"),
+    MASK: lambda: two_stage("mask"),
     DETR: lambda: small_detr("one_stage"),
 }
 #: The detector on which each method is tried.
@@ -43,6 +51,7 @@ DETECTOR_OF = {
     "RPNDistillation": FASTER,
     "RCNNDistillation": FASTER,
     "RoILogitDistillation": FASTER,
+    "MaskLogitDistillation": MASK,
     "SharedQueryDistillation": DETR,
     "MatchedQueryDistillation": DETR,
 }
@@ -61,7 +70,7 @@ ROLES = (
     "exit teaches",
 )
 ONE_DECIDES = "both change the own loss of the {} of 'student'"
-NO_EXITS = "(FasterRCNN|DeformableDETR) has no dense head whose priors an exit could share"
+NO_EXITS = "(FasterRCNN|MaskRCNN|DeformableDETR) has no dense head whose priors an exit could share"
 APART = ("two apart", "five apart")
 ENSEMBLES = ("two as an ensemble", "five as an ensemble")
 #: Of methods that take several teachers apart.
@@ -106,6 +115,7 @@ REFUSED = {
         **dict.fromkeys(EXITS, NO_EXITS),
     },
     "RoILogitDistillation": dict.fromkeys(EXITS, NO_EXITS),
+    "MaskLogitDistillation": dict.fromkeys(EXITS, NO_EXITS),
     **{
         name: {**dict.fromkeys(ENSEMBLES, "learns from one teacher"), **dict.fromkeys(EXITS, NO_EXITS)}
         for name in ("SharedQueryDistillation", "MatchedQueryDistillation")
@@ -130,6 +140,11 @@ def checkpoints(tmp_path_factory):
         for name, make in DETECTORS.items()
         for seed in range(1, 6)
     }
+
+
+def batch_of(method):
+    inputs, samples = make_batch((2, 3), (96, 128))
+    return inputs, with_masks(samples) if DETECTOR_OF[method] == MASK else samples
 
 
 def build_with(role, method, checkpoints):
@@ -191,7 +206,7 @@ def test_method_trains_in_a_role_or_is_refused_for_the_right_reason(method, role
         assert "\n" not in str(refused.value)
         return
     model = build_with(role, method, checkpoints).train()
-    inputs, samples = make_batch((2, 3), (96, 128))
+    inputs, samples = batch_of(method)
     for place in (0, 10**6):  # the pretraining, where there is one, and the task
         at(model, place)
         total, _ = model.parse_losses(model.loss(inputs, copy.deepcopy(samples)))
@@ -214,7 +229,7 @@ WITHIN_A_RUN = [
 def test_gradients_of_a_methods_losses_reach_the_learner_only(method, role, checkpoints):
     model = build_with(role, method, checkpoints).train()
     (one,) = model.bound.values()
-    inputs, samples = make_batch((2, 3), (96, 128))
+    inputs, samples = batch_of(method)
     terms = {}
     losses = one.method.losses
     one.method.losses = lambda step: terms.update(losses(step)) or dict(terms)

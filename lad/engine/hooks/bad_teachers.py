@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lad.base.capture import Capture, Outputs, root_of
+from lad.base.capture import Capture, Outputs
 from lad.detectors.bound import BoundMethod
 from lad.detectors.distillation import DistillationDetector
 from lad.errors import listed
 from lad.methods.base import JointMethod
-from lad.networks.forward import dense_parts, frozen_mode, run_dense
+from lad.networks.forward import dense_parts, frozen_mode, part_of, run_dense
 from lad.networks.frozen import FrozenTeacher
 
 import torch
@@ -112,7 +112,7 @@ def _run(
         return teacher.run(inputs, samples, modules)
     network = model.learners[name]
     images = model.network_inputs(name.partition(".")[0], inputs, samples)
-    roots = set(map(root_of, modules))
+    roots = set(map(part_of, modules))
     with frozen_mode(network), Capture(network, modules).record() as outputs:
         if roots <= dense_parts(network):
             run_dense(network, images, roots, samples)

@@ -8,7 +8,7 @@ from lad.base.capture import find_module, levels_of, root_of, split_level
 from lad.errors import ConfigError, UnsupportedError, nearest
 from lad.methods.base import Step
 from lad.methods.feature.pairs import Pair
-from lad.networks.forward import DENSE_HEADS, dense_parts
+from lad.networks.forward import DENSE_HEADS, dense_parts, part_of
 
 import torch
 from mmdet.models.detectors import BaseDetector, DetectionTransformer
@@ -34,11 +34,11 @@ def check_whole_image(owner: str, model: BaseDetector, names: Sequence[str]) -> 
     for name in names:
         find_module(model, name)
         has_queries = isinstance(model, DetectionTransformer) and root_of(name) in DENSE_HEADS
-        if root_of(name) not in dense_parts(model) or has_queries:
+        if part_of(name) not in dense_parts(model) or has_queries:
             raise UnsupportedError(
                 f"{owner}: {name!r} of {type(model).__name__} does not see the whole image, so two "
                 f"detectors' features do not correspond; it works with modules of {', '.join(WHOLE_IMAGE)}, "
-                "and of a DETR's encoder."
+                "of a DETR's encoder, and mask_head.mask_feature_head."
             )
 
 
