@@ -86,7 +86,8 @@ def softmax_kl(student, teacher, t):
 def test_terms_are_those_of_the_formula(config):
     """(1 - alpha) own + alpha tau^2 KL / positives + lambda mean ||F - F_deep||, from two passes made here."""
     alpha, tau, weight = 0.4, 2.0, 0.25
-    model = distil(dict(SELF, alpha=alpha, temperature=tau, feature_weight=weight), student=config).eval()
+    settings = dict(alpha=alpha, temperature=tau, feature_weight=weight, loss=dict(type="KDLoss"))
+    model = distil(dict(SELF, **settings), student=config).eval()
     network, exit_ = model.student, model.learners["student.early"]
     for each in (network, exit_):
         each.training = each.bbox_head.training = True
@@ -118,6 +119,18 @@ def test_terms_are_those_of_the_formula(config):
         torch.testing.assert_close(losses[f"early.{key}"], (1 - alpha) * total(own[key]))
     alone = network.loss(inputs, copy.deepcopy(samples))
     torch.testing.assert_close(losses["loss_cls"], total(alone["loss_cls"]), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("config", "loss"), [(dense("retinanet"), "QualityKDLoss"), (softmax(), "KDLoss")])
+def test_logits_are_compared_by_default_as_the_classifier_is_trained(config, loss):
+    """Beside a focal loss a KL divergence of thousands of background priors would be all that an exit learns."""
+    term = "early.student.loss_self_logits"
+    found = [
+        loss_of(distil(dict(SELF, **settings), student=config).eval(), BATCH)[term]
+        for settings in ({}, dict(loss=dict(type=loss)))
+    ]
+    assert found[0] > 0
+    assert torch.equal(*found)
 
 
 def test_batch_of_the_same_images_twice_has_the_same_terms():

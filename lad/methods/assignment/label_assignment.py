@@ -12,7 +12,7 @@ from lad.exchange.seams.base import Seam
 from lad.exchange.seams.detr import DETRSeam
 from lad.methods.assignment.inherited_queries import InheritedQueries
 from lad.methods.base import DistillationMethod, Step
-from lad.networks.batch_memory import BatchMemory, precision_of
+from lad.networks.batch_memory import BatchMemory, precision_of, settings_of_images
 from lad.networks.cache import TeacherCache, hash_of
 from lad.networks.routes import Teacher
 
@@ -94,14 +94,7 @@ class LabelAssignmentDistillation(DistillationMethod):
             settings = dict(self._cache_settings)
             self._same_padding = settings.pop("same_padding", False)
             # Everything that a record depends on and that is not in the image itself.
-            preprocessor = student.data_preprocessor
-            if getattr(preprocessor, "batch_augments", None) is not None:
-                raise UnsupportedError(
-                    "LabelAssignmentDistillation: batch_augments change images after their fingerprints are taken, "
-                    "so the teacher cannot be cached: leave out `cache`, or do the same in the pipeline."
-                )
-            normalisation = (getattr(preprocessor, name, None) for name in ("mean", "std"))
-            images = (*normalisation, preprocessor.pad_size_divisor)
+            images = settings_of_images("LabelAssignmentDistillation", student)
             decision = (head.prior_generator, head.train_cfg, head.topk)
             name = hash_of(teacher.model, teacher.config, teacher.speed, images, decision)
             self.cache = TeacherCache(Path(settings.pop("dir")) / name, **settings)

@@ -101,6 +101,15 @@ def best_probability(logits: Tensor, use_sigmoid: bool) -> Tensor:
     return logits.softmax(dim=1)[:, :-1].amax(dim=1)
 
 
+def default_logit_loss(head: Any) -> dict:
+    """Config of the loss of logits for networks that learn together, by a dense head's classifier.
+
+    Sigmoid classifiers of dense heads are trained with focal losses, in which background counts next to nothing;
+    ``QualityKDLoss`` weighs likewise. ``KDLoss`` for softmax.
+    """
+    return dict(type="QualityKDLoss" if getattr(head, "use_sigmoid_cls", False) else "KDLoss")
+
+
 def check_dense_heads(owner: str, heads: Sequence[Any], models: Sequence[BaseDetector]) -> None:
     """Refuse a student's and a teacher's heads whose class scores do not correspond prior by prior.
 

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from lad.base.schedules import build_schedule
 from lad.errors import ConfigError, UnsupportedError, listed
 from lad.methods.base import JointMethod, Step
+from lad.methods.response.dense import default_logit_loss
 from lad.methods.together.comparisons import Comparison, DenseComparison, RoIComparison, check_same_classes
 from lad.methods.together.pairs import mutual_pairs
 
@@ -108,8 +109,9 @@ class MutualLogitDistillation(JointMethod):
                 owner, networks, self.names, self.loss_config or dict(type="KDLoss")
             )
         else:
+            head = getattr(next(iter(networks.values())), "bbox_head", None)
             self.comparison = DenseComparison(
-                owner, networks, self.names, self.loss_config or _dense_loss(networks)
+                owner, networks, self.names, self.loss_config or default_logit_loss(head)
             )
 
     def modules_of(self, learner: str) -> tuple[str, ...]:
@@ -134,8 +136,3 @@ class MutualLogitDistillation(JointMethod):
     def loss_weights(self) -> dict[str, float]:
         """The factor of each term, of a schedule the last."""
         return dict.fromkeys(self.names.values(), self.weight.end * self.comparison.loss_weight())
-
-
-def _dense_loss(networks: Mapping[str, BaseDetector]) -> dict:
-    head = getattr(next(iter(networks.values())), "bbox_head", None)
-    return dict(type="QualityKDLoss" if getattr(head, "use_sigmoid_cls", False) else "KDLoss")

@@ -11,7 +11,12 @@ from lad.base.schedules import build_schedule
 from lad.errors import ConfigError
 from lad.methods.base import Link, Step
 from lad.methods.feature.feature_distillation import FeatureDistillation
-from lad.methods.response.dense import DenseDistillation, check_dense_heads, check_labels_known
+from lad.methods.response.dense import (
+    DenseDistillation,
+    check_dense_heads,
+    check_labels_known,
+    default_logit_loss,
+)
 from lad.methods.response.dense_logits import DenseLogitDistillation
 from lad.networks.routes import Teacher
 
@@ -36,9 +41,12 @@ class SelfDistillation(DenseDistillation):
 
     On a detector:
 
-    * KL: between the class logits at every prior that counts in the exit's own loss, in the form of the head's
-      classifier (binary for sigmoid heads), summed over the priors and divided by what MMDetection's head divides the
-      classification loss beside it by, for most heads the number of positives. Boxes are learnt from the labels alone.
+    * Logits: compared at every prior that counts in the exit's own loss, summed over the priors and divided by what
+      MMDetection's head divides the classification loss beside it by, for most heads the number of positives. Boxes are
+      learnt from the labels alone. For softmax classifiers it is the paper's temperature^2 KL. For sigmoid classifiers
+      it is ``QualityKDLoss``, which weighs a prior by how far the two are apart: nearly all priors are background, and
+      a KL, most of all at a temperature, learns the teacher's shades of it instead of the objects
+      (docs/learning_together.md has figures).
     * Features: the maps of the exit's neck and of the network's, of the same stride. The norm is taken over the
       channels at each position (:func:`lad.losses.feature_distance_loss`), then the mean over positions, images and
       levels; MMRazor takes one square root over the whole batch, so that its weight depends on the batch's size.
@@ -54,9 +62,10 @@ class SelfDistillation(DenseDistillation):
         alpha: Weight of the logits against the labels, in [0, 1]. A number, or a schedule such as
             ``dict(type='linear', end=0.3, epochs=5)``; see :func:`lad.base.schedules.build_schedule`. So are the next
             two.
-        temperature: Of the KL, above 0. It has no meaning for a ``loss`` without one.
+        temperature: Of a KL, above 0. It has no meaning for a ``loss`` without one.
         feature_weight: Weight of the features; with 0 they are not compared.
-        loss: Config of another loss of (n, C) logits in the place of ``KDLoss``, for instance ``QualityKDLoss``.
+        loss: Config of a loss of (n, C) logits. By default ``QualityKDLoss`` for sigmoid classifiers and ``KDLoss`` for
+            softmax; ``dict(type='KDLoss')`` is the paper's for both.
         connector: Adaptation layer of the exit's maps; see :class:`FeatureDistillation`.
         init_cfg: As in MMEngine.
 
@@ -82,8 +91,9 @@ class SelfDistillation(DenseDistillation):
         self.feature_weight = build_schedule(feature_weight, "SelfDistillation: feature_weight", minimum=0)
         if loss is not None and "temperature" in loss:
             raise ConfigError("SelfDistillation: temperature is a setting of the method, not of its loss.")
+        self.loss_config = loss
         # Neither is computed where its weight is 0 throughout.
-        self.logits = None if self.alpha.is_zero else DenseLogitDistillation(loss)
+        self.logits: DenseLogitDistillation | None = None
         self.features = None
         if not self.feature_weight.is_zero:
             self.features = FeatureDistillation(
@@ -96,6 +106,8 @@ class SelfDistillation(DenseDistillation):
         heads = self.heads(student, teacher)
         check_dense_heads("SelfDistillation", heads, (student, teacher.model))
         check_labels_known("SelfDistillation", heads[0])
+        if not self.alpha.is_zero:
+            self.logits = DenseLogitDistillation(self.loss_config or default_logit_loss(heads[0]))
         for part in (self.logits, self.features):
             if part is not None:
                 part.bind(student, teacher)
