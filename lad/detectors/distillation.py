@@ -134,7 +134,8 @@ class DistillationDetector(NetworksDetector):
         self.inheritance: Inheritance | None = None
         if initialise_from_teacher is not None:
             self._plan_inheritance(initialise_from_teacher)
-        if any(method.needs_fingerprints for method in self.methods):
+        teachers = self.teachers.values()
+        if any(one.needs_fingerprints for one in (*self.methods, *teachers)):
             self.data_preprocessor.register_forward_pre_hook(take_fingerprints, with_kwargs=True)
 
     def _candidates(self) -> Candidates:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from lad.errors import UnsupportedError
 from lad.networks.cache import FINGERPRINT, TeacherCache
 
 import torch
+from mmdet.models.detectors import BaseDetector
 from mmdet.structures import SampleList
 from torch import Tensor
 
@@ -49,6 +51,25 @@ class BatchMemory:
         for image, record in zip(images, records, strict=True):
             if self._keys[image] is not None:
                 self._cache.put(self._keys[image], record)
+
+
+def settings_of_images(owner: str, student: BaseDetector) -> tuple:
+    """What an image that a detector is shown depends on beside its pixels as the data pipeline left them.
+
+    Args:
+        owner: Who keeps records, for the message.
+        student: The detector.
+
+    Raises:
+        UnsupportedError: its data preprocessor changes images at random.
+    """
+    preprocessor = student.data_preprocessor
+    if getattr(preprocessor, "batch_augments", None) is not None:
+        raise UnsupportedError(
+            f"{owner}: batch_augments change images after their fingerprints are taken, so the teacher cannot be "
+            "cached: leave out `cache`, or do the same in the pipeline."
+        )
+    return (*(getattr(preprocessor, name, None) for name in ("mean", "std")), preprocessor.pad_size_divisor)
 
 
 def precision_of(inputs: Tensor) -> torch.dtype:

@@ -10,6 +10,7 @@ from lad.networks.channels import check_preprocessing, repeats_of_grey
 from lad.networks.foreign.feature_teacher import FeatureTeacher, fetches_weights
 from lad.networks.frozen import FrozenTeacher
 from lad.networks.preprocessing import Renormalisation
+from lad.networks.remembered import RememberedTeacher
 from lad.networks.speed import TeacherSpeed
 from lad.networks.verified_checkpoint import class_names, load_verified
 
@@ -24,7 +25,8 @@ def build_teacher(spec: dict, student: BaseDetector, role: str = "teacher") -> F
 
     Args:
         spec: ``dict(config=PATH, checkpoint=PATH_OR_URL)`` or a model dict with ``checkpoint``; ``speed`` holds
-            options of :class:`TeacherSpeed`, further keys override the config's ``model``. With
+            options of :class:`TeacherSpeed`, ``cache`` those of :class:`RememberedTeacher`, further keys override the
+            config's ``model``. With
             ``type='FeatureTeacher'`` it is a model of dense features, which may fetch its own weights
             (``pretrained=True`` of its ``model``).
         student: The detector whose images the teacher will be shown, as its data preprocessor normalises them.
@@ -47,6 +49,7 @@ def build_teacher(spec: dict, student: BaseDetector, role: str = "teacher") -> F
     spec = dict(spec)
     checkpoint = spec.pop("checkpoint", None)
     speed = TeacherSpeed.from_config(spec.pop("speed", None))
+    cache = spec.pop("cache", None)
     name = spec.get("config") or spec.get("type")
     config = detector_config(spec, role)
     # The weights come from the checkpoint alone: a random or ImageNet initialisation would be thrown away, and the
@@ -60,7 +63,10 @@ def build_teacher(spec: dict, student: BaseDetector, role: str = "teacher") -> F
     else:
         meta = load_verified(model, checkpoint, owner=f"{role} {name}")
     renormalisation = Renormalisation(student.data_preprocessor, model.data_preprocessor, repeat=repeat)
-    return FrozenTeacher(model, renormalisation, class_names(meta), config, speed)
+    parts = (model, renormalisation, class_names(meta), config, speed)
+    if cache is None:
+        return FrozenTeacher(*parts)
+    return RememberedTeacher(*parts, student=student, settings=cache, role=role)
 
 
 def without_pretraining(config: Any) -> Any:

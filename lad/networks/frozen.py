@@ -37,6 +37,9 @@ class FrozenTeacher:
         speed: Options that make its forward pass cheaper.
     """
 
+    #: Whether training images need their fingerprint (see :mod:`lad.networks.cache`).
+    needs_fingerprints: bool = False
+
     def __init__(
         self,
         model: BaseDetector,

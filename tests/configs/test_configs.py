@@ -42,7 +42,9 @@ def offline(spec):
     """A detector's config without a download: no pretrained backbone."""
     spec = dict(config=spec) if isinstance(spec, str) else dict(spec)
     return without_pretraining(
-        detector_config({k: v for k, v in spec.items() if k not in ("checkpoint", "speed")}, "teacher")
+        detector_config(
+            {k: v for k, v in spec.items() if k not in ("checkpoint", "speed", "cache")}, "teacher"
+        )
     )
 
 

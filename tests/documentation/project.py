@@ -126,7 +126,9 @@ class Project:
         for spec in filter(None, [model.get("teacher"), *(model.get("teachers") or {}).values()]):
             if "snapshot_of" in spec:
                 continue
-            network = {key: value for key, value in spec.items() if key not in ("checkpoint", "speed")}
+            network = {
+                key: value for key, value in spec.items() if key not in ("checkpoint", "speed", "cache")
+            }
             if spec["checkpoint"] is ... or "…" in spec["checkpoint"]:
                 spec["checkpoint"] = f"weights/{Path(spec['config']).stem}.pth"
             self.make_weights(spec["checkpoint"], detector_config(network, "teacher"))

@@ -37,8 +37,9 @@ PASSED_OVER = {
     "train_cfg": ("val_interval",),
     "test_evaluator": ("outfile_prefix", "backend"),
 }
-# Keys of a teacher that do not affect the result: its weights (see `teacher_checkpoints`) and its speed.
-OF_TEACHER = ("checkpoint", "speed")
+# Keys of a teacher that do not affect the result: its weights (see `teacher_checkpoints`), its speed, and where its
+# outputs are kept.
+OF_TEACHER = ("checkpoint", "speed", "cache")
 # tools/train.py puts its own in the place of MMDetection's, which compute the same.
 SAME = {own: plain for plain, own in LOOPS.items()} | {"LoadCheckedImageFromFile": "LoadImageFromFile"}
 # Hooks that only observe or write files.

@@ -71,7 +71,7 @@ def _offline(spec: str | dict, role: str) -> ConfigDict:
 def with_random_weights(spec: dict, path: Path) -> ConfigDict:
     """The teacher's config with a checkpoint of random weights, which is written to ``path``."""
     own = {key: spec[key] for key in ("checkpoint", "speed") if key in spec}
-    config = _offline({key: value for key, value in spec.items() if key not in own}, "teacher")
+    config = _offline({key: value for key, value in spec.items() if key not in (*own, "cache")}, "teacher")
     network = MODELS.build(copy.deepcopy(config))  # MMDetection writes into a DETR's config
     network.init_weights()
     torch.save(dict(state_dict=network.state_dict()), path)

@@ -211,7 +211,7 @@ def build_detection_file(
         DataError: the file is no result file.
     """
     spec = dict(spec)
-    for key in ("checkpoint", "speed"):
+    for key in ("checkpoint", "speed", "cache"):
         if spec.pop(key, None):
             raise ConfigError(f"{role}: a DetectionFile runs no network: leave out {key}.")
     try:
