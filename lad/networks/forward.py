@@ -8,7 +8,14 @@ from contextlib import contextmanager
 from lad.base.capture import root_of
 from lad.base.modes import evaluating
 
-from mmdet.models.detectors import DETR, BaseDetector, DeformableDETR, SingleStageDetector, TwoStageDetector
+from mmdet.models.detectors import (
+    DETR,
+    BaseDetector,
+    DeformableDETR,
+    DetectionTransformer,
+    SingleStageDetector,
+    TwoStageDetector,
+)
 from mmdet.models.detectors.single_stage_instance_seg import SingleStageInstanceSegmentor
 from mmdet.structures import DetDataSample, SampleList
 from torch import Tensor, nn
@@ -22,6 +29,7 @@ MASK_FEATURES = "mask_head.mask_feature_head"
 ENCODERS = (DETR.forward_encoder, DeformableDETR.forward_encoder)
 #: Feature extractions that are backbone, then neck, and nothing else.
 PLAIN_FEATURES = (
+    DetectionTransformer.extract_feat,
     SingleStageDetector.extract_feat,
     SingleStageInstanceSegmentor.extract_feat,
     TwoStageDetector.extract_feat,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from typing import Any
 
 from lad.base.capture import Capture, Outputs, find_module, root_of
 from lad.base.modes import evaluating
+from lad.base.replace import replaced
 from lad.errors import UnsupportedError
 from lad.networks.dry_run import dry_run
 from lad.networks.forward import DENSE_HEADS, dense_parts, part_of, run_dense, set_head_flags
@@ -107,11 +110,22 @@ class FrozenTeacher:
                 self.model._forward(inputs, data_samples)
         return outputs
 
-    def detect(self, inputs: Tensor, data_samples: SampleList) -> list[InstanceData]:
-        """Detections in each image, best first; see :attr:`TeacherView.detections`."""
+    def detect(
+        self, inputs: Tensor, data_samples: SampleList, features: Any | None = None
+    ) -> list[InstanceData]:
+        """Detections in each image, best first; see :attr:`TeacherView.detections`.
+
+        Args:
+            inputs, data_samples: The images.
+            features: Maps of the neck (of the backbone, without a neck) for them, if they are known already.
+        """
         samples = [sample.new() for sample in data_samples]  # predictions are written into them
-        with evaluating(self.model), self.speed.running(inputs.device):
-            images = self.renormalisation(inputs, samples)
+        with evaluating(self.model), self.speed.running(inputs.device), ExitStack() as known:
+            if features is None:
+                images = self.renormalisation(inputs, samples)
+            else:
+                images = inputs
+                known.enter_context(replaced(self.model, "extract_feat", lambda images: features))
             results = self.model.predict(images, samples, rescale=False)
         found = []
         for result in results:

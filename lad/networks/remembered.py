@@ -92,12 +92,15 @@ class RememberedTeacher(FrozenTeacher):
                 outputs.add(name, tree_map(_joined(inputs.device), *calls))
         return outputs
 
-    def detect(self, inputs: Tensor, data_samples: SampleList) -> list[InstanceData]:
-        """Detections in each image, of records where there are some; see :attr:`TeacherView.detections`."""
+    def detect(
+        self, inputs: Tensor, data_samples: SampleList, features: Any | None = None
+    ) -> list[InstanceData]:
+        """Detections in each image, of records where there are some; see :meth:`FrozenTeacher.detect`."""
 
         def compute(images: Sequence[int]) -> list[Record]:
             samples = [data_samples[image] for image in images]
-            found = super(RememberedTeacher, self).detect(inputs[list(images)], samples)
+            maps = tree_map_only(Tensor, lambda value: value[list(images)], features)
+            found = super(RememberedTeacher, self).detect(inputs[list(images)], samples, maps)
             return [{name: [value] for name, value in one.items()} for one in found]
 
         records = self._recall(inputs, data_samples, ("detections",), compute)

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lad.base.capture import Outputs
+from lad.networks.forward import PLAIN_FEATURES
 
 from mmdet.models.detectors import BaseDetector
 from mmdet.structures import SampleList
@@ -62,7 +63,12 @@ class TeacherView:
 
         The scores are on the host.
         """
-        return self._teacher.detect(self._inputs, self._data_samples)
+        features = None
+        maps = "neck" if self.model.with_neck else "backbone"
+        if maps in self._modules and type(self.model).extract_feat in PLAIN_FEATURES:
+            # Other methods read them: backbone and neck run once for both.
+            features = self.outputs[maps]
+        return self._teacher.detect(self._inputs, self._data_samples, features)
 
     def target(self, module: str) -> list[Any]:
         """Outputs of a module, one an element for each of its calls, as targets that a loss can take.

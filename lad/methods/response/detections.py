@@ -16,7 +16,7 @@ from lad.networks.routes import Teacher
 
 import torch
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
-from mmdet.models.detectors import BaseDetector, DetectionTransformer
+from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmengine.structures import InstanceData
@@ -106,7 +106,7 @@ class DetectionDistillation(DistillationMethod):
         if self.from_outputs:
             self.student_modules = ("bbox_head",)
             return
-        if type(student).extract_feat not in (*PLAIN_FEATURES, DetectionTransformer.extract_feat):
+        if type(student).extract_feat not in PLAIN_FEATURES:
             raise UnsupportedError(
                 f"{owner}: {type(student).__name__} has features of its own kind, from which its loss cannot be "
                 "computed twice; it works with one-stage detectors, Faster and Cascade R-CNN, and DETRs."
