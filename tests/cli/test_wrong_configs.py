@@ -13,11 +13,12 @@ from lad.cli.checks import check_training
 from lad.cli.messages import config_errors, explain, one_line_errors
 from lad.datasets import DigitsParameters, make_digits
 from lad.engine.plain_config import plain_configs
-from lad.errors import DataError
+from lad.errors import ConfigError, DataError
 from lad.networks.shapes import check_shapes
 
 import pytest
 import torch
+from detr_detectors import small_detr
 from helpers import ROOT, build, save_checkpoint, small_detector
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
@@ -326,6 +327,16 @@ def test_errors_that_are_no_mistake_of_the_user_keep_their_traceback(monkeypatch
     with pytest.raises(DataError), one_line_errors():
         raise DataError("asked for")
     assert capsys.readouterr().err == ""
+
+
+def test_neck_of_a_detr_that_does_not_take_its_backbones_maps_is_refused():
+    config = small_detr("one_stage")
+    check_shapes(MODELS.build(copy.deepcopy(config)))
+    config.neck.in_channels[1] += 1
+    with pytest.raises(
+        ConfigError, match=r"model.neck \(ChannelMapper\) cannot take .* it wants 33 channels"
+    ):
+        check_shapes(MODELS.build(config))
 
 
 FAMILIES = ["paa/paa_r50_fpn_1x_coco.py", "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py", "tood/tood_r50_fpn_1x_coco.py",
