@@ -6,9 +6,10 @@ import copy
 from collections.abc import Mapping, Sequence
 
 from lad.base.capture import INPUT, find_module
-from lad.base.schedules import Schedule, build_schedule, build_window
+from lad.base.schedules import Schedule, build_window
 from lad.detectors.bound import BoundMethod, Candidates
 from lad.detectors.conflicts import check_conflicts
+from lad.detectors.loss_ratio import LossRatio, build_factor
 from lad.detectors.names import find_among, find_learner, free_name, of_each_exit
 from lad.detectors.state import RESERVED
 from lad.errors import ConfigError, UnsupportedError
@@ -51,7 +52,7 @@ def _build(config: dict, candidates: Candidates, others: Mapping[str, BoundMetho
     known = MODELS.get(kind) if isinstance(kind, str) else kind
     name = config.pop("name", None)
     active = build_window(config.pop("active", None), f"{owner}: active")
-    factor = build_schedule(config.pop("factor", 1.0), f"{owner}: factor", minimum=0)
+    factor = build_factor(config.pop("factor", 1.0), f"{owner}: factor")
     route = None
     if isinstance(known, type) and issubclass(known, JointMethod):
         learners = find_among(config, candidates, owner)
@@ -81,6 +82,10 @@ def _build(config: dict, candidates: Candidates, others: Mapping[str, BoundMetho
     method = MODELS.build(config)
     if isinstance(method, JointMethod) and method.takes_exits:
         learners = tuple(learner for learner in candidates.learners if learner.partition(".")[0] in learners)
+    if isinstance(method, JointMethod) and isinstance(factor, LossRatio):
+        raise ConfigError(
+            f"{owner}: it trains several networks, whose own losses are several: give factor a number or a schedule."
+        )
     if method.pretraining is not None and not active.is_whole:
         raise ConfigError(
             f"{owner}: a method that pretrains begins with the run: leave out active, or set pretrain=None."

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lad.base.schedules import Schedule, Window
+from lad.detectors.loss_ratio import LossRatio
 from lad.methods.base import DistillationMethod, SeveralTeachersMethod
 from lad.networks.frozen import FrozenTeacher
 from lad.networks.peer import PeerTeacher
@@ -35,7 +36,7 @@ class BoundMethod:
     route: TeacherRoute | None
     prefix: str
     active: Window = field(default_factory=Window)
-    factor: Schedule = field(default_factory=lambda: Schedule(1.0))
+    factor: Schedule | LossRatio = field(default_factory=lambda: Schedule(1.0))
 
     @property
     def learner(self) -> str:

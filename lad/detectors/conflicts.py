@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
 from lad.detectors.bound import BoundMethod
+from lad.detectors.loss_ratio import LossRatio
 from lad.errors import ConfigError, UnsupportedError, nearest
 from lad.losses import FeatureLoss, HintLoss
 from lad.methods.base import DistillationMethod
@@ -90,6 +91,11 @@ def check_always_active(bound: Iterable[BoundMethod]) -> None:
             raise ConfigError(
                 f"{one.name}: student_loss=False leaves the student to its methods in every step: leave out active, or "
                 "let factor fade."
+            )
+        if isinstance(one.factor, LossRatio):
+            raise ConfigError(
+                f"{one.name}: student_loss=False leaves no own loss that factor could follow: give it a number or a "
+                "schedule."
             )
 
 

@@ -25,7 +25,7 @@ from lad.detectors.names import trains_exits
 from lad.detectors.networks import NetworksDetector
 from lad.detectors.pretraining import find_pretraining, phase_of, pretrained
 from lad.detectors.steps import Batch, modules_to_capture, steps_of
-from lad.detectors.terms import add_terms, reach_adapters, weighted_losses
+from lad.detectors.terms import add_terms, reach_adapters, scaled_terms, weighted_losses
 from lad.errors import ConfigError
 from lad.methods.base import DistillationMethod, JointMethod, Step
 from lad.networks.cache import take_fingerprints
@@ -67,8 +67,8 @@ class DistillationDetector(NetworksDetector):
             :class:`lad.methods.base.SeveralTeachersMethod` takes them apart. Where there are several, the names of
             its losses begin with the learner's and the teacher's, ``a.loss_hint``. ``active`` is the part of the run
             in which a method does something, ``dict(epochs=(0, 6))`` (:func:`lad.base.schedules.build_window`), and
-            ``factor`` a number or schedule that all its loss terms are multiplied by
-            (:func:`lad.base.schedules.build_schedule`).
+            ``factor`` what all its loss terms are multiplied by: a number, a schedule, or a part of the learner's own
+            loss (:func:`lad.detectors.loss_ratio.build_factor`).
         student_loss: Whether the student learns its own loss too. False: from the teacher alone, by the methods'
             losses; labels are then needed only where a method needs them.
         data_preprocessor: Replaces the deployed network's.
@@ -134,8 +134,9 @@ class DistillationDetector(NetworksDetector):
         self.inheritance: Inheritance | None = None
         if initialise_from_teacher is not None:
             self._plan_inheritance(initialise_from_teacher)
-        teachers = self.teachers.values()
-        if any(one.needs_fingerprints for one in (*self.methods, *teachers)):
+        wanted = [method.needs_fingerprints for method in self.methods]
+        wanted += [one.needs_fingerprints for one in self.teachers.values()]
+        if any(wanted):
             self.data_preprocessor.register_forward_pre_hook(take_fingerprints, with_kwargs=True)
 
     def _candidates(self) -> Candidates:
@@ -239,13 +240,14 @@ class DistillationDetector(NetworksDetector):
             for name, one in active.items():
                 for step in steps[name].values():
                     observing.enter_context(one.method.observe(step))
-            losses = self._own_losses(steps, images, data_samples, outputs)
+            own = self._own_losses(steps, images, data_samples, outputs)
+        losses = self._named(own)
         for name, one in active.items():
             if isinstance(one.method, JointMethod):
                 terms = one.method.joint_losses(steps[name])
             else:
                 terms = one.method.losses(steps[name][one.learner])
-            add_terms(losses, one, weighted_losses(terms, one.factor.at(progress)))
+            add_terms(losses, one, scaled_terms(one, terms, own, progress))
         resting = [one.method for name, one in self.bound.items() if name not in active]
         return reach_adapters(losses, resting)
 
@@ -255,12 +257,11 @@ class DistillationDetector(NetworksDetector):
         images: Mapping[str, Tensor],
         data_samples: SampleList,
         outputs: Mapping[str, Outputs],
-    ) -> dict[str, Any]:
-        """The own losses of all networks and their exits; each starts from the step's random state."""
-        candidates, named = self._candidates(), {}
+    ) -> dict[str, dict[str, Any]]:
+        """The own losses of each network and exit; each starts from the step's random state."""
         # A single network draws from the generators as it does alone; several must not draw each other's numbers.
         start = RandomState.capture(images[self.deploy].device) if len(self.learners) > 1 else None
-        own = {}
+        own: dict[str, dict[str, Any]] = {}
         for name in steps:
             method = self.bound[name].method
             if isinstance(method, JointMethod):
@@ -274,6 +275,11 @@ class DistillationDetector(NetworksDetector):
                 shared = self.exits[network][exit_name].backbone.sharing(outputs[network]["backbone"])
             with shared:
                 own[learner] = self._own_loss(learner, start, steps, images[network], data_samples)
+        return own
+
+    def _named(self, own: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+        """The own losses of all learners under their names in the log."""
+        candidates, named = self._candidates(), {}
         for learner in self.learners:
             label = candidates.learner_label(learner)
             named.update({f"{label}.{key}" if label else key: value for key, value in own[learner].items()})

@@ -163,9 +163,11 @@ class RememberedTeacher(FrozenTeacher):
                         f"{self.role}: cache: {name!r} puts out a tensor of {tuple(leaf.shape)} for {count} images, "
                         "not one an image; leave out cache."
                     )
-        return [
-            tree_map_only(Tensor, lambda leaf, image=image: leaf[image], outputs) for image in range(count)
-        ]
+
+        def of_image(image: int) -> Record:
+            return tree_map_only(Tensor, lambda leaf: leaf[image], outputs)
+
+        return [of_image(image) for image in range(count)]
 
 
 def _joined(device: torch.device) -> Callable[..., Any]:

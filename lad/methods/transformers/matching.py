@@ -40,12 +40,11 @@ def pair_costs(
         target = taught.sigmoid()
         entropy = (F.softplus(taught) - target * taught).sum(dim=-1)
         divergence = F.softplus(own).sum(dim=-1, keepdim=True) - own @ target.mT - entropy.unsqueeze(-2)
-        boxes = [answers.bbox_preds.float() for answers in (student, teacher)]
+        own_boxes, boxes = (answers.bbox_preds.float() for answers in (student, teacher))
         shapes = [sample.img_shape for sample in samples]
-        pixels = [pixel_bboxes(each, shapes) for each in boxes]
-        overlaps = bbox_overlaps(*pixels, mode="giou")
+        overlaps = bbox_overlaps(pixel_bboxes(own_boxes, shapes), pixel_bboxes(boxes, shapes), mode="giou")
         # A direct computation: by products it would lose the differences of boxes that are nearly the same.
-        distance = torch.cdist(*boxes, p=1)
+        distance = torch.cdist(own_boxes, boxes, p=1)
         return cls * divergence + bbox * distance + iou * (1 - overlaps)
 
 
