@@ -17,6 +17,8 @@ DOCUMENTED = {
     ("lad.exchange.co_learning.assigner", "_decide"),
     # The priors that a head uses of an image, as the head itself does.
     ("lad.exchange.seams.assigner", "_used"),
+    # The costs of all pairs of queries come to the host once, as in MMDetection's own Hungarian matching.
+    ("lad.methods.transformers.matching", "match"),
 }
 PACKAGES = ("lad", "mmdet", "mmengine", "mmcv")
 

@@ -51,6 +51,8 @@ def pair_costs(
 def match(costs: Tensor, weight: Tensor) -> Tensor:
     """The student's query for each of the teacher's, so that the weighted sum of the costs is least.
 
+    It waits for the device once: the problem is solved on the host.
+
     Args:
         costs: (L, N, Q, K) costs of pairs, Q >= K.
         weight: (N, K) of the teacher's answers. One of weight 0 takes no query from another.
