@@ -76,6 +76,30 @@ def shared_queries(family: str) -> nn.Module:
     return distil(without_noise(family), teacher, dict(type="SharedQueryDistillation", num_random=0))
 
 
+def matched_queries() -> nn.Module:
+    """Predictions of a DINO, matched with those of a Deformable-DETR; random weights score about 0.01."""
+    method = dict(type="MatchedQueryDistillation", min_score=0.0)
+    return distil(small_detr("one_stage"), small_detr("dino", base=16), method)
+
+
+def loss_ratio() -> nn.Module:
+    """Hints whose weight follows the student's own loss in all processes."""
+    factor = dict(type="loss_ratio", ratio=0.5)
+    return distil(small_paa(), small_paa(base=16), dict(type="HintDistillation", factor=factor))
+
+
+def masks() -> nn.Module:
+    """Masks of proposals; samplers take everything, so that nothing is drawn."""
+
+    def config(base: int) -> dict:
+        own = two_stage_detectors.two_stage("mask", base=base)
+        for stage in (own.train_cfg.rpn, own.train_cfg.rcnn):
+            stage.sampler.update(num=100_000, pos_fraction=1.0)
+        return own
+
+    return distil(config(8), config(16), dict(type="MaskLogitDistillation", loss_name="loss_kd"))
+
+
 def co_learn(config: Callable[..., dict], per: str = "gt_level", switch: str = "StdMeanSwitch") -> nn.Module:
     """Two networks that teach each other."""
     networks = dict(a=config(base=8), b=config(base=16))
@@ -280,6 +304,9 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     },
     "colad_paa": partial(co_learn, small_paa),
     "colad_paa_image_fisher": partial(co_learn, small_paa, per="image", switch="FisherSwitch"),
+    "matched_queries": matched_queries,
+    "loss_ratio": loss_ratio,
+    "masks": masks,
     "hint": hint,
     "features": features,
     "gradient_share": gradient_share,
@@ -310,6 +337,8 @@ def batches() -> list[tuple[torch.Tensor, list]]:
     )
     # Between the centres of cells of every stride.
     tiny[1][0].gt_instances.bboxes = torch.tensor([[9.0, 9.0, 10.5, 10.5]])
+    for _, samples in (some, tiny, none):
+        two_stage_detectors.with_masks(samples)
     return [some, tiny, none]
 
 

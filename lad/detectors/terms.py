@@ -60,7 +60,9 @@ def scaled_terms(
     """
     if isinstance(one.factor, LossRatio):
         factor = one.factor.at(progress, own[one.learner], terms)
-        return weighted_losses(terms, factor) | {f"factor_{one.name}": factor}
+        # What is called a loss would be added to them.
+        name = f"factor_{one.name}".replace("loss", "term")
+        return weighted_losses(terms, factor) | {name: factor}
     return weighted_losses(terms, one.factor.at(progress))
 
 

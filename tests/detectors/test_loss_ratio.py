@@ -71,6 +71,15 @@ def test_losses_of_a_method_are_a_part_of_the_own_loss_whatever_their_weight(tmp
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-3, atol=1e-5)
 
 
+def test_factor_of_a_method_that_is_called_a_loss_is_not_added_to_the_losses(tmp_path):
+    method = dict(HINT, name="hint_loss", factor=RATIO)
+    model = distillation_of(tmp_path, small_paa(), small_paa(base=16), method)
+    losses = model.loss_at(START, *make_batch())
+    assert "factor_hint_term" in losses
+    total, _ = model.parse_losses(losses)
+    torch.testing.assert_close(total, 1.5 * sum(losses[name] for name in OWN))
+
+
 def test_each_learner_follows_its_own_loss():
     networks = dict(a=small_paa(), b=small_paa(base=16))
     method = dict(HINT, learner="b", taught_by="a", factor=RATIO)

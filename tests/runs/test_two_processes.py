@@ -103,6 +103,7 @@ DIFFERING = {
         for method in ("specialists", "class_balanced")
         for case in ("faster", "without_proposals")
     },
+    "masks": ("loss_rpn", "loss_cls", "loss_bbox", "loss_mask"),
     "mutual_two_stage": tuple(f"{name}.loss_{part}" for name in "abc" for part in ("rpn", "cls", "bbox")),
     "cascade_without_proposals": ("_hard",),
 }
