@@ -8,7 +8,7 @@ from lad.base.capture import find_module, levels_of, root_of, split_level
 from lad.errors import ConfigError, UnsupportedError, nearest
 from lad.methods.base import Step
 from lad.methods.feature.pairs import Pair
-from lad.networks.forward import DENSE_HEADS, dense_parts, part_of
+from lad.networks.forward import DENSE_HEADS, MASK_FEATURES, dense_parts, part_of
 
 import torch
 from mmdet.models.detectors import BaseDetector, DetectionTransformer
@@ -38,7 +38,7 @@ def check_whole_image(owner: str, model: BaseDetector, names: Sequence[str]) -> 
             raise UnsupportedError(
                 f"{owner}: {name!r} of {type(model).__name__} does not see the whole image, so two "
                 f"detectors' features do not correspond; it works with modules of {', '.join(WHOLE_IMAGE)}, "
-                "of a DETR's encoder, and mask_head.mask_feature_head."
+                f"{MASK_FEATURES}, and of a DETR's encoder."
             )
 
 
