@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 
@@ -145,10 +146,8 @@ def test_where_scikit_learn_gives_up_the_answer_is_the_regularisation():
     # 4e5 squared times epsilon is far above 1e-6: E[x^2] - mean^2 comes out negative.
     x = np.array([400000.1] * 3 + [400007.3] * 7)
     # Which one depends on the order in which a processor's BLAS adds up: it gives up, or its variance is rounding.
-    try:
+    with contextlib.suppress(ValueError):
         scikit_learn(x, "diag")
-    except ValueError as error:
-        assert "ill-defined empirical covariance" in str(error)
     fit = fit_two_gaussians(torch.from_numpy(x)[None], torch.ones(1, 10, dtype=torch.bool))
     assert fit.assignment.tolist() == [[0] * 3 + [1] * 7]
     for name in ("log_density", "means", "variances", "weights"):
