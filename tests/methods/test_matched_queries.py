@@ -25,7 +25,7 @@ from detr_detectors import (
     small_detr,
     trained_like,
 )
-from helpers import build, fake_cuda, make_batch, save_checkpoint, small_paa
+from helpers import build, distillation_of, fake_cuda, make_batch, save_checkpoint, small_paa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdet.models.detectors import DINO
@@ -339,16 +339,8 @@ def test_peer_teaches():
     ids=["paa-dino", "dino-paa"],
 )
 def test_detectors_without_queries_are_refused(student, teacher, message, tmp_path):
-    save_checkpoint(build(teacher, 1), tmp_path / "teacher.pth")
     with pytest.raises(UnsupportedError, match=message) as refused:
-        MODELS.build(
-            dict(
-                type="DistillationDetector",
-                student=copy.deepcopy(student),
-                teacher=dict(copy.deepcopy(teacher), checkpoint=str(tmp_path / "teacher.pth")),
-                methods=[METHOD],
-            )
-        )
+        distillation_of(tmp_path, copy.deepcopy(student), copy.deepcopy(teacher), METHOD)
     assert "\n" not in str(refused.value)
 
 

@@ -19,7 +19,7 @@ from lad.methods.transformers.families import Queries, find_family, random_like
 import pytest
 import torch
 from detr_detectors import DETRS, distil_detr, sample_of, seeded_loss, small_dab, small_detr, trained_like
-from helpers import build, fake_cuda, make_batch, save_checkpoint, small_paa
+from helpers import build, distillation_of, fake_cuda, make_batch, save_checkpoint, small_paa
 from mmdet.models.detectors import DINO
 from mmdet.registry import MODELS
 
@@ -478,16 +478,8 @@ def test_classes_are_found_by_name(tmp_path):
     ids=["dino-two_stage", "one_stage-two_stage", "dino-dab", "paa-dino", "dino-paa"],
 )
 def test_detectors_of_other_kinds_are_refused(student, teacher, message, tmp_path):
-    save_checkpoint(build(teacher, 1), tmp_path / "teacher.pth")
     with pytest.raises(UnsupportedError, match=message) as refused:
-        MODELS.build(
-            dict(
-                type="DistillationDetector",
-                student=copy.deepcopy(student),
-                teacher=dict(copy.deepcopy(teacher), checkpoint=str(tmp_path / "teacher.pth")),
-                methods=[METHOD],
-            )
-        )
+        distillation_of(tmp_path, copy.deepcopy(student), copy.deepcopy(teacher), METHOD)
     assert "\n" not in str(refused.value)
 
 

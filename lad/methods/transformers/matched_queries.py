@@ -6,15 +6,13 @@ from collections.abc import Sequence
 
 from lad.base.capture import Outputs
 from lad.errors import ConfigError, UnsupportedError
-from lad.methods.base import DistillationMethod, Link, Step
-from lad.methods.roi.two_stage import find_class_mapping
-from lad.methods.transformers.comparison import build_answer_losses, compare_answers, foreground
+from lad.methods.base import Link, Step
+from lad.methods.transformers.base import AnswerDistillation
+from lad.methods.transformers.comparison import compare_answers, foreground
 from lad.methods.transformers.decoding import Answers, decode_own, pair_layers
 from lad.methods.transformers.matching import gather, match, pair_costs
-from lad.methods.transformers.shared_queries import check_sigmoid
 from lad.networks.routes import Teacher
 
-import torch
 from mmdet.models.detectors import DABDETR, DINO, BaseDetector, ConditionalDETR, DeformableDETR
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
@@ -26,7 +24,7 @@ KINDS = (DeformableDETR, DINO, DABDETR, ConditionalDETR)
 
 
 @MODELS.register_module()
-class MatchedQueryDistillation(DistillationMethod):
+class MatchedQueryDistillation(AnswerDistillation):
     """A DETR learns its teacher's predictions; Hungarian matching says which query learns which.
 
     The form that is built is the matching of positive predictions of Chang et al., "DETRDistill: A Universal Knowledge
@@ -59,10 +57,7 @@ class MatchedQueryDistillation(DistillationMethod):
         UnsupportedError: a detector is no DETR of a known kind, or classifies by softmax.
     """
 
-    ensembles = False  # queries of two teachers do not correspond either
     student_modules = ("bbox_head",)
-    loss_name: str
-    pairs: Tensor
 
     def __init__(
         self,
@@ -75,39 +70,22 @@ class MatchedQueryDistillation(DistillationMethod):
         loss_name: str = "loss_matched",
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
+        super().__init__(loss_cls, loss_bbox, loss_iou, classes, loss_name, init_cfg)
         if isinstance(num_queries, bool) or not isinstance(num_queries, int) or num_queries < 1:
             raise ConfigError(
                 f"{OWNER}: num_queries must be a number of predictions, got {num_queries!r:.60}."
             )
         if isinstance(min_score, bool) or not isinstance(min_score, (int, float)) or not 0 <= min_score < 1:
             raise ConfigError(f"{OWNER}: min_score must be from 0 to below 1, got {min_score!r:.60}.")
-        if "loss" not in loss_name:
-            raise ConfigError(f"{OWNER}: loss_name must contain 'loss', got {loss_name!r}.")
         self.num_queries = num_queries
         self.min_score = min_score
-        self.compared = build_answer_losses(
-            OWNER,
-            loss_cls or dict(type="KDLoss"),
-            loss_bbox or dict(type="L1Loss", loss_weight=5.0),
-            loss_iou or dict(type="GIoULoss", loss_weight=2.0),
-        )
-        self.classes = tuple(classes) if classes is not None else None
-        self.loss_name = loss_name
 
     def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Refuse detectors whose predictions are not those of queries, layer by layer; pair the decoder layers."""
         for role, detector in (("student", student), ("teacher", teacher.model)):
             _check_kind(role, detector)
-        check_sigmoid(OWNER, student, teacher.model)
-        heads = student.bbox_head, teacher.model.bbox_head
-        self.mapping = find_class_mapping(
-            OWNER, self.classes, heads[0].num_classes, heads[1].num_classes, teacher
-        )
-        self.features = "neck" if teacher.model.with_neck else "backbone"
-        self.teacher_modules = (self.features,)
         pairs = pair_layers(student.decoder.num_layers, teacher.model.decoder.num_layers)
-        self.register_buffer("pairs", torch.tensor(pairs), persistent=False)
+        self.bind_answers(student, teacher, pairs)
 
     def check_without_labels(self, student: BaseDetector) -> None:
         """Refused: queries that no prediction is matched with would not learn that they are background."""
@@ -123,11 +101,7 @@ class MatchedQueryDistillation(DistillationMethod):
         # A student of fewer queries learns the best predictions: they come first.
         count = min(student.cls_scores.shape[2], weight.shape[1])
         taught, weight = Answers(*(values[:, :, :count] for values in taught)), weight[:, :count]
-        factors = [
-            getattr(loss, "loss_weight", 1.0)
-            for loss in (self.compared.cls, self.compared.bbox, self.compared.iou)
-        ]
-        costs = pair_costs(student, self._of_students_classes(taught), step.data_samples, *factors)
+        costs = pair_costs(student, self._of_students_classes(taught), step.data_samples, *self.factors())
         values = compare_answers(
             self.compared,
             gather(student, match(costs, weight)),
@@ -136,8 +110,7 @@ class MatchedQueryDistillation(DistillationMethod):
             step.data_samples,
             self.min_score,
         )
-        names = (f"{self.loss_name}_{name}" for name in ("cls", "bbox", "iou"))
-        return dict(zip(names, values, strict=True))
+        return self.named(values)
 
     def predictions(
         self, model: BaseDetector, outputs: Outputs, features: str, samples: SampleList
@@ -158,13 +131,6 @@ class MatchedQueryDistillation(DistillationMethod):
     def links(self) -> list[Link]:
         """One, of the two decoders."""
         return [Link("bbox_head", "decoder", "matched queries")]
-
-    def loss_weights(self) -> dict[str, float]:
-        """The factors of the three losses."""
-        losses = dict(cls=self.compared.cls, bbox=self.compared.bbox, iou=self.compared.iou)
-        return {
-            f"{self.loss_name}_{name}": getattr(loss, "loss_weight", 1.0) for name, loss in losses.items()
-        }
 
 
 def _own_queries(student: BaseDetector, answers: Answers) -> Answers:

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import Literal, get_args
 
 from lad.errors import ConfigError, UnsupportedError
-from lad.methods.base import DistillationMethod, Link, Step
-from lad.methods.roi.two_stage import find_class_mapping
-from lad.methods.transformers.comparison import build_answer_losses, compare_answers
+from lad.methods.base import Link, Step
+from lad.methods.transformers.base import AnswerDistillation
+from lad.methods.transformers.comparison import compare_answers
 from lad.methods.transformers.decoding import (
     Answers,
     decode,
@@ -36,7 +36,7 @@ MIN_SIZE = 0.01
 
 
 @MODELS.register_module()
-class SharedQueryDistillation(DistillationMethod):
+class SharedQueryDistillation(AnswerDistillation):
     """Compare a DETR's answers with its teacher's to queries that both are given.
 
     Wang et al., "KD-DETR: Knowledge Distillation for Detection Transformer with Consistent Distillation Points
@@ -89,10 +89,6 @@ class SharedQueryDistillation(DistillationMethod):
         UnsupportedError: the detectors are no DETRs of the same known kind, or classify by softmax.
     """
 
-    ensembles = False  # two teachers' queries do not correspond either
-    loss_name: str
-    pairs: Tensor
-
     def __init__(
         self,
         specific: bool = True,
@@ -105,37 +101,20 @@ class SharedQueryDistillation(DistillationMethod):
         loss_name: str = "loss_shared",
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
+        super().__init__(loss_cls, loss_bbox, loss_iou, classes, loss_name, init_cfg)
         if isinstance(num_random, bool) or not isinstance(num_random, int) or num_random < 0:
             raise ConfigError(f"{OWNER}: num_random must be a number of queries, got {num_random!r:.60}.")
         if not specific and not num_random:
             raise ConfigError(f"{OWNER}: specific=False and num_random=0 leave no query to share; set one.")
         if layers not in get_args(Layers):
             raise ConfigError(f"{OWNER}: layers must be 'even' or 'last', got {layers!r:.60}.")
-        if "loss" not in loss_name:
-            raise ConfigError(f"{OWNER}: loss_name must contain 'loss', got {loss_name!r}.")
         self.specific = specific
         self.num_random = num_random
         self.layers = layers
-        self.compared = build_answer_losses(
-            OWNER,
-            loss_cls or dict(type="KDLoss"),
-            loss_bbox or dict(type="L1Loss", loss_weight=5.0),
-            loss_iou or dict(type="GIoULoss", loss_weight=2.0),
-        )
-        self.classes = tuple(classes) if classes is not None else None
-        self.loss_name = loss_name
 
     def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Refuse DETRs whose decoders cannot share queries; build connectors; pair the decoder layers."""
         self.family = check_family(OWNER, student, teacher.model)
-        check_sigmoid(OWNER, student, teacher.model)
-        heads = student.bbox_head, teacher.model.bbox_head
-        self.mapping = find_class_mapping(
-            OWNER, self.classes, heads[0].num_classes, heads[1].num_classes, teacher
-        )
-        self.features = "neck" if teacher.model.with_neck else "backbone"
-        self.teacher_modules = (self.features,)
         widths = teacher.model.embed_dims, student.embed_dims
         self.width = widths[0]
         self.connectors = ModuleDict(
@@ -143,7 +122,7 @@ class SharedQueryDistillation(DistillationMethod):
         )
         numbers = student.decoder.num_layers, teacher.model.decoder.num_layers
         pairs = pair_layers(*numbers) if self.layers == "even" else [numbers[1] - 1] * numbers[0]
-        self.register_buffer("pairs", torch.tensor(pairs), persistent=False)
+        self.bind_answers(student, teacher, pairs)
 
     def check_without_labels(self, student: BaseDetector) -> None:
         """Refused: a decoder is given the memory that the student's own loss computes."""
@@ -170,8 +149,7 @@ class SharedQueryDistillation(DistillationMethod):
         teacher = join([one.answers for one in sets])
         teacher = Answers(*(values.index_select(0, self.pairs) for values in teacher))
         values = compare_answers(self.compared, student, teacher, self.mapping, step.data_samples)
-        names = (f"{self.loss_name}_{name}" for name in ("cls", "bbox", "iou"))
-        return dict(zip(names, values, strict=True))
+        return self.named(values)
 
     def _noise(self, step: Step) -> Queries | None:
         """What random queries are made of: drawn here and not by the teacher, from the step's random state."""
@@ -196,13 +174,6 @@ class SharedQueryDistillation(DistillationMethod):
         """One, of the two decoders."""
         return [Link("decoder", "decoder", "shared queries")]
 
-    def loss_weights(self) -> dict[str, float]:
-        """The factors of the three losses."""
-        losses = dict(cls=self.compared.cls, bbox=self.compared.bbox, iou=self.compared.iou)
-        return {
-            f"{self.loss_name}_{name}": getattr(loss, "loss_weight", 1.0) for name, loss in losses.items()
-        }
-
 
 def check_family(owner: str, student: BaseDetector, teacher: BaseDetector) -> DecoderFamily:
     """The family of both.
@@ -223,17 +194,3 @@ def check_family(owner: str, student: BaseDetector, teacher: BaseDetector) -> De
             "DetectionDistillation, or FeatureDistillation of the neck."
         )
     return families[0]
-
-
-def check_sigmoid(owner: str, student: BaseDetector, teacher: BaseDetector) -> None:
-    """Refuse heads with a softmax over the classes.
-
-    Raises:
-        UnsupportedError: names the head.
-    """
-    for role, detector in (("student", student), ("teacher", teacher)):
-        if not detector.bbox_head.loss_cls.use_sigmoid:
-            raise UnsupportedError(
-                f"{owner}: the {role}'s {type(detector.bbox_head).__name__} has a softmax over the classes; it works "
-                "with sigmoid classifiers, bbox_head=dict(loss_cls=dict(type='FocalLoss', use_sigmoid=True))."
-            )
