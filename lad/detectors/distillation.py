@@ -134,9 +134,8 @@ class DistillationDetector(NetworksDetector):
         self.inheritance: Inheritance | None = None
         if initialise_from_teacher is not None:
             self._plan_inheritance(initialise_from_teacher)
-        wanted = [method.needs_fingerprints for method in self.methods]
-        wanted += [one.needs_fingerprints for one in self.teachers.values()]
-        if any(wanted):
+        by_methods = any(method.needs_fingerprints for method in self.methods)
+        if by_methods or any(teacher.needs_fingerprints for teacher in self.teachers.values()):
             self.data_preprocessor.register_forward_pre_hook(take_fingerprints, with_kwargs=True)
 
     def _candidates(self) -> Candidates:

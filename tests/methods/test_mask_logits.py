@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 
 from lad.errors import ConfigError, UnsupportedError
-from lad.methods.roi.masks import StageMasks, mask_heads, masks_of_rois, of_label
+from lad.methods.roi.heads import mask_rois
+from lad.methods.roi.masks import StageMasks, mask_heads, of_label
 
 import pytest
 import torch
@@ -261,6 +262,6 @@ def test_masks_of_rois_take_features_in_any_layout():
     rois = torch.tensor([[0, 3.0, 3, 40, 30], [1, 10, 10, 60, 60]])
     with torch.no_grad():
         levels = model.extract_feat(torch.rand(2, 3, 64, 96))
-        plain = masks_of_rois(model, dict(neck=levels), "neck", 0, rois)
+        plain = mask_rois(model, dict(neck=levels), "neck", 0, rois)
         last = [level.contiguous(memory_format=torch.channels_last) for level in levels]
-        torch.testing.assert_close(masks_of_rois(model, dict(neck=last), "neck", 0, rois), plain)
+        torch.testing.assert_close(mask_rois(model, dict(neck=last), "neck", 0, rois), plain)

@@ -29,14 +29,25 @@ def score_rois(
         rois: (n, 5), the image's number and a box in pixels.
         normalised: Return the logits of a softmax as log-probabilities, which are on one scale for all detectors.
     """
-    # mmcv's compiled RoIAlign reads memory as (N, C, H, W) whatever the strides are (mmcv issue 2203), and a teacher
-    # may run in another layout.
-    levels = tuple(level.contiguous() for level in outputs[features])
-    scores, deltas = forward_stage(model.roi_head, stage, levels, rois)
+    scores, deltas = forward_stage(model.roi_head, stage, pooled_levels(outputs, features), rois)
     if normalised and not is_sigmoid(stages_of(model)[stage]):
         # In half precision the logarithms of small probabilities would lose more than the logits have.
         scores = scores.float().log_softmax(dim=-1)
     return scores, deltas
+
+
+def mask_rois(model: BaseDetector, outputs: Outputs, features: str, stage: int, rois: Tensor) -> Tensor:
+    """Masks (n, C, h, w) of (n, 5) boxes by a detector's RoI head on captured features; see :func:`score_rois`."""
+    return forward_masks(model.roi_head, stage, pooled_levels(outputs, features), rois)
+
+
+def pooled_levels(outputs: Outputs, features: str) -> tuple[Tensor, ...]:
+    """The captured maps that a RoI head pools, in the layout that it can read.
+
+    mmcv's compiled RoIAlign reads memory as (N, C, H, W) whatever the strides are (mmcv issue 2203), and a teacher may
+    run in another layout.
+    """
+    return tuple(level.contiguous() for level in outputs[features])
 
 
 def forward_stage(

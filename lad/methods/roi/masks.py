@@ -7,12 +7,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from lad.base.capture import Outputs
 from lad.base.replace import replaced
 from lad.errors import ConfigError, UnsupportedError
 from lad.methods.base import DistillationMethod, Step
 from lad.methods.response.logits import build_logit_loss
-from lad.methods.roi.heads import forward_masks
+from lad.methods.roi.heads import forward_masks, mask_rois
 from lad.methods.roi.stages import pooled_module, stage_numbers
 from lad.methods.roi.two_stage import averaged_over_ranks, find_class_mapping
 from lad.networks.routes import Teacher
@@ -130,7 +129,7 @@ class MaskLogitDistillation(DistillationMethod):
         for number, stage in enumerate(self.teacher_stage):
             # MMDetection leaves a cascade when a stage has no proposal; DDP waits for gradients all the same.
             masks = seen.get(number) or self._no_masks(step, number)
-            taught = step.teacher.evaluate(masks_of_rois, self.teacher_features, stage, masks.rois)
+            taught = step.teacher.evaluate(mask_rois, self.teacher_features, stage, masks.rois)
             value = self.compare(masks, taught)
             if is_cascade:
                 terms[f"s{number}.{self.loss_name}"] = roi_head.stage_loss_weights[number] * value
@@ -170,13 +169,6 @@ def of_label(masks: Tensor, labels: Tensor) -> Tensor:
     if masks.shape[1] == 1:
         return masks[:, 0]
     return masks[torch.arange(len(labels), device=labels.device), labels]
-
-
-def masks_of_rois(model: BaseDetector, outputs: Outputs, features: str, stage: int, rois: Tensor) -> Tensor:
-    """Mask logits of (n, 5) boxes by a detector's RoI head on captured features."""
-    # mmcv's compiled RoIAlign reads memory as (N, C, H, W) whatever the strides are (mmcv issue 2203).
-    levels = tuple(level.contiguous() for level in outputs[features])
-    return forward_masks(model.roi_head, stage, levels, rois)
 
 
 def mask_heads(model: BaseDetector) -> list[FCNMaskHead]:
