@@ -122,7 +122,9 @@ def test_every_network_gets_the_views_as_its_own_config_normalises_them():
     pixels = torch.stack([image, image.flip(2)]).float()
     normalised = (pixels - torch.tensor([1.0, 2, 3]).view(3, 1, 1)) / torch.tensor([4.0, 5, 6]).view(3, 1, 1)
     features = pooled_features(model.peers["big"], normalised)
-    torch.testing.assert_close(found, model.distillation["projection"]["big"](features))
+    # Batches of other sizes round otherwise, by a multiple of the greatest value's last digits.
+    expected = model.distillation["projection"]["big"](features)
+    assert (found - expected).abs().max() <= 1e-3 * expected.abs().max()
 
 
 def test_initial_weights_are_those_of_each_network_alone():
