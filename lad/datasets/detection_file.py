@@ -231,6 +231,11 @@ def check_images(detections: Detections, images: Sequence[Any], allow_missing: b
             f"{owner}: {len(ids) - len(set(ids))} training images have the id of another one, so a result file cannot "
             "tell them apart: give the images of concatenated data sets ids of their own."
         )
+    if ids and not detections.rows:
+        raise DataError(
+            f"{owner}: {detections.path} has no detections: run the detector on the training images, with a lower "
+            "score threshold where it finds nothing."
+        )
     missing = [image for image in ids if image not in detections.rows]
     if len(missing) == len(ids):
         raise DataError(

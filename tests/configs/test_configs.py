@@ -192,6 +192,7 @@ DETECTORS = {
     "paa": "PAA",
     "retinanet": "RetinaNet",
     "rtmdet": "RTMDet",
+    "simclr": "BackboneAndNeck",
     "tood": "TOOD",
     "yolox": "YOLOX",
 }

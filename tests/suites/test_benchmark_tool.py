@@ -5,6 +5,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
+
+from lad.datasets import DigitsParameters, make_digits
 
 import pytest
 import yaml
@@ -76,46 +79,61 @@ def test_less_than_one_job_or_replicate_is_refused(arguments, monkeypatch, capsy
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (ROOT / "data/digits/annotations/val.json").is_file(), reason="needs data/digits")
-def test_the_digits_suite_trains_dies_goes_on_and_reports(tmp_path):
-    suite = yaml.safe_load((ROOT / "configs/benchmarks/digits.yaml").read_text())
-    few = dict(dataset=dict(indices=4), batch_size=2)
-    suite.update(
-        seeds=[0],
-        schedule=dict(
-            train_cfg=dict(max_epochs=1, val_interval=1),
-            train_dataloader=few,
-            val_dataloader=few,
-            test_dataloader=few,
-        ),
+def test_a_suite_of_digits_trains_dies_goes_on_and_reports(tmp_path):
+    digits = f"{tmp_path / 'made'}/"
+    make_digits(Path(digits), DigitsParameters(images=8, val_images=4))
+    suite = yaml.safe_load((ROOT / "configs/benchmarks/digits_foreign.yaml").read_text())
+    few = dict(dataset=dict(data_root=digits), batch_size=2)
+    suite["options"] |= dict(
+        train_cfg=dict(max_epochs=1, val_interval=1),
+        train_dataloader=few,
+        val_dataloader=few,
+        test_dataloader=few,
+        val_evaluator=dict(ann_file=f"{digits}annotations/val.json"),
+        test_evaluator=dict(ann_file=f"{digits}annotations/val.json"),
     )
+    suite["seeds"] = [0]
     # One of each kind: every process costs seconds of imports.
-    suite["entries"] = {name: suite["entries"][name] for name in ("teacher", "student", "lad")}
+    suite["entries"] = {name: suite["entries"][name] for name in ("mini", "nano", "file", "lad")}
+    file = suite["entries"]["file"]
+    # After a few steps nothing is sure.
+    file["needs"]["found"]["detect"] |= {
+        "test_evaluator.ann_file": f"{digits}annotations/train.json",
+        "model.test_cfg.score_thr": 0.0,
+    }
+    file["options"]["model.teacher.ann_file"] = f"{digits}annotations/train.json"
     suite["claims"] = suite["claims"][:1]
-    file = tmp_path / "digits.yaml"
-    file.write_text(yaml.safe_dump(suite, sort_keys=False))
+    path = tmp_path / "digits_foreign.yaml"
+    path.write_text(yaml.safe_dump(suite, sort_keys=False))
     command = [sys.executable, str(ROOT / "tools/benchmark.py")]
-    arguments = [str(file), "--work-dir", str(tmp_path)]
-    subprocess.run([*command, "run", *arguments, "--only", "student"], cwd=ROOT, check=True)
+    arguments = [str(path), "--work-dir", str(tmp_path)]
+    work = tmp_path / "digits_foreign"
+    subprocess.run([*command, "run", *arguments, "--only", "nano"], cwd=ROOT, check=True)
     # As if it had been killed after its last checkpoint.
-    (tmp_path / "digits/results.jsonl").unlink()
+    (work / "results.jsonl").unlink()
     subprocess.run([*command, "run", *arguments], cwd=ROOT, check=True)
-    records = [json.loads(line) for line in (tmp_path / "digits/results.jsonl").read_text().splitlines()]
-    assert {record["row"] for record in records} == {"teacher", "student", "lad"}
+    records = [json.loads(line) for line in (work / "results.jsonl").read_text().splitlines()]
+    assert {record["row"] for record in records} == {"mini", "nano", "file", "lad"}
     assert all(record["status"] == "ok" and record["seconds"] > 0 for record in records)
     by_row = {record["row"]: record for record in records}
-    assert by_row["lad"]["parameters"] == by_row["student"]["parameters"] < by_row["teacher"]["parameters"]
+    assert by_row["lad"]["parameters"] == by_row["nano"]["parameters"] < by_row["mini"]["parameters"]
     # pycocotools' figures are those that MMDetection printed, to its three digits.
-    test_log = (tmp_path / "digits/lad/seed_0/test.log").read_text()
+    test_log = (work / "lad/seed_0/test.log").read_text()
     printed = float(test_log.rsplit("coco/bbox_mAP:", 1)[1].split()[0])
     assert by_row["lad"]["metrics"]["mAP"] == pytest.approx(printed, abs=6e-4)
+    # The teacher's detections are of the training images.
+    (found,) = (work / "mini/seed_0/detections").glob("*.bbox.json")
+    known = json.loads(Path(digits, "annotations/train.json").read_text())["images"]
+    detections = json.loads(found.read_text())
+    assert {one["image_id"] for one in detections} <= {image["id"] for image in known}
+    assert len({one["image_id"] for one in detections}) > 4
     done = subprocess.run(
         [*command, "report", *arguments], cwd=ROOT, check=True, capture_output=True, text=True
     )
-    assert "| LAD helps |" in done.stdout
+    assert "| A file of a bigger detector's detections helps RTMDet |" in done.stdout
     # Nothing is left to do.
-    shutil.rmtree(tmp_path / "digits/lad/seed_0/test")
+    shutil.rmtree(work / "lad/seed_0/test")
     again = subprocess.run(
         [*command, "run", *arguments], cwd=ROOT, check=True, capture_output=True, text=True
     )
-    assert "3 of 3 runs are recorded" in again.stdout
+    assert "4 of 4 runs are recorded" in again.stdout

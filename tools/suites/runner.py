@@ -226,12 +226,30 @@ class SuiteRunner:
                 self._display.message(f"{run.name}: {outdated}; evaluated again")
         self.outdated.discard(run.name)
         try:
-            error = self._train(run, lock) or self._evaluate(run, lock)
+            error = self._detect(run) or self._train(run, lock) or self._evaluate(run, lock)
         except Exception as unexpected:  # recorded like any other failure
             error = _text_of(unexpected)
         if error is not None and self.processes.stopped:
             return Outcome("stopped")
         return self._record(run, error)
+
+    def _detect(self, run: Run) -> str | None:
+        """Write the detections that a run which is not trained yet needs; returns an error message, or None."""
+        if run.is_trained():
+            return None
+        for detecting in run.detections_needed.values():
+            # Another run that needs the same waits, and finds them.
+            with locked(detecting.run.folder, stopped=lambda: self.processes.stopped) as lock:
+                if detecting.file.is_file():
+                    continue
+                fresh = detecting.prepare()
+                fresh.unlink(missing_ok=True)
+                start = _size(detecting.log)
+                code = self.processes.run(detecting.command(), detecting.log, lock)
+                if code != 0 or not fresh.is_file():
+                    return f"detecting ended with exit code {code}: {last_error(detecting.log, start)}"
+                fresh.replace(detecting.file)
+        return None
 
     def _train(self, run: Run, lock: int) -> str | None:
         """Train a run that is not trained yet; returns an error message, or None."""

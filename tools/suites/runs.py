@@ -19,6 +19,7 @@ from lad.engine.checkpoints import write_whole
 from lad.engine.plain_config import kept_exit_configs, plain_configs, student_only
 from lad.errors import ConfigError, listed, nearest
 from suites import files
+from suites.detecting import Detecting
 from suites.digest import EVALUATION, ROOT, TRAINING, digest, digests, teacher_checkpoints, with_detectors
 from suites.suite import Entry, Network, Suite, placeholders
 from suites.versions import UNKNOWN, versions
@@ -62,7 +63,7 @@ class Run:
 
     @cached_property
     def needs(self) -> dict[str, Run]:
-        """The trainings whose checkpoints it needs, by name."""
+        """The trainings that it needs, by name."""
         return {
             key: Run(
                 self.suite,
@@ -71,6 +72,15 @@ class Run:
                 self.root,
             )
             for key, need in self.entry.needs.items()
+        }
+
+    @cached_property
+    def detections_needed(self) -> dict[str, Detecting]:
+        """What it needs the detections of in the place of the checkpoint, by name."""
+        return {
+            key: Detecting(self.needs[key], need.detect)
+            for key, need in self.entry.needs.items()
+            if need.detect is not None
         }
 
     @cached_property
@@ -87,8 +97,9 @@ class Run:
         return cfg
 
     def filled(self, cfg: Config) -> Config:
-        """A copy of a config with the places of the needs' checkpoints for their placeholders."""
+        """A copy of a config with the places of the needs' checkpoints or detections for their placeholders."""
         places = {key: str(need.checkpoint()) for key, need in self.needs.items()}
+        places |= {key: str(detecting.file) for key, detecting in self.detections_needed.items()}
         return Config(_filled(cfg._cfg_dict.to_dict(), places), filename=cfg.filename)
 
     def checkpoint(self, network: str = "") -> Path:
@@ -132,6 +143,8 @@ def identity(run: Run) -> dict[str, Any]:
     """Hashes of all that decides a training's result: ``parts`` of its config, ``needs``, and ``digest`` of both."""
     parts = _parts(run.config)
     needs = {key: identity(need)["digest"] for key, need in run.needs.items()}
+    for key, detecting in run.detections_needed.items():
+        needs[key] = digest(dict(images=detecting.digest), dict(training=needs[key]))
     return dict(parts=parts, needs=needs, digest=digest(parts, needs))
 
 

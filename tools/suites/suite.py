@@ -29,15 +29,18 @@ class Network:
 
 @dataclass(frozen=True)
 class Need:
-    """A training whose final checkpoint another training uses, and which must be finished before it.
+    """A training whose final checkpoint, or detections, another training uses, and which must be finished before it.
 
     Attributes:
         entry: Name of the entry.
         seed: One of the entry's seeds; None for the seed of the training that needs it.
+        detect: ``--cfg-options`` with which its detector writes the detections that are needed in the place of its
+            checkpoint; None for the checkpoint.
     """
 
     entry: str
     seed: int | None
+    detect: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class Entry:
         networks: The detectors that a training leaves behind, which are evaluated; none of one that others need and
             that detects nothing.
         options: Overrides as in ``--cfg-options``; they take precedence over the suite's. ``'{teacher}'`` is replaced
-            by the checkpoint of the need ``teacher``.
-        needs: Trainings whose checkpoints the options name.
+            by the checkpoint of the need ``teacher``, or its detections.
+        needs: Trainings whose checkpoints or detections the options name.
         evaluate_with: Plain config of the detector, where the training config is of another project's distillation
             detector; None for the config itself (a distillation is reduced to its deployed network).
     """

@@ -110,6 +110,11 @@ class NeedFile(_Section):
 
     entry: str
     seed: NeededSeed
+    detect: Options | None = None
+
+    def need(self) -> Need:
+        """The need."""
+        return Need(self.entry, self.seed, self.detect)
 
 
 class NetworkFile(_Section):
@@ -174,7 +179,7 @@ class EntryFile(_Section):
             seeds=tuple(self.seeds or seeds),
             networks=tuple(networks or [Network(name, "", title, self.baseline)] if self.evaluate else ()),
             options=self.options,
-            needs={key: Need(need.entry, need.seed) for key, need in self.needs.items()},
+            needs={key: need.need() for key, need in self.needs.items()},
             evaluate_with=self.evaluate_with,
         )
 
@@ -336,6 +341,11 @@ def _check_references(suite: Suite, where: str) -> None:
             if needed.networks and needed.networks[0].name:
                 raise ConfigError(
                     f"{own}: needs.{key}: {need.entry!r} trains several networks; name an entry of one."
+                )
+            if need.detect is not None and (needed.evaluate_with or not needed.networks):
+                raise ConfigError(
+                    f"{own}: needs.{key}: detect wants an entry whose own config is evaluated, and {need.entry!r} "
+                    f"{'has evaluate_with' if needed.evaluate_with else 'is not evaluated'}."
                 )
         for wanted in sorted(placeholders(entry.options)):
             _check_known(wanted, entry.needs, f"{own}: options: {{{wanted}}} is not among its needs")

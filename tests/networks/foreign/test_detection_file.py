@@ -134,6 +134,9 @@ def test_images_that_the_file_does_not_name_are_refused(tmp_path):
         check_images(found, [8, 9], True, "x")
     with pytest.raises(DataError, match="1 training images have the id of another one"):
         check_images(found, [1, 1], False, "x")
+    nothing = read_detections(write(tmp_path / "nothing.json", []), NAMES)
+    with pytest.raises(DataError, match=r"nothing\.json has no detections: .* lower score threshold"):
+        check_images(nothing, [1], True, "x")
 
 
 def test_file_is_in_no_list_of_the_detector_and_shared_by_copies(some_file):
