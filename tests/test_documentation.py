@@ -228,7 +228,7 @@ RULES = [
     Rule(r"benchmarks/faster_rcnn.py", "--batch-size 2 --size 64 64 --repeats 1", slow=True),
     Rule(r"benchmarks/evaluation.py", "--images 20 --detections 5 --classes 3 --repeats 1", slow=True),
     Rule(r"benchmarks/inference.py", "--repeats 1", slow=True),
-    Rule(r"benchmarks/seams.py", "--repeats 1 --only tood"),
+    Rule(r"benchmarks/seams.py", "--repeats 1 --only tood", slow=True),
     Rule(r"benchmarks/self_distillation.py", "--repeats 1", slow=True),
     Rule(r"benchmarks/data_checks.py", "--images 50 --boxes 200 --repeats 1"),
     Rule(r"benchmarks/export.py", "--repeats 1 --num-images 2", slow=True,

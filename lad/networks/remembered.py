@@ -63,11 +63,11 @@ class RememberedTeacher(FrozenTeacher):
         role: str,
     ) -> None:
         super().__init__(model, renormalisation, classes, config, speed)
-        settings = dict(settings) if isinstance(settings, dict) else {}
-        if not settings.get("dir"):
+        if not isinstance(settings, dict) or not settings.get("dir"):
             raise ConfigError(
                 f"{role}: cache must be dict(dir=FOLDER, max_gb=8.0, ...), got {settings!r:.80}."
             )
+        settings = dict(settings)
         self.role = role
         self._folder = Path(settings.pop("dir"))
         self._settings = settings

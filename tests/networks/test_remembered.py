@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 
 from lad.errors import ConfigError, UnsupportedError
@@ -215,7 +216,8 @@ def test_what_cannot_work_is_refused_when_built(tmp_path):
     for cache in ({}, dict(max_gb=1.0), "folder", True):
         path = save_checkpoint(build(small_paa(base=16), 1), tmp_path / "teacher.pth")
         teacher = dict(small_paa(base=16), checkpoint=path, cache=cache)
-        with pytest.raises(ConfigError, match=r"teacher: cache must be dict\(dir=FOLDER"):
+        wanted = rf"teacher: cache must be dict\(dir=FOLDER.*, got {re.escape(repr(cache))}"
+        with pytest.raises(ConfigError, match=wanted):
             MODELS.build(
                 dict(type="DistillationDetector", student=small_paa(), teacher=teacher, methods=[FEATURES])
             )
