@@ -85,7 +85,6 @@ def test_a_suite_of_digits_trains_dies_goes_on_and_reports(tmp_path):
     suite = yaml.safe_load((ROOT / "configs/benchmarks/digits_foreign.yaml").read_text())
     few = dict(dataset=dict(data_root=digits), batch_size=2)
     suite["options"] |= dict(
-        train_cfg=dict(max_epochs=1, val_interval=1),
         train_dataloader=few,
         val_dataloader=few,
         test_dataloader=few,
@@ -95,13 +94,18 @@ def test_a_suite_of_digits_trains_dies_goes_on_and_reports(tmp_path):
     suite["seeds"] = [0]
     # One of each kind: every process costs seconds of imports.
     suite["entries"] = {name: suite["entries"][name] for name in ("mini", "nano", "file", "lad")}
+    for entry in suite["entries"].values():
+        entry["options"]["train_cfg"] = dict(max_epochs=1, val_interval=1)
     file = suite["entries"]["file"]
     # After a few steps nothing is sure.
     file["needs"]["found"]["detect"] |= {
         "test_evaluator.ann_file": f"{digits}annotations/train.json",
         "model.test_cfg.score_thr": 0.0,
     }
-    file["options"]["model.teacher.ann_file"] = f"{digits}annotations/train.json"
+    file["options"] |= {
+        "model.teacher.ann_file": f"{digits}annotations/train.json",
+        "model.teacher.min_score": 0.0,
+    }
     suite["claims"] = suite["claims"][:1]
     path = tmp_path / "digits_foreign.yaml"
     path.write_text(yaml.safe_dump(suite, sort_keys=False))
