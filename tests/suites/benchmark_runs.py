@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 from suites import digest, runs
@@ -124,6 +125,13 @@ class FakeSuite:
         runs._read_config.cache_clear()
         digest._detectors.clear()
         return load_suite(self.file)
+
+    @contextmanager
+    def edited(self):
+        """The content of its file, which is written again with what is changed in it."""
+        content = yaml.safe_load(self.file.read_text())
+        yield content
+        self.file.write_text(yaml.safe_dump(content, sort_keys=False))
 
     def folder(self, name):
         """A run's folder, there before its training."""

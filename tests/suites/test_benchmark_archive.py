@@ -131,10 +131,9 @@ def test_an_archive_that_is_no_archive_is_refused_by_its_line(elsewhere):
 
 
 def test_students_learn_from_the_teacher_of_their_seed(fake):
-    content = yaml.safe_load(fake.file.read_text())
-    del content["entries"]["teacher"]["seeds"]
-    content["entries"]["lad"]["needs"]["teacher"]["seed"] = "same"
-    fake.file.write_text(yaml.safe_dump(content, sort_keys=False))
+    with fake.edited() as content:
+        del content["entries"]["teacher"]["seeds"]
+        content["entries"]["lad"]["needs"]["teacher"]["seed"] = "same"
     assert run(fake)[0] == 0
     for seed in (0, 1):
         teacher = fake.folder(f"teacher/{seed}") / "epoch_2.pth"

@@ -9,16 +9,9 @@ from suites.detecting import Detecting
 from suites.records import Key
 
 import pytest
-import yaml
 from benchmark_runs import TEST, FakeSuite, change, found, records, run
 
 TRAINING_IMAGES = {"test_evaluator.ann_file": "training.json", "test_dataloader": {"batch_size": 4}}
-
-
-def edit(fake, change):
-    content = yaml.safe_load(fake.file.read_text())
-    change(content["entries"])
-    fake.file.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
 def command(self):
@@ -39,7 +32,8 @@ def fake(tmp_path, monkeypatch):
     """The distilled student reads the teacher's detections in the place of its weights."""
     fake = FakeSuite(tmp_path, monkeypatch)
     monkeypatch.setattr(Detecting, "command", command)
-    edit(fake, lambda entries: entries["lad"]["needs"]["teacher"].update(detect=TRAINING_IMAGES))
+    with fake.edited() as content:
+        content["entries"]["lad"]["needs"]["teacher"]["detect"] = TRAINING_IMAGES
     return fake
 
 
@@ -66,12 +60,8 @@ def test_detections_are_written_once_and_their_place_is_what_the_trainings_are_g
 def test_other_images_are_another_training_and_their_detections_another_file(fake):
     assert run(fake)[0] == 0
     digests = {key: one.digest for key, one in records(fake).items()}
-    edit(
-        fake,
-        lambda entries: entries["lad"]["needs"]["teacher"]["detect"].update(
-            {"test_evaluator.ann_file": "more.json"}
-        ),
-    )
+    with fake.edited() as content:
+        content["entries"]["lad"]["needs"]["teacher"]["detect"]["test_evaluator.ann_file"] = "more.json"
     assert run(fake)[0] == 1
     assert run(fake, rerun_changed=True)[0] == 0
     assert len(files(fake)) == 2
@@ -82,12 +72,8 @@ def test_other_images_are_another_training_and_their_detections_another_file(fak
 
 def test_places_and_speed_of_reading_do_not_make_another_file(fake):
     assert run(fake)[0] == 0
-    edit(
-        fake,
-        lambda entries: entries["lad"]["needs"]["teacher"]["detect"].update(
-            {"test_dataloader.num_workers": 3}
-        ),
-    )
+    with fake.edited() as content:
+        content["entries"]["lad"]["needs"]["teacher"]["detect"]["test_dataloader.num_workers"] = 3
     assert run(fake)[1][0].startswith("fake: 5 of 5 runs are recorded")
 
 
@@ -127,7 +113,8 @@ def test_detections_of_a_teacher_that_is_trained_again_are_made_again(fake, tmp_
     ],
 )
 def test_what_cannot_detect_is_one_line(fake, change_entry, message):
-    edit(fake, change_entry)
+    with fake.edited() as content:
+        change_entry(content["entries"])
     with pytest.raises(ConfigError) as refused:
         _ = fake.suite
     assert message in str(refused.value)

@@ -5,7 +5,6 @@ from suites.priority import informative_order
 from suites.results import summarise
 
 import pytest
-import yaml
 from benchmark_runs import FakeSuite
 from test_benchmark_report import record
 
@@ -14,11 +13,10 @@ from test_benchmark_report import record
 def fake(tmp_path, monkeypatch):
     """Four seeds; the student is compared with its teacher too."""
     fake = FakeSuite(tmp_path, monkeypatch)
-    content = yaml.safe_load(fake.file.read_text())
-    content["seeds"] = [0, 1, 2, 3]
-    content["entries"]["teacher"]["seeds"] = [0, 1, 2, 3]
-    content["entries"]["student"]["baseline"] = "teacher"
-    fake.file.write_text(yaml.safe_dump(content, sort_keys=False))
+    with fake.edited() as content:
+        content["seeds"] = [0, 1, 2, 3]
+        content["entries"]["teacher"]["seeds"] = [0, 1, 2, 3]
+        content["entries"]["student"]["baseline"] = "teacher"
     return fake
 
 

@@ -17,7 +17,6 @@ from suites.report import markdown, write_report
 from suites.results import Comparison, summarise
 
 import pytest
-import yaml
 from benchmark_runs import FakeSuite, found
 
 
@@ -56,10 +55,9 @@ def fake(tmp_path, monkeypatch):
 
 def with_claims(fake, statements):
     """Give the suite one claim, and the teacher both seeds."""
-    content = yaml.safe_load(fake.file.read_text())
-    content["claims"] = [dict(text="both", statements=statements)]
-    content["entries"]["teacher"]["seeds"] = [0, 1]
-    fake.file.write_text(yaml.safe_dump(content, sort_keys=False))
+    with fake.edited() as content:
+        content["claims"] = [dict(text="both", statements=statements)]
+        content["entries"]["teacher"]["seeds"] = [0, 1]
 
 
 def summary_of(fake, *records):
@@ -167,9 +165,8 @@ def test_runs_of_different_seeds_are_no_pair(fake):
 
 
 def test_without_common_seeds_all_of_both_sides_are_wanted(fake):
-    content = yaml.safe_load(fake.file.read_text())
-    content["entries"]["student"]["seeds"] = [2, 3, 4]
-    fake.file.write_text(yaml.safe_dump(content, sort_keys=False))
+    with fake.edited() as content:
+        content["entries"]["student"]["seeds"] = [2, 3, 4]
     lad = [record(fake, "lad", seed, 6 + seed) for seed in (0, 1)]
     student = [record(fake, "student", seed, 18 + seed) for seed in (2, 3, 4)]
     few = summary_of(fake, *lad, *student[:2])
@@ -253,9 +250,8 @@ def test_without_results_there_are_no_pictures_nor_those_of_an_earlier_report(fu
 
 
 def test_a_difference_that_is_missing_is_drawn_as_missing(full, fake, tmp_path, monkeypatch):
-    with_baseline = yaml.safe_load(fake.file.read_text())
-    with_baseline["entries"]["teacher"]["baseline"] = "student"
-    fake.file.write_text(yaml.safe_dump(with_baseline, sort_keys=False))
+    with fake.edited() as with_baseline:
+        with_baseline["entries"]["teacher"]["baseline"] = "student"
     drawn = []
     monkeypatch.setattr(plots, "_draw_missing", lambda axes, place: drawn.append(place))
     records = [one for row in full.rows for one in row.records.values() if row.network.row != "teacher"]
@@ -301,9 +297,8 @@ def test_trainings_of_different_versions_are_told_apart(full, fake):
 
 
 def test_a_difference_of_one_planned_seed_says_that_it_tells_of_images_alone(fake):
-    content = yaml.safe_load(fake.file.read_text())
-    content["seeds"] = [0]
-    fake.file.write_text(yaml.safe_dump(content, sort_keys=False))
+    with fake.edited() as content:
+        content["seeds"] = [0]
     summary = summary_of(fake, record(fake, "lad", 0, 6), record(fake, "student", 0, 20))
     text = markdown(summary, "x")
     assert "] (one seed: images alone) to Student |  | 1.23 M |" in text

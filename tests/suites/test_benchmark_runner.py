@@ -21,7 +21,6 @@ from suites.runner import SuiteRunner
 from suites.stale import OLDER, OTHER, changed_since
 
 import pytest
-import yaml
 from benchmark_runs import FakeSuite, change, found, records, run
 
 
@@ -63,12 +62,11 @@ def test_the_same_command_again_does_nothing(fake):
 
 
 def test_a_training_that_others_need_and_that_detects_nothing_has_no_row(fake):
-    content = yaml.safe_load(fake.file.read_text())
-    entries = content["entries"]
-    entries["pretraining"] = dict(config=entries["teacher"]["config"], evaluate=False)
-    entries["lad"]["needs"]["pretrained"] = dict(entry="pretraining", seed="same")
-    entries["lad"]["options"] = {"teacher_checkpoint": "{pretrained}"}
-    fake.file.write_text(yaml.safe_dump(content, sort_keys=False))
+    with fake.edited() as content:
+        entries = content["entries"]
+        entries["pretraining"] = dict(config=entries["teacher"]["config"], evaluate=False)
+        entries["lad"]["needs"]["pretrained"] = dict(entry="pretraining", seed="same")
+        entries["lad"]["options"] = {"teacher_checkpoint": "{pretrained}"}
     assert run(fake, only=["lad"])[0] == 0  # an evaluation would not know its detections
     assert {key.row for key in records(fake)} == {"teacher", "lad"}
     for seed in (0, 1):
@@ -433,9 +431,8 @@ def settings(file):
 
 
 def with_options(fake, entry, **changes):
-    content = yaml.safe_load(fake.file.read_text())
-    content["entries"][entry].update(changes)
-    fake.file.write_text(yaml.safe_dump(content, sort_keys=False))
+    with fake.edited() as content:
+        content["entries"][entry].update(changes)
 
 
 def test_options_of_any_kind_arrive_as_they_are(fake):

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lad.base.config import merge_options
-from lad.engine.checkpoints import write_whole
 from lad.engine.plain_config import student_only
 from suites.digest import EVALUATION, ROOT, digest, digests
+from suites.files import write_config
 
 from mmengine.config import Config
 
@@ -60,12 +60,7 @@ class Detecting:
 
     def prepare(self) -> Path:
         """Write the config that ``tools/test.py`` is handed; returns the file that the detections will come in."""
-        prefix = self.file.with_name(f".{self.digest}.new")
-        cfg = self.run.filled(self.config)
-        cfg.test_evaluator.outfile_prefix = str(prefix)
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self._given, cfg.pretty_text.encode())
-        return prefix.with_name(f"{prefix.name}.bbox.json")
+        return prepare(self.run.filled(self.config), self._given, self.file.with_name(f".{self.digest}.new"))
 
     @property
     def _given(self) -> Path:
@@ -73,11 +68,27 @@ class Detecting:
 
     def command(self) -> list[str]:
         """Command that writes the detections."""
-        given = [str(self._given), str(self.run.checkpoint())]
-        return [
-            sys.executable,
-            str(ROOT / "tools/test.py"),
-            *given,
-            "--work-dir",
-            str(self.file.parent / "test"),
-        ]
+        return command(self._given, self.run.checkpoint(), self.run.folder / FOLDER / "test")
+
+
+def prepare(cfg: Config, given: Path, prefix: Path) -> Path:
+    """Write the config of a detector that ``tools/test.py`` is to be handed.
+
+    Args:
+        cfg: The plain config, without placeholders.
+        given: Its place.
+        prefix: Of the file of detections, another than that of the detections that are there: those stay until there
+            are new ones.
+
+    Returns:
+        The file that the detections will come in, as CocoMetric names it.
+    """
+    cfg.test_evaluator.outfile_prefix = str(prefix)
+    write_config(cfg, given)
+    return prefix.with_name(f"{prefix.name}.bbox.json")
+
+
+def command(given: Path, checkpoint: Path, work_dir: Path) -> list[str]:
+    """Command that evaluates a checkpoint with a config of :func:`prepare` and writes its detections."""
+    test = [sys.executable, str(ROOT / "tools/test.py"), str(given), str(checkpoint)]
+    return [*test, "--work-dir", str(work_dir)]

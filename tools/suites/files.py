@@ -1,4 +1,4 @@
-"""Checksums of files, and whether their content has changed."""
+"""Files of trainings: checksums, whether their content has changed, and configs that are handed to them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+
+from lad.engine.checkpoints import write_whole
+
+from mmengine.config import Config
 
 
 def sha256(file: str | Path) -> str | None:
@@ -27,3 +31,8 @@ def _sha256(path: str, *_when: int) -> str:
 def changed(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> list[str]:
     """Names whose hashes differ; an unknown hash, before or now, counts as equal."""
     return [name for name, value in now.items() if len({before.get(name), value} - {None}) > 1]
+
+
+def write_config(cfg: Config, file: Path) -> None:
+    """Write a config as one file, whole or not at all."""
+    write_whole(file, cfg.pretty_text.encode())

@@ -243,12 +243,19 @@ class SuiteRunner:
                 if detecting.file.is_file():
                     continue
                 fresh = detecting.prepare()
-                fresh.unlink(missing_ok=True)
-                start = _size(detecting.log)
-                code = self.processes.run(detecting.command(), detecting.log, lock)
-                if code != 0 or not fresh.is_file():
-                    return f"detecting ended with exit code {code}: {last_error(detecting.log, start)}"
-                fresh.replace(detecting.file)
+                failed = self._replace(detecting.file, fresh, detecting.command(), detecting.log, lock)
+                if failed:
+                    return f"detecting {failed}"
+        return None
+
+    def _replace(self, file: Path, fresh: Path, command: list[str], log: Path, lock: int) -> str | None:
+        """Run a command that writes ``fresh``, which takes the place of a file; returns what went wrong, or None."""
+        fresh.unlink(missing_ok=True)
+        start = _size(log)
+        code = self.processes.run(command, log, lock)
+        if code != 0 or not fresh.is_file():
+            return f"ended with exit code {code}: {last_error(log, start)}"
+        fresh.replace(file)
         return None
 
     def _train(self, run: Run, lock: int) -> str | None:
@@ -276,12 +283,10 @@ class SuiteRunner:
         log = run.folder / TEST_LOG
         for network in run.entry.networks:
             fresh = runs.prepare_evaluation(run, network)
-            fresh.unlink(missing_ok=True)
-            start = _size(log)
-            code = self.processes.run(runs.test_command(run, network), log, lock)
-            if code != 0 or not fresh.is_file():
-                return f"evaluation ended with exit code {code}: {last_error(log, start)}"
-            fresh.replace(runs.detections(run, network))
+            command = runs.test_command(run, network)
+            failed = self._replace(runs.detections(run, network), fresh, command, log, lock)
+            if failed:
+                return f"evaluation {failed}"
         self.evaluations.append(time.monotonic() - begin)
         return None
 

@@ -18,7 +18,7 @@ from lad.detectors.configs import trained_specs
 from lad.engine.checkpoints import write_whole
 from lad.engine.plain_config import kept_exit_configs, plain_configs, student_only
 from lad.errors import ConfigError, listed, nearest
-from suites import files
+from suites import detecting, files
 from suites.detecting import Detecting
 from suites.digest import EVALUATION, ROOT, TRAINING, digest, digests, teacher_checkpoints, with_detectors
 from suites.suite import Entry, Network, Suite, placeholders
@@ -99,7 +99,7 @@ class Run:
     def filled(self, cfg: Config) -> Config:
         """A copy of a config with the places of the needs' checkpoints or detections for their placeholders."""
         places = {key: str(need.checkpoint()) for key, need in self.needs.items()}
-        places |= {key: str(detecting.file) for key, detecting in self.detections_needed.items()}
+        places |= {key: str(one.file) for key, one in self.detections_needed.items()}
         return Config(_filled(cfg._cfg_dict.to_dict(), places), filename=cfg.filename)
 
     def checkpoint(self, network: str = "") -> Path:
@@ -143,8 +143,8 @@ def identity(run: Run) -> dict[str, Any]:
     """Hashes of all that decides a training's result: ``parts`` of its config, ``needs``, and ``digest`` of both."""
     parts = _parts(run.config)
     needs = {key: identity(need)["digest"] for key, need in run.needs.items()}
-    for key, detecting in run.detections_needed.items():
-        needs[key] = digest(dict(images=detecting.digest), dict(training=needs[key]))
+    for key, one in run.detections_needed.items():
+        needs[key] = digest(dict(images=one.digest), dict(training=needs[key]))
     return dict(parts=parts, needs=needs, digest=digest(parts, needs))
 
 
@@ -242,7 +242,7 @@ def claim_folder(run: Run, own: dict[str, Any], training: bool = True) -> None:
         made_with = tuple(dict.fromkeys([*made_with, versions()]))
         # Whole: what is trained is what the digest is of, also if a config is edited meanwhile; and values of any
         # kind arrive as they are, which a command line would take apart.
-        _write_config(run.filled(run.config), run.given_config())
+        files.write_config(run.filled(run.config), run.given_config())
     state = dict(own, format=FORMAT, **_read_files(run), trained_with=made_with)
     write_whole(run.folder / STATE, (json.dumps(state, indent=1) + "\n").encode())
 
@@ -267,15 +267,8 @@ def prepare_evaluation(run: Run, network: Network) -> Path:
     """
     cfg = run.filled(plain_config(run, network))
     evaluated_annotations(cfg)
-    # The detections of before stay until there are new ones.
     prefix = run.folder / f".{network.name or 'detector'}.new"
-    cfg.test_evaluator.outfile_prefix = str(prefix)
-    _write_config(cfg, run.evaluated_config(network))
-    return prefix.with_name(f"{prefix.name}.bbox.json")
-
-
-def _write_config(cfg: Config, file: Path) -> None:
-    write_whole(file, cfg.pretty_text.encode())
+    return detecting.prepare(cfg, run.evaluated_config(network), prefix)
 
 
 def train_command(run: Run) -> list[str]:
@@ -287,8 +280,7 @@ def train_command(run: Run) -> list[str]:
 def test_command(run: Run, network: Network) -> list[str]:
     """Command that evaluates a final checkpoint with its plain detector and writes its detections."""
     folder = run.folder / ("test" if not network.name else f"test_{network.name}")
-    command = [sys.executable, str(ROOT / "tools/test.py"), str(run.evaluated_config(network))]
-    return [*command, str(run.checkpoint(network.name)), "--work-dir", str(folder)]
+    return detecting.command(run.evaluated_config(network), run.checkpoint(network.name), folder)
 
 
 def detections(run: Run, network: Network) -> Path:

@@ -14,6 +14,7 @@ from lad.analysis.pictures.decision_parts import (
     JointDecisions,
     recording,
     shallow_copy,
+    teachers_of,
     to_numpy,
 )
 from lad.exchange.co_learning.assigner import Matching, SharedDecisions, match_by_alignment, match_by_cost
@@ -188,10 +189,7 @@ def match_jointly(
     def evaluate(call: AssignerCall) -> tuple[AssignResult, np.ndarray]:
         before = len(roles)
         result = shared.decide(call)
-        teacher = np.full((len(call.gt_instances), len(outputs[0][0])), -1)
-        for switched, membership in roles[before:]:
-            teacher[to_numpy(membership.gt), to_numpy(membership.level)] = to_numpy(switched.teacher)
-        return result, teacher
+        return result, teachers_of(roles[before:], len(call.gt_instances), len(outputs[0][0]))
 
     together = _each_call(heads[0], seam, outputs[0], samples, evaluate)
     alone = [match_images(head, seam, own, samples, None) for head, own in zip(heads, outputs, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,3 +78,13 @@ def recording(
         return roles[-1][0]
 
     return switched
+
+
+def teachers_of(
+    roles: Sequence[tuple[RoleSwitch, Membership]], num_objects: int, num_levels: int
+) -> np.ndarray:
+    """(G, L) int, the teacher of each object on each level by what :func:`recording` recorded; -1 without one."""
+    teacher = np.full((num_objects, num_levels), -1)
+    for switched, membership in roles:
+        teacher[to_numpy(membership.gt), to_numpy(membership.level)] = to_numpy(switched.teacher)
+    return teacher

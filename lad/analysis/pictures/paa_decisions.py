@@ -14,6 +14,7 @@ from lad.analysis.pictures.decision_parts import (
     Teacher,
     recording,
     shallow_copy,
+    teachers_of,
     to_numpy,
 )
 from lad.assignment.candidates import PAACandidates, find_candidates
@@ -101,9 +102,7 @@ def decide_paa_jointly(
     with suppress(Decided):
         co_learning.losses([first, *heads[1:]], outputs, samples, recording(switch, roles))
     candidates, assignment = recorded[-1]
-    teacher = np.full((candidates.num_gts, candidates.grid.num_levels), -1)
-    for switched, membership in roles:
-        teacher[to_numpy(membership.gt), to_numpy(membership.level)] = to_numpy(switched.teacher)
+    teacher = teachers_of(roles, candidates.num_gts, candidates.grid.num_levels)
     ends = np.cumsum(candidates.gt_counts)
     return JointDecisions(
         _paa_decisions(candidates, assignment),
