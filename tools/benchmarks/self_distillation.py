@@ -31,6 +31,7 @@ from timing import alternate, ratio
 ROOT = Path(__file__).parents[2]
 CONFIGS = {
     "retinanet": "configs/together/byot_retinanet-r18-c16_retinanet-r18-c16_fpn_bccd.py",
+    "retinanet-digits": "configs/together/byot_retinanet-r18-c16_retinanet-r18-c16_fpn_digits.py",
     "retinanet-r50": "configs/together/byot_retinanet-r50_retinanet-r50_fpn_1x_coco.py",
 }
 
