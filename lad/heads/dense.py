@@ -43,8 +43,9 @@ class DensePredictions:
 
 def flatten_levels(levels: Sequence[Tensor], channels: int) -> Tensor:
     """Flatten a head's (N, A * channels, H, W) of each level to (N, P, channels); always new memory."""
-    flat = [level.permute(0, 2, 3, 1).reshape(len(level), -1, channels) for level in levels]
-    return torch.cat(flat, dim=1)
+    # Views until here, so that `cat` makes the only copy, and the backward pass none.
+    cells = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
+    return cells.reshape(len(cells), -1, channels)
 
 
 def level_sizes(levels: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:

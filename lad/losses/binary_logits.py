@@ -43,4 +43,16 @@ class BinaryLogits:
         logits = upcast(logits)
         with torch.no_grad():
             probabilities = logits.sigmoid()
-            return cls(logits, probabilities, F.softplus(logits), probabilities - probabilities.square())
+            slope = torch.addcmul(probabilities, probabilities, probabilities, value=-1)
+            return cls(logits, probabilities, F.softplus(logits), slope)
+
+    @property
+    def shape(self) -> torch.Size:
+        """That of the logits."""
+        return self.logits.shape
+
+    def __getitem__(self, index: slice) -> BinaryLogits:
+        """Those of some rows."""
+        return BinaryLogits(
+            self.logits[index], self.probabilities[index], self.softplus[index], self.slope[index]
+        )

@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lad.losses.feature import FeatureLoss, check_maps
 from lad.losses.precision import upcast_pair
 
+import torch
 from mmdet.registry import MODELS
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 #: Squares of distances below this are taken for it.
 TINY = 1e-30
+
+
+class _FeatureDistance(torch.autograd.Function):
+    """The distance with its derivative in closed form: one tensor of the maps' size for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        difference = student - teacher
+        # Four times as fast as torch.linalg.vector_norm over the channels of a map on a CPU. The bound keeps the
+        # derivative finite, and 0, where the two are equal.
+        distance = difference.square().sum(dim=1).clamp_(min=TINY).sqrt_()
+        if ctx.needs_input_grad[0]:
+            positions = distance[0].numel()
+            ctx.save_for_backward(difference.div_(distance.unsqueeze(1) * positions))
+        return distance.mean(dim=(1, 2))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (derivative,) = ctx.saved_tensors
+        return gradient.view(-1, 1, 1, 1) * derivative, None
 
 
 def feature_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -39,10 +64,7 @@ def feature_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
         tensor([2.5000])
     """
     check_maps(student, teacher)
-    student, teacher = upcast_pair(student, teacher)
-    # Four times as fast as torch.linalg.vector_norm over the channels of a map on a CPU. The bound keeps the gradient
-    # of the root finite, and 0, where the two are equal.
-    return (student - teacher).square().sum(dim=1).clamp(min=TINY).sqrt().mean(dim=(1, 2))
+    return _FeatureDistance.apply(*upcast_pair(student, teacher))
 
 
 @MODELS.register_module()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
-from lad.losses.logits import soften_logits
+from lad.losses.closed_form import Terms, element_losses, row_losses
+from lad.losses.logits import check_logits, soften_logits
+from lad.losses.precision import upcast_pair
 from lad.losses.weighted import WeightedLoss
 
 import torch
@@ -44,6 +47,25 @@ def kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) ->
     return temperature**2 * (log_taught.exp() * (log_taught - log_own)).sum(dim=-1)
 
 
+def _softplus(logits: Tensor) -> Tensor:
+    """-log(1 - sigmoid(logit)); a third of the time of ``logsigmoid`` on a CPU."""
+    # Beyond 40 it is the logit itself to the last digit of float64.
+    return F.softplus(logits, threshold=40)
+
+
+def _binary_terms(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The divergence of each classifier and its derivative, T (p_s - p_t)."""
+    student, teacher = soften_logits(student, teacher, temperature)
+    # Beyond, a probability is 0 or 1 and the result does not depend on the logit, whose size would cost digits.
+    bound = -math.log(torch.finfo(teacher.dtype).tiny)
+    teacher = teacher.clamp_(-bound, bound)
+    taught = teacher.sigmoid()
+    # p_t (log p_t - log p_s) + (1 - p_t) (log(1 - p_t) - log(1 - p_s)) with log p = logit + log(1 - p): two logarithms
+    # fewer, no logarithm of 0, and exactly 0 for equal logits.
+    divergence = (teacher - student).mul_(taught).sub_(_softplus(teacher)).add_(_softplus(student))
+    return divergence.mul_(temperature**2), student.sigmoid().sub_(taught).mul_(temperature)
+
+
 def binary_kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """:func:`kl_divergence` of binary (sigmoid) classifiers, each by itself.
 
@@ -68,14 +90,13 @@ def binary_kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 
         >>> binary_kl_divergence(student, teacher)
         tensor([[0.0000, 0.1109]])
     """
-    student, teacher = soften_logits(student, teacher, temperature)
-    # Beyond, a probability is 0 or 1 and the result does not depend on the logit, whose size would cost digits.
-    bound = -math.log(torch.finfo(teacher.dtype).tiny)
-    teacher = teacher.clamp(-bound, bound)
-    # p_t (log p_t - log p_s) + (1 - p_t) (log(1 - p_t) - log(1 - p_s)) with log p = logit + log(1 - p): two logarithms
-    # fewer, no logarithm of 0, and exactly 0 for equal logits.
-    divergence = teacher.sigmoid() * (teacher - student) + F.logsigmoid(-teacher) - F.logsigmoid(-student)
-    return temperature**2 * divergence
+    return element_losses(*_checked(student, teacher, temperature))
+
+
+def _checked(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Terms, Tensor, Tensor]:
+    """What the divergence of binary classifiers is computed of; see :func:`binary_kl_divergence`."""
+    check_logits(student, teacher, temperature)
+    return partial(_binary_terms, temperature=temperature), *upcast_pair(student, teacher)
 
 
 @MODELS.register_module()
@@ -117,5 +138,5 @@ class KDLoss(WeightedLoss):
     def elements(self, pred: Tensor, target: Tensor) -> Tensor:
         """(n,) the loss of each sample."""
         if self.use_sigmoid:
-            return binary_kl_divergence(pred, target, self.temperature).sum(dim=-1)
+            return row_losses(*_checked(pred, target, self.temperature))
         return kl_divergence(pred, target, self.temperature)

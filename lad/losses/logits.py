@@ -13,6 +13,20 @@ CERTAIN = 104.0
 HUGE = 1e30
 
 
+def check_logits(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> None:
+    """Refuse logits of two shapes, and a temperature that is not above 0.
+
+    Raises:
+        ValueError: as said.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"logits of shape {tuple(student.shape)} (student) and {tuple(teacher.shape)} (teacher)"
+        )
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+
+
 def soften_logits(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Divide logits of student and teacher by the temperature.
 
@@ -37,12 +51,7 @@ def soften_logits(student: Tensor, teacher: Tensor, temperature: float = 1.0) ->
         >>> student.item(), teacher.isfinite().item()
         (0.5, True)
     """
-    if student.shape != teacher.shape:
-        raise ValueError(
-            f"logits of shape {tuple(student.shape)} (student) and {tuple(teacher.shape)} (teacher)"
-        )
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    check_logits(student, teacher, temperature)
     student, teacher = upcast_pair(student, teacher)
     bound = torch.finfo(teacher.dtype).max / 4
     if temperature != 1:

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 from lad.losses.binary_logits import BinaryLogits
+from lad.losses.closed_form import Terms, element_losses, row_losses
+from lad.losses.precision import upcast
 from lad.losses.weighted import WeightedLoss
 
 import torch
 from mmdet.registry import MODELS
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
-class _QualityKD(torch.autograd.Function):
-    """The loss with its derivative in closed form: one tensor for the backward pass instead of eight operations."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, own: BinaryLogits, target: Tensor, beta: float) -> Tensor:
-        difference = own.probabilities - target
+def _terms(
+    student: Tensor | BinaryLogits, teacher: Tensor | BinaryLogits, beta: float
+) -> tuple[Tensor, Tensor]:
+    """The loss of each element and its derivative."""
+    own = BinaryLogits.of(student)
+    target = (
+        teacher.probabilities if isinstance(teacher, BinaryLogits) else teacher.to(own.logits.dtype).sigmoid()
+    )
+    difference = own.probabilities - target
+    entropy = torch.addcmul(own.softplus, target, own.logits, value=-1)
+    # beta |d|^(beta - 1) sign(d) p (1 - p) entropy + |d|^beta d, as the derivative of the entropy is d; of beta = 1 it
+    # is sign(d) (p (1 - p) entropy + d^2).
+    derivative = own.slope * entropy
+    if beta == 1:
+        derivative.addcmul_(difference, difference)
+        entropy.mul_(difference).abs_()
+    else:
         distance = difference.abs()
-        entropy = torch.addcmul(own.softplus, target, logits, value=-1)
-        factor = distance if beta == 1 else distance.pow(beta)
-        if ctx.needs_input_grad[0]:
-            # beta |d|^(beta - 1) sign(d) p (1 - p) entropy + |d|^beta d, as the derivative of the entropy is d.
-            outer = difference.sign() if beta == 1 else beta * distance.pow(beta - 1) * difference.sign()
-            ctx.save_for_backward(outer.mul_(own.slope).mul_(entropy).addcmul_(factor, difference))
-        return entropy.mul_(factor)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        (derivative,) = ctx.saved_tensors
-        return gradient * derivative, None, None, None
+        power = distance.pow(beta - 1)
+        derivative.mul_(beta).addcmul_(distance, distance).mul_(power)
+        entropy.mul_(distance.mul_(power))
+    return entropy, derivative.mul_(difference.sign_())
 
 
 def quality_kd_loss(
@@ -64,18 +67,22 @@ def quality_kd_loss(
         >>> quality_kd_loss(student, teacher)
         tensor([[0.0000, 0.1602]])
     """
+    return element_losses(*_checked(student, teacher, beta))
+
+
+def _checked(
+    student: Tensor | BinaryLogits, teacher: Tensor | BinaryLogits, beta: float
+) -> tuple[Terms, Tensor | BinaryLogits, Tensor | BinaryLogits]:
+    """What the losses are computed of; see :func:`quality_kd_loss`."""
     if beta < 1:
         raise ValueError(f"beta must be at least 1, got {beta}")
-    own = BinaryLogits.of(student)
-    if isinstance(teacher, BinaryLogits):
-        target = teacher.probabilities
-    else:
-        target = teacher.detach().to(own.logits.dtype).sigmoid()
-    if own.logits.shape != target.shape:
+    if student.shape != teacher.shape:
         raise ValueError(
-            f"logits of shape {tuple(own.logits.shape)} (student) and {tuple(target.shape)} (teacher)"
+            f"logits of shape {tuple(student.shape)} (student) and {tuple(teacher.shape)} (teacher)"
         )
-    return _QualityKD.apply(own.logits, own, target, beta)
+    student = student if isinstance(student, BinaryLogits) else upcast(student)
+    teacher = teacher if isinstance(teacher, BinaryLogits) else teacher.detach()
+    return partial(_terms, beta=beta), student, teacher
 
 
 @MODELS.register_module()
@@ -108,4 +115,4 @@ class QualityKDLoss(WeightedLoss):
 
     def elements(self, pred: Tensor | BinaryLogits, target: Tensor | BinaryLogits) -> Tensor:
         """(n,) the loss of each sample, of the (n, C) logits of student and teacher."""
-        return quality_kd_loss(pred, target, self.beta).sum(dim=-1)
+        return row_losses(*_checked(pred, target, self.beta))
