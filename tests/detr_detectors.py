@@ -100,14 +100,14 @@ def trained_like(config, seed):
     return model
 
 
-def distil_detr(student, teacher, folder, method, seeds=(0, 10), meta=None, speed=None, **settings):
+def distil_detr(student, teacher, folder, *methods, seeds=(0, 10), meta=None, speed=None, **settings):
     """A student and a teacher in eval mode, whose losses are those of training."""
     path = save_checkpoint(trained_like(teacher, seeds[1]), folder / "teacher.pth", **(meta or {}))
     config = dict(
         type="DistillationDetector",
         student=copy.deepcopy(student),
         teacher=dict(copy.deepcopy(teacher), checkpoint=path, speed=speed or {}),
-        methods=[copy.deepcopy(method)],
+        methods=list(copy.deepcopy(methods)),
         **settings,
     )
     model = MODELS.build(config)

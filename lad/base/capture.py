@@ -41,6 +41,10 @@ class Outputs:
             raise KeyError(f"module {name!r} was called {len(calls)} times, not once; use calls({name!r})")
         return calls[0]
 
+    def __contains__(self, name: str) -> bool:
+        """Whether a module of this name was captured and called."""
+        return bool(self.calls(name))
+
     def calls(self, name: str) -> list[Any]:
         """Every output of a module, one an element for each call.
 

@@ -10,7 +10,6 @@ from lad.base.replace import replaced
 from lad.errors import ConfigError, UnsupportedError
 from lad.methods.assignment.inherited_queries import InheritedQueries
 from lad.methods.assignment.inherited_queries import decode as decode_own
-from lad.methods.roi.two_stage import ClassMapping
 from lad.methods.transformers import shared_queries
 from lad.methods.transformers.comparison import build_answer_losses, compare_answers
 from lad.methods.transformers.decoding import Answers, decode, pair_layers, recording_decoder_inputs
@@ -29,8 +28,8 @@ TERMS = ["loss_shared_cls", "loss_shared_bbox", "loss_shared_iou"]
 METHOD = dict(type="SharedQueryDistillation", num_random=15)
 
 
-def distil(student, teacher, folder, method=METHOD, **settings):
-    return distil_detr(student, teacher, folder, method, **settings)
+def distil(student, teacher, folder, *more, method=METHOD, **settings):
+    return distil_detr(student, teacher, folder, method, *more, **settings)
 
 
 # -- The loss -------------------------------------------------------------------------------------------------------
@@ -64,9 +63,7 @@ def test_hand_arithmetic():
 
     The first box has half the teacher's width: L1 = 0.2, and its IoU and GIoU are 1/2; the second is the teacher's.
     """
-    losses = compare_answers(
-        default_losses(), *hand_answers(), ClassMapping(["a"], ["a"]), [sample_of((10, 10))]
-    )
+    losses = compare_answers(default_losses(), *hand_answers(), [sample_of((10, 10))])
     divergence = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
     expected = [divergence, 5 * 0.75 * 0.2, 2 * 0.75 * 0.5]
     torch.testing.assert_close(torch.stack(losses), torch.tensor(expected))
@@ -78,9 +75,7 @@ def test_layers_are_added_and_the_last_one_of_the_teacher_says_what_is_foregroun
     own = Answers(*(torch.cat([value, value]) for value in own))
     first = torch.tensor([-9.0, 9.0]).reshape(1, 1, 2, 1)
     taught = Answers(torch.cat([first, taught.cls_scores]), torch.cat([taught.bbox_preds] * 2))
-    _, bbox, iou = compare_answers(
-        default_losses(), own, taught, ClassMapping(["a"], ["a"]), [sample_of((10, 10))]
-    )
+    _, bbox, iou = compare_answers(default_losses(), own, taught, [sample_of((10, 10))])
     torch.testing.assert_close(bbox, torch.tensor(2 * 5 * 0.75 * 0.2))
     torch.testing.assert_close(iou, torch.tensor(2 * 2 * 0.75 * 0.5))
 
@@ -89,25 +84,22 @@ def test_weights_below_one_object_in_all_are_not_blown_up():
     """Where the teacher sees nothing, the sum of the weights counts as one object."""
     own, taught = hand_answers()
     taught = taught._replace(cls_scores=torch.full((1, 1, 2, 1), -math.log(99)))  # 1 % each
-    _, bbox, _ = compare_answers(
-        default_losses(), own, taught, ClassMapping(["a"], ["a"]), [sample_of((10, 10))]
-    )
+    _, bbox, _ = compare_answers(default_losses(), own, taught, [sample_of((10, 10))])
     torch.testing.assert_close(bbox, torch.tensor(5 * 0.01 * 0.2))
 
 
-def test_boxes_are_compared_in_the_pixels_of_each_image_and_classes_by_the_mapping():
+def test_boxes_are_compared_in_the_pixels_of_each_image():
     generator = torch.Generator().manual_seed(0)
     own, taught = (
         Answers(
-            torch.randn(2, 2, 5, classes, generator=generator),
+            torch.randn(2, 2, 5, 2, generator=generator),
             torch.rand(2, 2, 5, 4, generator=generator) * 0.5 + 0.2,
         )
-        for classes in (2, 3)
+        for _ in range(2)
     )
-    mapping = ClassMapping(["cat", "dog"], ["dog", "bird", "cat"])
     samples = [sample_of((40, 100)), sample_of((30, 30))]
-    found = compare_answers(default_losses(cls=dict(type="FocalKLLoss")), own, taught, mapping, samples)
-    logits = taught.cls_scores[..., [2, 0]]
+    found = compare_answers(default_losses(cls=dict(type="FocalKLLoss")), own, taught, samples)
+    logits = taught.cls_scores
     weight = logits[-1].sigmoid().amax(-1)
     target, pred = logits.sigmoid(), own.cls_scores.sigmoid()
     kl = target * (target / pred).log() + (1 - target) * ((1 - target) / (1 - pred)).log()
@@ -138,9 +130,7 @@ def test_loss_waits_for_no_device():
             Answers(torch.randn(2, 3, 5, 4, device="cuda"), torch.rand(2, 3, 5, 4, device="cuda"))
             for _ in range(2)
         )
-        losses = compare_answers(
-            default_losses(), own, taught, ClassMapping("abcd", "abcd"), [sample_of((9, 9))] * 3
-        )
+        losses = compare_answers(default_losses(), own, taught, [sample_of((9, 9))] * 3)
         assert {loss.device.type for loss in losses} == {"cuda"}
 
 
@@ -359,6 +349,26 @@ def test_teacher_runs_once_a_step_without_gradient_and_draws_nothing(tmp_path):
     assert calls == [("backbone", False), ("encoder", False), ("decoder", False), ("decoder", False)]
 
 
+@pytest.mark.parametrize("kind", ["SharedQueryDistillation", "MatchedQueryDistillation"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_encoder_runs_once_for_queries_and_memory_together(family, kind, tmp_path):
+    """Its memory, which another method reads, is what the decoder is given: the losses are those of either alone."""
+    networks = FAMILIES[family](), FAMILIES[family](base=16)
+    memory = dict(
+        type="FeatureDistillation", student="encoder", teacher="encoder", loss=dict(type="HintLoss")
+    )
+    alone = seeded_loss(distil(*networks, tmp_path, method=dict(type=kind)), make_batch(**BATCH))
+    model = distil(*networks, tmp_path, memory, method=dict(type=kind))
+    calls = []
+    model.teacher.model.encoder.layers[0].register_forward_hook(lambda *args: calls.append(args))
+    together = seeded_loss(model, make_batch(**BATCH))
+    assert len(calls) == 1
+    names = [name for name in alone if "loss_shared" in name or "loss_matched" in name]
+    assert len(names) == 3
+    for name in names:
+        torch.testing.assert_close(together[name], alone[name])
+
+
 @pytest.mark.parametrize("family", ["one_stage", "dino"])
 def test_detectors_are_as_before_after_a_step_and_after_an_exception(family, tmp_path):
     model = distil(FAMILIES[family](), FAMILIES[family](), tmp_path)
@@ -457,7 +467,9 @@ def test_classes_are_found_by_name(tmp_path):
     student, teacher = FAMILIES["one_stage"](), FAMILIES["one_stage"](num_classes=4)
     known = dict(dataset_meta=dict(classes=("c", "d", "a", "b")))
     model = distil(student, teacher, tmp_path, method=dict(METHOD, classes=["a", "b", "c"]), meta=known)
-    assert model.methods[0].mapping.index.tolist() == [2, 3, 0]
+    scores = torch.randn(2, 3, 5, 4)
+    answers = model.methods[0].of_students_classes(Answers(scores, torch.rand(2, 3, 5, 4)))
+    assert torch.equal(answers.cls_scores, scores[..., [2, 3, 0]])
     seeded_loss(model, make_batch(**BATCH))
     with pytest.raises(UnsupportedError, match="student has 3 classes and the teacher 4"):
         distil(student, teacher, tmp_path)

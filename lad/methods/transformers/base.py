@@ -8,6 +8,7 @@ from lad.errors import ConfigError, UnsupportedError
 from lad.methods.base import DistillationMethod
 from lad.methods.roi.two_stage import find_class_mapping
 from lad.methods.transformers.comparison import build_answer_losses
+from lad.methods.transformers.decoding import Answers
 from lad.networks.routes import Teacher
 
 import torch
@@ -73,6 +74,12 @@ class AnswerDistillation(DistillationMethod):
         self.features = "neck" if teacher.model.with_neck else "backbone"
         self.teacher_modules = (self.features,)
         self.register_buffer("pairs", torch.tensor(pairs), persistent=False)
+
+    def of_students_classes(self, answers: Answers) -> Answers:
+        """A teacher's answers with logits of the student's classes, in its order."""
+        scores = answers.cls_scores
+        mapped = self.mapping.binary_logits(scores.flatten(0, 2)).unflatten(0, scores.shape[:3])
+        return answers._replace(cls_scores=mapped)
 
     def named(self, values: Sequence[Tensor]) -> dict[str, Tensor]:
         """The three losses under their names."""

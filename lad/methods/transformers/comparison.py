@@ -9,7 +9,7 @@ from lad.exchange.seams.detr import pixel_bboxes
 from lad.losses import FocalKLLoss
 from lad.methods.response.dense import best_probability
 from lad.methods.response.logits import build_logit_loss
-from lad.methods.roi.two_stage import ClassMapping, averaged_over_ranks
+from lad.methods.roi.two_stage import averaged_over_ranks
 from lad.methods.transformers.decoding import Answers
 
 import torch
@@ -73,7 +73,6 @@ def compare_answers(
     losses: AnswerLosses,
     student: Answers,
     teacher: Answers,
-    mapping: ClassMapping,
     samples: SampleList,
     min_score: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,8 +84,8 @@ def compare_answers(
     Args:
         losses: What is compared how.
         student: (L, N, Q, ...) the student's answers.
-        teacher: (L, N, Q, ...) the teacher's, of the layers that are paired with the student's; no gradient flows.
-        mapping: From the teacher's classes to the student's.
+        teacher: (L, N, Q, ...) the teacher's, of the layers that are paired with the student's, its classes the
+            student's; no gradient flows.
         samples: Sizes of the N images.
         min_score: Queries of a smaller weight have none.
 
@@ -94,8 +93,9 @@ def compare_answers(
         Three scalars.
     """
     num_layers = len(student.cls_scores)
-    own, taught = (scores.flatten(0, 2).float() for scores in (student.cls_scores, teacher.cls_scores))
-    taught = mapping.binary_logits(taught.detach())
+    own, taught = (
+        scores.flatten(0, 2).float() for scores in (student.cls_scores, teacher.cls_scores.detach())
+    )
     weight = foreground(taught.unflatten(0, (num_layers, -1))[-1], min_score)
     (total,) = averaged_over_ranks(weight.sum(), like=weight)
     weight = weight.repeat(num_layers) / total

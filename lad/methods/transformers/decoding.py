@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from lad.base.capture import Outputs
@@ -49,17 +49,31 @@ def recording_decoder_inputs(model: BaseDetector) -> Iterator[dict[str, Any]]:
         yield inputs
 
 
-def decoder_inputs(model: BaseDetector, features: Sequence[Tensor], samples: SampleList) -> dict[str, Tensor]:
+@contextmanager
+def encoding_once(model: BaseDetector, outputs: Outputs) -> Iterator[None]:
+    """A context in which a DETR's encoder, where a method has read its memory of the batch, gives that once more."""
+    with ExitStack() as stack:
+        if "encoder" in outputs:
+            stack.enter_context(
+                replaced(model.encoder, "forward", lambda *args, **kwargs: outputs["encoder"])
+            )
+        yield
+
+
+def decoder_inputs(
+    model: BaseDetector, outputs: Outputs, features: str, samples: SampleList
+) -> dict[str, Tensor]:
     """The arguments of a DETR's ``forward_decoder`` at test time; its encoder runs, its decoder does not.
 
     Args:
         model: The detector.
-        features: Maps of its neck.
+        outputs: Where its features are, and the encoder's memory if it was captured.
+        features: By which name.
         samples: Sizes of the images.
     """
     # A training DINO makes denoising queries, for which it draws random numbers and needs labels.
-    with replaced(model, "training", False):
-        encoder_inputs, inputs = model.pre_transformer(features, samples)
+    with replaced(model, "training", False), encoding_once(model, outputs):
+        encoder_inputs, inputs = model.pre_transformer(outputs[features], samples)
         made, _ = model.pre_decoder(**model.forward_encoder(**encoder_inputs))
     return inputs | made
 
@@ -71,7 +85,7 @@ def decode_own(
 
     Args:
         model: The detector.
-        outputs: Where its features are.
+        outputs: Where its features are, and the encoder's memory if it was captured.
         features: By which name.
         samples: Sizes of the images.
 
@@ -80,7 +94,7 @@ def decode_own(
     """
     # A training DINO makes denoising queries, for which it draws random numbers that are the student's, and both it and
     # a two-stage Deformable-DETR hand their head what its `forward` does not take.
-    with replaced(model, "training", False):
+    with replaced(model, "training", False), encoding_once(model, outputs):
         return model.forward_transformer(outputs[features], samples)
 
 
@@ -111,14 +125,14 @@ def teach(
 
     Args:
         model: The teacher's detector.
-        outputs: Where its features are.
+        outputs: Where its features are, and the encoder's memory if it was captured.
         features: By which name.
         family: Its family.
         samples: Sizes of the images.
         specific: Whether its own queries are a set.
         noise: What the random ones are made of; None for no such set.
     """
-    inputs = decoder_inputs(model, outputs[features], samples)
+    inputs = decoder_inputs(model, outputs, features, samples)
     own = family.queries(inputs)
     sets = [own] if specific else []
     if noise is not None:

@@ -101,12 +101,11 @@ class MatchedQueryDistillation(AnswerDistillation):
         # A student of fewer queries learns the best predictions: they come first.
         count = min(student.cls_scores.shape[2], weight.shape[1])
         taught, weight = Answers(*(values[:, :, :count] for values in taught)), weight[:, :count]
-        costs = pair_costs(student, self._of_students_classes(taught), step.data_samples, *self.factors())
+        costs = pair_costs(student, taught, step.data_samples, *self.factors())
         values = compare_answers(
             self.compared,
             gather(student, match(costs, weight)),
             taught,
-            self.mapping,
             step.data_samples,
             self.min_score,
         )
@@ -115,18 +114,19 @@ class MatchedQueryDistillation(AnswerDistillation):
     def predictions(
         self, model: BaseDetector, outputs: Outputs, features: str, samples: SampleList
     ) -> tuple[Answers, Tensor]:
-        """The teacher's best predictions of its paired layers, (L, N, K, ...), and their weights (N, K), best first."""
+        """The teacher's best predictions of its paired layers, (L, N, K, ...), and their weights (N, K), best first.
+
+        The classes are the student's.
+        """
         answers = Answers(*model.bbox_head(**decode_own(model, outputs, features, samples)))
-        last = self._of_students_classes(answers).cls_scores[-1]
+        # The last of them is the teacher's last layer.
+        paired = self.of_students_classes(
+            Answers(*(values.index_select(0, self.pairs) for values in answers))
+        )
+        last = paired.cls_scores[-1]
         weight = foreground(last.flatten(0, 1), self.min_score).unflatten(0, last.shape[:2])
         weight, queries = weight.topk(min(self.num_queries, weight.shape[1]), dim=1)
-        paired = Answers(*(values.index_select(0, self.pairs) for values in answers))
         return gather(paired, queries.expand(len(self.pairs), -1, -1)), weight
-
-    def _of_students_classes(self, answers: Answers) -> Answers:
-        scores = answers.cls_scores
-        mapped = self.mapping.binary_logits(scores.flatten(0, 2)).unflatten(0, scores.shape[:3])
-        return answers._replace(cls_scores=mapped)
 
     def links(self) -> list[Link]:
         """One, of the two decoders."""

@@ -148,7 +148,7 @@ class SharedQueryDistillation(AnswerDistillation):
         )
         teacher = join([one.answers for one in sets])
         teacher = Answers(*(values.index_select(0, self.pairs) for values in teacher))
-        values = compare_answers(self.compared, student, teacher, self.mapping, step.data_samples)
+        values = compare_answers(self.compared, student, self.of_students_classes(teacher), step.data_samples)
         return self.named(values)
 
     def _noise(self, step: Step) -> Queries | None:
