@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+from lad.base.capture import Outputs
 from lad.base.config import detector_config
 
 import torch
@@ -122,6 +123,13 @@ def seeded_loss(model, batch, seed=3):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return model.loss(inputs, copy.deepcopy(samples))
+
+
+def features_of(network, inputs):
+    """The maps of a network's neck, as methods find them."""
+    outputs = Outputs()
+    outputs.add("neck", network.extract_feat(inputs))
+    return outputs
 
 
 def sample_of(shape):

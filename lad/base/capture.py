@@ -42,7 +42,7 @@ class Outputs:
         return calls[0]
 
     def __contains__(self, name: str) -> bool:
-        """Whether a module of this name was captured and called."""
+        """Whether there is an output of a module."""
         return bool(self.calls(name))
 
     def calls(self, name: str) -> list[Any]:

@@ -110,7 +110,8 @@ class DetachedOutputs(Outputs):
 
     def calls(self, name: str) -> list[Any]:
         """See :meth:`Outputs.calls`."""
-        return tree_map_only(Tensor, torch.Tensor.detach, self._source.calls(name))
+        captured = tree_map_only(Tensor, torch.Tensor.detach, self._source.calls(name))
+        return captured or super().calls(name)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import torch
 from detr_detectors import (
     DETRS,
     distil_detr,
+    features_of,
     sample_of,
     seeded_loss,
     small_conditional,
@@ -207,7 +208,7 @@ def test_student_learns_the_best_predictions_of_the_teacher(family, tmp_path, mo
     seeded_loss(model, (inputs, samples))
     with torch.no_grad():
         teacher = model.teacher.model
-        decoded = decode_own(teacher, dict(neck=teacher.extract_feat(inputs)), "neck", samples)
+        decoded = decode_own(teacher, features_of(teacher, inputs), "neck", samples)
         scores, boxes = teacher.bbox_head(**decoded)
     best = scores[-1].sigmoid().amax(-1).topk(7, dim=1).indices
     for layer, image in itertools.product(range(2), range(2)):
@@ -226,7 +227,7 @@ def test_denoising_queries_are_not_matched(tmp_path):
     twin.student.training = twin.student.bbox_head.training = False  # no denoising queries
     inputs, samples = batch
     with torch.no_grad():
-        decoded = decode_own(twin.student, dict(neck=twin.student.extract_feat(inputs)), "neck", samples)
+        decoded = decode_own(twin.student, features_of(twin.student, inputs), "neck", samples)
         outputs = twin.student.bbox_head(**decoded)
         method = twin.methods[0]
         step = Step(twin, inputs, samples, outputs)

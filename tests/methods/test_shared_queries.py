@@ -17,7 +17,16 @@ from lad.methods.transformers.families import Queries, find_family, random_like
 
 import pytest
 import torch
-from detr_detectors import DETRS, distil_detr, sample_of, seeded_loss, small_dab, small_detr, trained_like
+from detr_detectors import (
+    DETRS,
+    distil_detr,
+    features_of,
+    sample_of,
+    seeded_loss,
+    small_dab,
+    small_detr,
+    trained_like,
+)
 from helpers import build, distillation_of, fake_cuda, make_batch, save_checkpoint, small_paa
 from mmdet.models.detectors import DINO
 from mmdet.registry import MODELS
@@ -186,13 +195,13 @@ def test_students_answers_are_its_predictions_if_its_queries_were_the_teachers(f
     seeded_loss(model, (inputs, samples))
     with torch.no_grad():
         teacher = model.teacher.model
-        features = dict(neck=teacher.extract_feat(inputs))
+        features = features_of(teacher, inputs)
         cls_scores, bbox_preds, references = decode_own(teacher, features, "neck", samples)
         torch.testing.assert_close(answers[1].cls_scores, cls_scores[[1, 2]], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(answers[1].bbox_preds, bbox_preds[[1, 2]], rtol=1e-4, atol=1e-4)
         twin = copy.deepcopy(model.student)
         queries = InheritedQueries(twin, model.teacher)
-        features = dict(neck=twin.extract_feat(inputs))
+        features = features_of(twin, inputs)
         with queries.starting_from(references):
             cls_scores, bbox_preds, _ = decode_own(twin, features, "neck", samples)
     if family == "two_stage":  # each network makes contents of the boxes by its own weights
@@ -349,24 +358,26 @@ def test_teacher_runs_once_a_step_without_gradient_and_draws_nothing(tmp_path):
     assert calls == [("backbone", False), ("encoder", False), ("decoder", False), ("decoder", False)]
 
 
-@pytest.mark.parametrize("kind", ["SharedQueryDistillation", "MatchedQueryDistillation"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_encoder_runs_once_for_queries_and_memory_together(family, kind, tmp_path):
-    """Its memory, which another method reads, is what the decoder is given: the losses are those of either alone."""
+@pytest.mark.parametrize("captured", [True, False], ids=["captured", "not_captured"])
+def test_encoder_runs_once_for_all_methods_whose_losses_are_those_of_each_alone(captured, family, tmp_path):
     networks = FAMILIES[family](), FAMILIES[family](base=16)
     memory = dict(
         type="FeatureDistillation", student="encoder", teacher="encoder", loss=dict(type="HintLoss")
     )
-    alone = seeded_loss(distil(*networks, tmp_path, method=dict(type=kind)), make_batch(**BATCH))
-    model = distil(*networks, tmp_path, memory, method=dict(type=kind))
+    methods = [METHOD, dict(type="MatchedQueryDistillation")]
+    alone = {}
+    for method in methods:
+        losses = seeded_loss(distil(*networks, tmp_path, method=method), make_batch(**BATCH))
+        alone |= {name: loss for name, loss in losses.items() if "shared" in name or "matched" in name}
+    model = distil(*networks, tmp_path, *methods[1:], *[memory][:captured])
     calls = []
     model.teacher.model.encoder.layers[0].register_forward_hook(lambda *args: calls.append(args))
     together = seeded_loss(model, make_batch(**BATCH))
     assert len(calls) == 1
-    names = [name for name in alone if "loss_shared" in name or "loss_matched" in name]
-    assert len(names) == 3
-    for name in names:
-        torch.testing.assert_close(together[name], alone[name])
+    assert len(alone) == 6
+    for name, loss in alone.items():
+        torch.testing.assert_close(together[name], loss)
 
 
 @pytest.mark.parametrize("family", ["one_stage", "dino"])

@@ -51,12 +51,20 @@ def recording_decoder_inputs(model: BaseDetector) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def encoding_once(model: BaseDetector, outputs: Outputs) -> Iterator[None]:
-    """A context in which a DETR's encoder, where a method has read its memory of the batch, gives that once more."""
+    """A context in which a DETR's encoder answers what it did before for the batch, and keeps it where it has not.
+
+    Several methods read the memory, of which some have it captured.
+    """
     with ExitStack() as stack:
         if "encoder" in outputs:
             stack.enter_context(
                 replaced(model.encoder, "forward", lambda *args, **kwargs: outputs["encoder"])
             )
+        else:
+            keep = model.encoder.register_forward_hook(
+                lambda module, args, memory: outputs.add("encoder", memory)
+            )
+            stack.callback(keep.remove)
         yield
 
 
@@ -67,7 +75,7 @@ def decoder_inputs(
 
     Args:
         model: The detector.
-        outputs: Where its features are, and the encoder's memory if it was captured.
+        outputs: Where its features are, and the encoder's memory where it has run already.
         features: By which name.
         samples: Sizes of the images.
     """
@@ -85,7 +93,7 @@ def decode_own(
 
     Args:
         model: The detector.
-        outputs: Where its features are, and the encoder's memory if it was captured.
+        outputs: Where its features are, and the encoder's memory where it has run already.
         features: By which name.
         samples: Sizes of the images.
 
@@ -125,7 +133,7 @@ def teach(
 
     Args:
         model: The teacher's detector.
-        outputs: Where its features are, and the encoder's memory if it was captured.
+        outputs: Where its features are, and the encoder's memory where it has run already.
         features: By which name.
         family: Its family.
         samples: Sizes of the images.
