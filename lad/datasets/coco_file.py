@@ -50,6 +50,7 @@ def read_coco(
         return unusable(
             "not_coco", f"not a COCO annotation file: it holds a {type(content).__name__}, not a dict"
         )
+    found = listed(sorted(map(str, content))) or "none"
     if not annotated:
         content.setdefault("annotations", [])
     if not labelled:
@@ -57,7 +58,6 @@ def read_coco(
     for key in ("images", "annotations", "categories"):
         entries = content.get(key)
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            found = listed(sorted(map(str, content)))
             return unusable(
                 "not_coco", f"not a COCO annotation file: it has no list of {key} (keys: {found})"
             )

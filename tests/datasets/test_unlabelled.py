@@ -83,7 +83,8 @@ def test_labelled_is_true_or_false(folder, labelled):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (dict(annotations=[]), "no list of images"),
+        (dict(annotations=[]), r"no list of images \(keys: annotations\)"),
+        ({}, r"no list of images \(keys: none\)"),
         ([], "not a COCO annotation file"),
         (dict(images=3), "images"),
     ],
