@@ -25,7 +25,8 @@ train_dataloader = dict(
         ),
     ),
 )
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=25)
-optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=0.001, weight_decay=0.05))
-param_scheduler = [dict(type="CosineAnnealingLR", by_epoch=True, T_max=25, convert_to_iter_based=True)]
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=50)
+# Of three rates the one whose loss was lowest after 8 epochs: 7.0; 7.3 at three times, 8.4 at ten times this rate.
+optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=0.0001, weight_decay=0.05))
+param_scheduler = [dict(type="CosineAnnealingLR", by_epoch=True, T_max=50, convert_to_iter_based=True)]
 randomness = dict(seed=0)

@@ -26,6 +26,9 @@ class Outputs:
     are not checked.
     """
 
+    #: Whether they are those of a frozen network, in eval mode: what is computed of them once more is the same.
+    frozen: bool = True
+
     def __init__(self) -> None:
         self._calls: dict[str, list[Any]] = {}
         self._versions: dict[str, list[tuple[Tensor, int]]] = {}

@@ -26,7 +26,7 @@ class _FeatureDistance(torch.autograd.Function):
         # derivative finite, and 0, where the two are equal.
         distance = difference.square().sum(dim=1).clamp_(min=TINY).sqrt_()
         if ctx.needs_input_grad[0]:
-            positions = distance[0].numel()
+            positions = distance.shape[1:].numel()
             ctx.save_for_backward(difference.div_(distance.unsqueeze(1) * positions))
         return distance.mean(dim=(1, 2))
 

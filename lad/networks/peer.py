@@ -104,14 +104,15 @@ class DetachedOutputs(Outputs):
         source: The captured outputs; may still be empty.
     """
 
+    frozen = False
+
     def __init__(self, source: Outputs) -> None:
         super().__init__()
         self._source = source
 
     def calls(self, name: str) -> list[Any]:
         """See :meth:`Outputs.calls`."""
-        captured = tree_map_only(Tensor, torch.Tensor.detach, self._source.calls(name))
-        return captured or super().calls(name)
+        return tree_map_only(Tensor, torch.Tensor.detach, self._source.calls(name))
 
 
 @contextmanager

@@ -78,6 +78,7 @@ def test_weight_may_share_dimensions_and_be_a_scalar():
         ("HintLoss", (0, 3)),
         ("ATLoss", (0, 3, 4, 4)),
         ("CWDLoss", (0, 3, 4, 4)),
+        ("FeatureDistanceLoss", (0, 3, 4, 4)),
         ("MGDLoss", (0, 3, 4, 4)),
         ("PKDLoss", (0, 3, 4, 4)),
         ("SimilarityPreservingLoss", (0, 3, 4, 4)),

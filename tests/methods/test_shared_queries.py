@@ -384,10 +384,15 @@ def test_encoder_runs_once_for_all_methods_whose_losses_are_those_of_each_alone(
 def test_detectors_are_as_before_after_a_step_and_after_an_exception(family, tmp_path):
     model = distil(FAMILIES[family](), FAMILIES[family](), tmp_path)
     batch = make_batch(**BATCH)
-    places = [model.student, model.student.bbox_head, model.teacher.model, model.teacher.model.bbox_head]
-    before = [dict(vars(place)) for place in places]
+    teacher = model.teacher.model
+    places = [model.student, model.student.bbox_head, teacher, teacher.bbox_head, teacher.encoder]
+
+    def state():
+        return [dict(vars(place)) for place in places], dict(teacher.encoder._forward_hooks)
+
+    before = state()
     seeded_loss(model, batch)
-    assert [dict(vars(place)) for place in places] == before
+    assert state() == before
 
     def broken(*args, **kwargs):
         raise ZeroDivisionError
@@ -398,7 +403,7 @@ def test_detectors_are_as_before_after_a_step_and_after_an_exception(family, tmp
     ):
         with pytest.raises(ZeroDivisionError), replaced(owner, name, broken):
             seeded_loss(model, batch)
-        assert [dict(vars(place)) for place in places] == before
+        assert state() == before
 
 
 def test_other_widths_layers_queries_and_levels(tmp_path):
@@ -471,6 +476,22 @@ def test_peer_teaches_and_both_ways():
     }
     assert reached
     assert not any(name.startswith("distillation.") for name in reached)
+
+
+def test_a_peers_answers_are_those_without_dropout_also_where_its_memory_is_read():
+    networks = dict(a=small_detr("one_stage"), b=small_detr("one_stage", base=16))
+    matched = dict(type="MatchedQueryDistillation", learner="a", taught_by="b")
+    memory = dict(
+        type="FeatureDistillation", student="encoder", teacher="encoder", loss=dict(type="HintLoss")
+    )
+    found = []
+    for more in ([], [dict(memory, learner="a", taught_by="b")]):
+        config = dict(type="DistillationDetector", networks=networks, methods=[matched, *more])
+        torch.manual_seed(0)
+        model = MODELS.build(copy.deepcopy(config))
+        losses = seeded_loss(model.train(), make_batch(**BATCH))
+        found += [loss for name, loss in losses.items() if name.endswith("loss_matched_cls")]
+    assert torch.equal(*found)
 
 
 def test_classes_are_found_by_name(tmp_path):

@@ -53,10 +53,13 @@ def recording_decoder_inputs(model: BaseDetector) -> Iterator[dict[str, Any]]:
 def encoding_once(model: BaseDetector, outputs: Outputs) -> Iterator[None]:
     """A context in which a DETR's encoder answers what it did before for the batch, and keeps it where it has not.
 
-    Several methods read the memory, of which some have it captured.
+    Several methods read the memory, of which some have it captured. A peer's was computed with dropout, so that
+    its encoder runs anew.
     """
     with ExitStack() as stack:
-        if "encoder" in outputs:
+        if not outputs.frozen:
+            pass
+        elif "encoder" in outputs:
             stack.enter_context(
                 replaced(model.encoder, "forward", lambda *args, **kwargs: outputs["encoder"])
             )
