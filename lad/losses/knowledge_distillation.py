@@ -55,10 +55,12 @@ def _softplus(logits: Tensor) -> Tensor:
 
 def _binary_terms(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """The divergence of each classifier and its derivative, T (p_s - p_t)."""
-    student, teacher = soften_logits(student, teacher, temperature)
+    # Not soften_logits: `_checked` has checked and cast them, and the bound below is the tighter one.
+    if temperature != 1:
+        student, teacher = student / temperature, teacher / temperature
     # Beyond, a probability is 0 or 1 and the result does not depend on the logit, whose size would cost digits.
     bound = -math.log(torch.finfo(teacher.dtype).tiny)
-    teacher = teacher.clamp_(-bound, bound)
+    teacher = teacher.clamp(-bound, bound)
     taught = teacher.sigmoid()
     # p_t (log p_t - log p_s) + (1 - p_t) (log(1 - p_t) - log(1 - p_s)) with log p = logit + log(1 - p): two logarithms
     # fewer, no logarithm of 0, and exactly 0 for equal logits.

@@ -57,13 +57,11 @@ def encoding_once(model: BaseDetector, outputs: Outputs) -> Iterator[None]:
     its encoder runs anew.
     """
     with ExitStack() as stack:
-        if not outputs.frozen:
-            pass
-        elif "encoder" in outputs:
+        if outputs.frozen and "encoder" in outputs:
             stack.enter_context(
                 replaced(model.encoder, "forward", lambda *args, **kwargs: outputs["encoder"])
             )
-        else:
+        elif outputs.frozen:
             keep = model.encoder.register_forward_hook(
                 lambda module, args, memory: outputs.add("encoder", memory)
             )
