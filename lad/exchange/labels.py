@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lad.base.replace import replaced
 from lad.errors import UnsupportedError
 from lad.heads.batched_paa_head import BatchedPAAHead
+from lad.heads.dense import join_priors
 
 import torch
 from mmdet.models.dense_heads import (
@@ -87,6 +88,17 @@ class DenseLabels:
     counts: Tensor
     positive: Tensor
     avg_factor: float | Tensor
+
+    def joined(self, sizes: Sequence[tuple[int, int]]) -> DenseLabels:
+        """The same in the order of :func:`lad.heads.dense.join_levels`, (N * A, L).
+
+        Args:
+            sizes: (height, width) of each level in cells.
+        """
+        labels, counts, positive = (
+            join_priors(each, sizes) for each in (self.labels, self.counts, self.positive)
+        )
+        return replace(self, labels=labels, counts=counts, positive=positive)
 
 
 def can_read_labels(head: BaseDenseHead) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,12 +48,41 @@ def flatten_levels(levels: Sequence[Tensor], channels: int) -> Tensor:
     return cells.reshape(len(cells), -1, channels)
 
 
+def join_levels(levels: Sequence[Tensor], channels: int) -> Tensor:
+    """Join a head's (N, A * channels, H, W) of each level to (N * A, L, channels), L the cells of all levels.
+
+    The same rows as :func:`flatten_levels` gives, in another order and without moving the channels of a prior next to
+    each other in memory: a view of (N * A, channels, L). For losses of single elements, to which their order is
+    nothing; neither this copy nor the one of its gradient transposes.
+    """
+    maps = torch.cat([level.flatten(2) for level in levels], dim=2)
+    return maps.unflatten(1, (-1, channels)).flatten(0, 1).transpose(1, 2)
+
+
+def join_priors(priors: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """Put what is known of each prior, (N, P), into the order of :func:`join_levels`, (N * A, L).
+
+    Args:
+        priors: In MMDetection's order: level by level, cell by cell, the A priors of a cell together.
+        sizes: (height, width) of each level in cells.
+    """
+    cells = [height * width for height, width in sizes]
+    per_cell = priors.shape[1] // sum(cells)
+    levels = priors.split([per_cell * count for count in cells], dim=1)
+    joined = [level.unflatten(1, (-1, per_cell)).transpose(1, 2) for level in levels]
+    return torch.cat(joined, dim=2).flatten(0, 1)
+
+
 def level_sizes(levels: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
     """(height, width) in cells of each level of a head's outputs."""
     return tuple((level.shape[-2], level.shape[-1]) for level in levels)
 
 
-def class_logits(head: BaseDenseHead, outputs: Sequence[Any]) -> Tensor:
+def class_logits(
+    head: BaseDenseHead,
+    outputs: Sequence[Any],
+    join: Callable[[Sequence[Tensor], int], Tensor] = flatten_levels,
+) -> Tensor:
     """Logits (N, P, channels) of the class scores by which a dense head ranks classes.
 
     TOOD, COP and IOP heads return probabilities, which are converted to float32 logits. YOLOX and AutoAssign predict an
@@ -62,10 +91,11 @@ def class_logits(head: BaseDenseHead, outputs: Sequence[Any]) -> Tensor:
     Args:
         head: A dense head whose first output are the class scores of each level.
         outputs: What its ``forward`` returned for the batch.
+        join: The order of the priors: :func:`flatten_levels`, or :func:`join_levels` for (N * A, L, channels).
     """
-    scores = flatten_levels(outputs[0], head.cls_out_channels)
+    scores = join(outputs[0], head.cls_out_channels)
     if isinstance(head, (YOLOXHead, AutoAssignHead)):
-        return product_logit(scores, flatten_levels(outputs[2], 1))
+        return product_logit(scores, join(outputs[2], 1))
     if isinstance(head, TOODHead) or getattr(head, "predicts_probabilities", False):
         return probability_logit(scores)
     return scores

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-#: Takes logits of student and teacher of one shape, or what was prepared of them; gives the loss of each element and
-#: its derivative by the student's logit, both in new memory.
-Terms = Callable[[Any, Any], tuple[Tensor, Tensor]]
+#: Takes logits of student and teacher of one shape, or what was prepared of them, and memory of that shape; writes the
+#: derivative of each element by the student's logit there and gives the loss of each in new memory.
+Terms = Callable[[Any, Any, Tensor], Tensor]
 
 #: Elements of a block. A loss of binary classifiers has ten intermediate tensors, each as large as the logits: half a
 #: gigabyte for a RetinaNet's eight images of 800x1333 and 80 classes. On a CPU blocks stay in its cache; on other
@@ -24,7 +24,8 @@ CPU_BLOCK, DEVICE_BLOCK = 2**17, 2**22
 class _Elements(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, terms: Terms, student: Any, teacher: Any) -> Tensor:
-        loss, derivative = terms(student, teacher)
+        derivative = torch.empty_like(logits)
+        loss = terms(student, teacher, derivative)
         ctx.save_for_backward(derivative)
         return loss
 
@@ -39,16 +40,14 @@ class _RowSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, terms: Terms, student: Any, teacher: Any) -> Tensor:
         sums = logits.new_empty(logits.shape[:-1])
-        derivatives = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        derivatives = torch.empty_like(logits)
         block = CPU_BLOCK if logits.device.type == "cpu" else DEVICE_BLOCK
         step = max(block // max(logits.shape[1:].numel(), 1), 1)
         # A loop, as all rows at once need memory for each intermediate result.
         for start in range(0, len(logits), step):
             rows = slice(start, start + step)
-            loss, derivative = terms(student[rows], teacher[rows])
+            loss = terms(student[rows], teacher[rows], derivatives[rows])
             torch.sum(loss, dim=-1, out=sums[rows])
-            if derivatives is not None:
-                derivatives[rows] = derivative
         ctx.save_for_backward(derivatives)
         return sums
 

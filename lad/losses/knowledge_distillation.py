@@ -53,8 +53,8 @@ def _softplus(logits: Tensor) -> Tensor:
     return F.softplus(logits, threshold=40)
 
 
-def _binary_terms(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """The divergence of each classifier and its derivative, T (p_s - p_t)."""
+def _binary_terms(student: Tensor, teacher: Tensor, derivative: Tensor, temperature: float) -> Tensor:
+    """The divergence of each classifier; its derivative, T (p_s - p_t), is written."""
     # Not soften_logits: `_checked` has checked and cast them, and the bound below is the tighter one.
     if temperature != 1:
         student, teacher = student / temperature, teacher / temperature
@@ -65,7 +65,8 @@ def _binary_terms(student: Tensor, teacher: Tensor, temperature: float) -> tuple
     # p_t (log p_t - log p_s) + (1 - p_t) (log(1 - p_t) - log(1 - p_s)) with log p = logit + log(1 - p): two logarithms
     # fewer, no logarithm of 0, and exactly 0 for equal logits.
     divergence = (teacher - student).mul_(taught).sub_(_softplus(teacher)).add_(_softplus(student))
-    return divergence.mul_(temperature**2), student.sigmoid().sub_(taught).mul_(temperature)
+    torch.sigmoid(student, out=derivative).sub_(taught).mul_(temperature)
+    return divergence.mul_(temperature**2)
 
 
 def binary_kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -123,6 +124,7 @@ class KDLoss(WeightedLoss):
     """
 
     logit_forms = frozenset({"sigmoid", "softmax"})
+    any_shape = True
     made_for = "DenseLogitDistillation or RoILogitDistillation"
 
     def __init__(
@@ -138,7 +140,7 @@ class KDLoss(WeightedLoss):
         self.temperature = temperature
 
     def elements(self, pred: Tensor, target: Tensor) -> Tensor:
-        """(n,) the loss of each sample."""
+        """(...) the loss of each sample."""
         if self.use_sigmoid:
             return row_losses(*_checked(pred, target, self.temperature))
         return kl_divergence(pred, target, self.temperature)

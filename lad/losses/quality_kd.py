@@ -15,9 +15,9 @@ from torch import Tensor
 
 
 def _terms(
-    student: Tensor | BinaryLogits, teacher: Tensor | BinaryLogits, beta: float
-) -> tuple[Tensor, Tensor]:
-    """The loss of each element and its derivative."""
+    student: Tensor | BinaryLogits, teacher: Tensor | BinaryLogits, derivative: Tensor, beta: float
+) -> Tensor:
+    """The loss of each element; its derivative is written."""
     own = BinaryLogits.of(student)
     target = (
         teacher.probabilities if isinstance(teacher, BinaryLogits) else teacher.to(own.logits.dtype).sigmoid()
@@ -26,7 +26,7 @@ def _terms(
     entropy = torch.addcmul(own.softplus, target, own.logits, value=-1)
     # beta |d|^(beta - 1) sign(d) p (1 - p) entropy + |d|^beta d, as the derivative of the entropy is d; of beta = 1 it
     # is sign(d) (p (1 - p) entropy + d^2).
-    derivative = own.slope * entropy
+    torch.mul(own.slope, entropy, out=derivative)
     if beta == 1:
         derivative.addcmul_(difference, difference)
         entropy.mul_(difference).abs_()
@@ -35,7 +35,8 @@ def _terms(
         power = distance.pow(beta - 1)
         derivative.mul_(beta).addcmul_(distance, distance).mul_(power)
         entropy.mul_(distance.mul_(power))
-    return entropy, derivative.mul_(difference.sign_())
+    derivative.mul_(difference.sign_())
+    return entropy
 
 
 def quality_kd_loss(
@@ -103,6 +104,7 @@ class QualityKDLoss(WeightedLoss):
     """
 
     logit_forms = frozenset({"sigmoid"})
+    any_shape = True
     made_for = "CrossHeadDistillation or DenseLogitDistillation"
     #: What it computes of one network's logits alone; its arguments may be that in the place of logits.
     prepare = staticmethod(BinaryLogits.of)
@@ -114,5 +116,5 @@ class QualityKDLoss(WeightedLoss):
         self.beta = beta
 
     def elements(self, pred: Tensor | BinaryLogits, target: Tensor | BinaryLogits) -> Tensor:
-        """(n,) the loss of each sample, of the (n, C) logits of student and teacher."""
+        """(...) the loss of each sample, of the (n, C) logits of student and teacher."""
         return row_losses(*_checked(pred, target, self.beta))

@@ -119,6 +119,7 @@ class SoftCrossEntropyLoss(WeightedLoss):
     """
 
     logit_forms = frozenset({"sigmoid", "softmax"})
+    any_shape = True
     made_for = "RPNDistillation, RCNNDistillation, DenseLogitDistillation or RoILogitDistillation"
 
     def __init__(
@@ -154,7 +155,7 @@ class SoftCrossEntropyLoss(WeightedLoss):
         return weights if self.use_sigmoid else F.pad(weights, (0, 1), value=self.background_weight)
 
     def elements(self, pred: Tensor, target: Tensor) -> Tensor:
-        """(n,) the loss of each sample; the channels of a sigmoid classifier are summed, as in MMDetection."""
+        """(...) the loss of each sample; the channels of a sigmoid classifier are summed, as in MMDetection."""
         weights, more = self.class_weights(pred), (self.temperature, self.rescale)
         if self.use_sigmoid:
             return binary_soft_cross_entropy(pred, target, weights, self.background_weight, *more).sum(dim=-1)

@@ -32,6 +32,8 @@ class WeightedLoss(nn.Module):
 
     #: Classifiers of which it compares (n, C) logits, with a weight for each sample: ``'sigmoid'``, ``'softmax'``.
     logit_forms: frozenset[str] = frozenset()
+    #: Whether it also compares (..., C) logits, with weights (...).
+    any_shape: bool = False
     #: The methods that it is made for, where it is no loss of two features of one shape.
     made_for: str = ""
 

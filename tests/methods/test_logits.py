@@ -9,11 +9,10 @@ from mmdet.registry import MODELS
 
 SIGMOID = ["DKDLoss", "KDLoss", "QualityKDLoss", "SoftCrossEntropyLoss"]
 SOFTMAX = ["DKDLoss", "KDLoss", "SoftCrossEntropyLoss"]
+FORMS = [*((name, True) for name in SIGMOID), *((name, False) for name in SOFTMAX)]
 
 
-@pytest.mark.parametrize(
-    ("name", "use_sigmoid"), [*((name, True) for name in SIGMOID), *((name, False) for name in SOFTMAX)]
-)
+@pytest.mark.parametrize(("name", "use_sigmoid"), FORMS)
 def test_what_is_offered_compares_weighted_samples_in_the_form_of_the_classifier(name, use_sigmoid):
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(5, 3, generator=generator) for _ in range(2))
@@ -72,3 +71,17 @@ def test_a_loss_of_ones_own_says_what_it_compares():
             build_logit_loss(dict(type="OwnLoss"), True)
     finally:
         del MODELS.module_dict["OwnLoss"]
+
+
+@pytest.mark.parametrize(("name", "use_sigmoid"), FORMS)
+def test_a_loss_is_the_same_over_rows_and_over_priors_of_maps(name, use_sigmoid):
+    loss = build_logit_loss(dict(type=name), use_sigmoid)
+    generator = torch.Generator().manual_seed(0)
+    # As lad.heads.dense.join_levels gives them: 4 maps of 6 cells, 3 channels.
+    student, teacher = torch.randn(2, 4, 3, 6, generator=generator).transpose(2, 3).unbind()
+    labels = torch.randint(0, 3 if use_sigmoid else 2, (4, 6), generator=generator)
+    weight = torch.rand(4, 6, generator=generator)
+    rows = logit_loss(
+        loss, student.flatten(0, 1), teacher.flatten(0, 1), labels.flatten(), weight.flatten(), 7.0
+    )
+    torch.testing.assert_close(logit_loss(loss, student, teacher, labels, weight, 7.0), rows)

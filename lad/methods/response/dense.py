@@ -87,6 +87,11 @@ def labels_of(head: BaseDenseHead, outputs: Sequence[Any], reader: LabelReader) 
     return reader.labels(len(outputs[0][0]), level_counts(head, outputs[0]))
 
 
+def prior_count(head: BaseDenseHead, outputs: Sequence[Any]) -> int:
+    """Number of priors of an image, from what a head's ``forward`` returned."""
+    return sum(level_counts(head, outputs[0]))
+
+
 def level_counts(head: BaseDenseHead, cls_scores: Sequence[Tensor]) -> list[int]:
     """Number of priors of each level, from the head's class scores."""
     return [level[0].numel() // head.cls_out_channels for level in cls_scores]
@@ -94,11 +99,11 @@ def level_counts(head: BaseDenseHead, cls_scores: Sequence[Tensor]) -> list[int]
 
 @torch.no_grad()
 def best_probability(logits: Tensor, use_sigmoid: bool) -> Tensor:
-    """(n,) largest class probability of (n, C) logits; of softmax classifiers the last channel is the background."""
+    """(...) largest class probability of (..., C) logits; of softmax classifiers the last channel is the background."""
     logits = logits.float()
     if use_sigmoid:
-        return logits.amax(dim=1).sigmoid()
-    return logits.softmax(dim=1)[:, :-1].amax(dim=1)
+        return logits.amax(dim=-1).sigmoid()
+    return logits.softmax(dim=-1)[..., :-1].amax(dim=-1)
 
 
 def default_logit_loss(head: Any) -> dict:
@@ -164,15 +169,15 @@ def check_labels_known(owner: str, head: BaseDenseHead) -> None:
         )
 
 
-def check_same_count(owner: str, student: Tensor, teacher: Tensor) -> None:
-    """Refuse predictions (N, P, ...) for other numbers of priors.
+def check_same_count(owner: str, student: int, teacher: int) -> None:
+    """Refuse other numbers of priors of an image.
 
     Raises:
         UnsupportedError: names both.
     """
-    if student.shape[1] != teacher.shape[1]:
+    if student != teacher:
         raise UnsupportedError(
-            f"{owner}: the student has {student.shape[1]} priors for this batch and the teacher {teacher.shape[1]}: "
+            f"{owner}: the student has {student} priors for this batch and the teacher {teacher}: "
             "their feature maps differ in size; give both the same strides."
         )
 

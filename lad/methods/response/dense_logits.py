@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from lad.errors import ConfigError
-from lad.heads.dense import class_logits
+from lad.heads.dense import class_logits, join_levels, level_sizes
 from lad.methods.base import Step
 from lad.methods.response.dense import (
     DenseDistillation,
@@ -14,6 +14,7 @@ from lad.methods.response.dense import (
     check_dense_heads,
     check_labels_known,
     check_same_count,
+    prior_count,
 )
 from lad.methods.response.logits import build_logit_loss, logit_loss
 from lad.methods.roi.two_stage import find_class_mapping
@@ -90,20 +91,20 @@ class DenseLogitDistillation(DenseDistillation):
         head, teacher_head = step.student.bbox_head, step.teacher.model.bbox_head
         outputs = step.outputs["bbox_head"]
         [taught] = step.teacher.target("bbox_head")
-        student, teacher = class_logits(head, outputs), class_logits(teacher_head, taught)
-        check_same_count("DenseLogitDistillation", student, teacher)
-        labels = self.labels(step)
-        student, teacher = student.flatten(0, 1), teacher.flatten(0, 1)
+        check_same_count(
+            "DenseLogitDistillation", prior_count(head, outputs), prior_count(teacher_head, taught)
+        )
+        student = class_logits(head, outputs, join_levels)
+        teacher = class_logits(teacher_head, taught, join_levels)
+        labels = self.labels(step).joined(level_sizes(outputs[0]))
         if head.use_sigmoid_cls:
             teacher = self.mapping.binary_logits(teacher)
         else:
             teacher = self.mapping.logits(teacher, getattr(self.loss, "temperature", 1.0))
-        weight = labels.counts.flatten().float()
+        weight = labels.counts.float()
         if self.where == "positive":
-            weight = labels.positive.flatten().float()
+            weight = labels.positive.float()
         elif self.where == "confidence":
             weight = weight * best_probability(teacher, head.use_sigmoid_cls)
-        value = logit_loss(
-            self.loss, student, teacher, labels.labels.flatten(), weight, avg_factor=labels.avg_factor
-        )
+        value = logit_loss(self.loss, student, teacher, labels.labels, weight, avg_factor=labels.avg_factor)
         return {self.loss_name: value}

@@ -87,7 +87,7 @@ class LocalisationDistillation(DenseDistillation):
         [taught] = step.teacher.target("bbox_head")
         bins = head.reg_max + 1
         own, target = (flatten_levels(levels, 4 * bins) for levels in (outputs[1], taught[1]))
-        check_same_count(OWNER, own, target)
+        check_same_count(OWNER, own.shape[1], target.shape[1])
         num_images, labels = len(own), self.labels(step)
         elements = localisation_distillation_loss(
             own.view(-1, 4, bins), target.view(-1, 4, bins), self.temperature

@@ -52,10 +52,14 @@ def logit_loss(
 
     Args:
         loss: What :func:`build_logit_loss` built.
-        student, teacher: (n, C) logits, or what the loss's ``prepare`` makes of them.
-        labels: (n,) target classes; everything outside [0, C) has none.
-        weight: (n,).
+        student, teacher: (..., C) logits, or what the loss's ``prepare`` makes of them. A loss that does not take any
+            shape (``any_shape``) gets (n, C).
+        labels: (...) target classes; everything outside [0, C) has none.
+        weight: (...).
         avg_factor: What the weighted sum is divided by.
     """
+    if not getattr(loss, "any_shape", False):
+        student, teacher = student.flatten(0, -2), teacher.flatten(0, -2)
+        labels, weight = labels.flatten(), weight.flatten()
     more = dict(labels=labels) if getattr(loss, "needs_labels", False) else {}
     return loss(student, teacher, weight=weight, avg_factor=avg_factor, **more)

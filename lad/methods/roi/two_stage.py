@@ -113,19 +113,19 @@ class ClassMapping(nn.Module):
         self.register_buffer("others", torch.tensor([*others, len(taught)]), persistent=False)
 
     def logits(self, logits: Tensor, temperature: float = 1.0) -> Tensor:
-        """(n, C_t + 1) softmax logits as (n, C + 1): the probabilities of the other classes join the background's.
+        """(..., C_t + 1) softmax logits as (..., C + 1): the probabilities of the other classes join the background's.
 
         Probabilities at the given temperature, so that softmax(result / temperature) is what joins.
         """
         if self.is_identity:
             return logits
         logits = logits.float()
-        background = (logits[:, self.others] / temperature).logsumexp(dim=1, keepdim=True) * temperature
-        return torch.cat([logits[:, self.index], background], dim=1)
+        background = (logits[..., self.others] / temperature).logsumexp(dim=-1, keepdim=True) * temperature
+        return torch.cat([logits[..., self.index], background], dim=-1)
 
     def binary_logits(self, logits: Tensor) -> Tensor:
-        """(n, C_t) logits of one binary classifier a class as (n, C)."""
-        return logits if self.is_identity else logits[:, self.index]
+        """(..., C_t) logits of one binary classifier a class as (..., C)."""
+        return logits if self.is_identity else logits[..., self.index]
 
     def deltas(self, deltas: Tensor) -> Tensor:
         """(n, C_t, 4) boxes of each class as (n, C, 4)."""

@@ -81,7 +81,7 @@ class DenseQueries(QuerySource):
         for index, view in zip(self.known.index, step.teachers.values(), strict=True):
             [output] = view.target("bbox_head")
             scores = class_logits(view.model.bbox_head, output)
-            check_same_count(self.owner, logits, scores)
+            check_same_count(self.owner, logits.shape[1], scores.shape[1])
             channel = priors * scores.shape[2] + index[classes]
             taught.append(scores.flatten(1).gather(1, channel).float())
         labels = labels_of(head, outputs, observed)

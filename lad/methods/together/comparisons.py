@@ -11,9 +11,15 @@ from typing import Any
 
 from lad.errors import UnsupportedError
 from lad.exchange.labels import DenseLabels, LabelReader, reading_labels
-from lad.heads.dense import class_logits
+from lad.heads.dense import class_logits, join_levels, level_sizes
 from lad.methods.base import Step
-from lad.methods.response.dense import check_dense_heads, check_labels_known, check_same_count, labels_of
+from lad.methods.response.dense import (
+    check_dense_heads,
+    check_labels_known,
+    check_same_count,
+    labels_of,
+    prior_count,
+)
 from lad.methods.response.logits import build_logit_loss, logit_loss
 from lad.methods.roi.logits import RoILogitDistillation
 from lad.networks.peer import PeerTeacher, PeerView
@@ -93,17 +99,18 @@ class DenseComparison(Comparison):
 
     def losses(self, steps: Mapping[str, Step], observed: Mapping[str, LabelReader]) -> dict[str, Tensor]:
         """See :meth:`Comparison.losses`."""
-        logits, labels = {}, {}
+        logits, labels, counts = {}, {}, {}
         for name, step in steps.items():
-            logits[name] = class_logits(step.student.bbox_head, step.outputs["bbox_head"])
-            labels[name] = labels_of(step.student.bbox_head, step.outputs["bbox_head"], observed[name])
+            head, outputs = step.student.bbox_head, step.outputs["bbox_head"]
+            logits[name] = class_logits(head, outputs, join_levels)
+            labels[name] = labels_of(head, outputs, observed[name]).joined(level_sizes(outputs[0]))
+            counts[name] = prior_count(head, outputs)
         for learner, teacher in self.names:
-            check_same_count(pair_label(self.owner, learner, teacher), logits[learner], logits[teacher])
-        flat = {name: of_network.flatten(0, 1) for name, of_network in logits.items()}
+            check_same_count(pair_label(self.owner, learner, teacher), counts[learner], counts[teacher])
         if prepare := getattr(self.loss, "prepare", None):
-            own = taught = {name: prepare(of_network) for name, of_network in flat.items()}
+            own = taught = {name: prepare(of_network) for name, of_network in logits.items()}
         else:
-            own, taught = flat, {name: of_network.detach() for name, of_network in flat.items()}
+            own, taught = logits, {name: of_network.detach() for name, of_network in logits.items()}
         return {
             name: _loss_over_labels(self.loss, own[learner], taught[teacher], labels[learner])
             for (learner, teacher), name in self.names.items()
@@ -178,18 +185,18 @@ def compare_dense(
     Raises:
         UnsupportedError: the numbers of priors differ.
     """
-    check_same_count(owner, student, teacher)
-    return _loss_over_labels(loss, student.flatten(0, 1), teacher.detach().flatten(0, 1), labels)
+    check_same_count(owner, student.shape[1], teacher.shape[1])
+    return _loss_over_labels(loss, student, teacher.detach(), labels)
 
 
 def _loss_over_labels(loss: nn.Module, student: Any, teacher: Any, labels: DenseLabels) -> Tensor:
-    """A loss of (N P, C) logits, or of what it has prepared of them."""
+    """A loss of logits, or of what it has prepared of them, in the order of the labels."""
     return logit_loss(
         loss,
         student,
         teacher,
-        labels.labels.flatten(),
-        labels.counts.flatten().float(),
+        labels.labels,
+        labels.counts.float(),
         avg_factor=labels.avg_factor,
     )
 
