@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lad.base.capture import Outputs
 from lad.networks.forward import PLAIN_FEATURES
@@ -17,6 +17,8 @@ from torch.utils._pytree import tree_map_only
 
 if TYPE_CHECKING:
     from lad.networks.frozen import FrozenTeacher
+
+T = TypeVar("T")
 
 
 class TeacherView:
@@ -73,9 +75,27 @@ class TeacherView:
     def target(self, module: str) -> list[Any]:
         """Outputs of a module, one an element for each of its calls, as targets that a loss can take.
 
-        Tensors of ``inference_mode`` cannot be saved for a backward pass; these can.
+        Tensors of ``inference_mode`` cannot be saved for a backward pass; these can. They are read only: methods share
+        them.
         """
-        return tree_map_only(Tensor, _ordinary, self.outputs.calls(module))
+        return self.once(
+            ("target", module), lambda: tree_map_only(Tensor, _ordinary, self.outputs.calls(module))
+        )
+
+    def once(self, what: Hashable, derive: Callable[[], T]) -> T:
+        """What methods derive from the outputs alike: computed for the first that asks, and shared by all.
+
+        Args:
+            what: Names it.
+            derive: Computes it of :meth:`target`; what it gives is read only.
+        """
+        if what not in self._derived:
+            self._derived[what] = derive()
+        return self._derived[what]
+
+    @cached_property
+    def _derived(self) -> dict[Hashable, Any]:
+        return {}
 
     def evaluate(self, function: Callable[..., Any], *args: Any) -> Any:
         """Evaluate modules of the teacher on more than the images (on boxes, for instance), without gradient.

@@ -257,7 +257,10 @@ def test_losses_on_cuda_inputs_do_not_wait(loss):
         method = DenseLogitDistillation(where="confidence")
         method.loss = loss(use_sigmoid=True)
         method.mapping = SimpleNamespace(binary_logits=lambda logits: logits)
-        teacher = SimpleNamespace(model=SimpleNamespace(bbox_head=head), target=lambda name: [outputs])
+        model = SimpleNamespace(bbox_head=head)
+        teacher = SimpleNamespace(
+            model=model, target=lambda name: [outputs], once=lambda what, derive: derive()
+        )
         step = Step(None, None, SimpleNamespace(bbox_head=head), teacher, dict(bbox_head=outputs))
         with reading_labels(head) as reader:
             for height, width in sizes:

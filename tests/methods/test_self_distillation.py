@@ -6,6 +6,8 @@ from lad.base.progress import Progress
 from lad.engine.randomness import seed_step
 from lad.errors import ConfigError, UnsupportedError
 from lad.exchange.labels import reading_labels
+from lad.heads.dense import class_logits
+from lad.methods.response import dense_logits
 
 import pytest
 import torch
@@ -358,6 +360,21 @@ def test_what_has_no_weight_is_not_computed():
     features = distil(dict(SELF, alpha=0)).train()
     assert "early.student.loss_self_logits" not in loss_of(features, BATCH)
     assert features.methods[0].loss_weights() == {"loss_self_features": 0.03}
+
+
+def test_logits_of_the_network_are_read_once_for_all_exits(monkeypatch):
+    exits = dict(student=dict(early=EARLY, later=LATE))
+    model = distil(dict(SELF, feature_weight=0), exits=exits).train()
+    read = []
+
+    def counted(head, *args):
+        read.append(head)
+        return class_logits(head, *args)
+
+    monkeypatch.setattr(dense_logits, "class_logits", counted)
+    loss_of(model, BATCH)
+    heads = [model.learners[name].bbox_head for name in ("student", "student.early", "student.later")]
+    assert [read.count(head) for head in heads] == [1, 1, 1]
 
 
 def test_another_loss_of_logits_takes_the_place_of_kl():

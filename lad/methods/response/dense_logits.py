@@ -95,7 +95,10 @@ class DenseLogitDistillation(DenseDistillation):
             "DenseLogitDistillation", prior_count(head, outputs), prior_count(teacher_head, taught)
         )
         student = class_logits(head, outputs, join_levels)
-        teacher = class_logits(teacher_head, taught, join_levels)
+        # Several exits or methods may learn them.
+        teacher = step.teacher.once(
+            "joined class logits", lambda: class_logits(teacher_head, taught, join_levels)
+        )
         labels = self.labels(step).joined(level_sizes(outputs[0]))
         if head.use_sigmoid_cls:
             teacher = self.mapping.binary_logits(teacher)
