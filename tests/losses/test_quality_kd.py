@@ -62,6 +62,17 @@ def test_certain_predictions_are_finite_with_finite_gradients(dtype):
     assert student.grad.isfinite().all()
 
 
+def test_float64_is_exact_to_its_last_digits_where_float32_sees_the_logit_alone():
+    student = torch.tensor([22.0, 30.0, 45.0], dtype=torch.float64)
+    found = quality_kd_loss(student, torch.full_like(student, 3.0))
+    # -log(p_s) = log1p(exp(-z)), which is 3e-10 of a logit of 22.
+    target, miss = torch.full_like(student, 3.0).sigmoid(), (-student).exp()
+    expected = (student.sigmoid() - target) * (
+        target * miss.log1p() + (1 - target) * (student + miss.log1p())
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
+
+
 def test_module_sums_classes_and_obeys_reduction_weight_and_average():
     student, teacher = torch.zeros(2, 3), torch.full((2, 3), LN3)
     one = 3 * LN2 / 4
