@@ -19,11 +19,14 @@ def _terms(
 ) -> Tensor:
     """The loss of each element; its derivative is written."""
     own = BinaryLogits.of(student)
-    target = (
-        teacher.probabilities if isinstance(teacher, BinaryLogits) else teacher.to(own.logits.dtype).sigmoid()
-    )
-    difference = own.probabilities - target
-    entropy = torch.addcmul(own.softplus, target, own.logits, value=-1)
+    # What is computed here of this block is overwritten: with a tensor less for each result it fits a CPU's cache.
+    entropy_memory = None if own is student else own.softplus
+    if isinstance(teacher, BinaryLogits):
+        target, difference_memory = teacher.probabilities, None
+    else:
+        target = difference_memory = teacher.to(own.logits.dtype).sigmoid()
+    entropy = torch.addcmul(own.softplus, target, own.logits, value=-1, out=entropy_memory)
+    difference = torch.sub(own.probabilities, target, out=difference_memory)
     # beta |d|^(beta - 1) sign(d) p (1 - p) entropy + |d|^beta d, as the derivative of the entropy is d; of beta = 1 it
     # is sign(d) (p (1 - p) entropy + d^2).
     torch.mul(own.slope, entropy, out=derivative)

@@ -1,8 +1,10 @@
 """Quality focal loss against a teacher's probabilities."""
 
+import copy
 import math
 
 from lad.losses import QualityKDLoss, quality_kd_loss
+from lad.losses.binary_logits import BinaryLogits
 
 import pytest
 import torch
@@ -121,3 +123,16 @@ def test_gradient_is_that_of_the_formula_written_in_torch(beta):
 def test_prepared_logits_of_another_shape_are_refused():
     with pytest.raises(ValueError, match="logits of shape"):
         quality_kd_loss(QualityKDLoss.prepare(torch.zeros(2)), QualityKDLoss.prepare(torch.zeros(3)))
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_what_it_compares_is_not_overwritten(prepared):
+    make = BinaryLogits.of if prepared else torch.clone
+    operands = [make(torch.randn(5, 7)) for _ in range(2)]
+    kept = copy.deepcopy(operands)
+    QualityKDLoss()(*operands)
+    for one, before in zip(operands, kept, strict=True):
+        pairs = (
+            [(one, before)] if not prepared else zip(vars(one).values(), vars(before).values(), strict=True)
+        )
+        assert all(torch.equal(now, then) for now, then in pairs)

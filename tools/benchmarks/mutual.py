@@ -1,6 +1,6 @@
 """Cost of a step of mutual learning beside the sum of the steps of its networks alone.
 
-python tools/benchmarks/mutual.py [CONFIG ...] [--repeats 11] [--threads 1] [--cpu-time]
+python tools/benchmarks/mutual.py [CONFIG ...] [--repeats 11] [--threads 1] [--cpu-time] [--keep-memory]
 
 A step is the loss, its backward pass and the optimizer. Where networks have exits, the sum is that of each network with
 its exits and without the method. A step is compared with one of the same networks without the method too, which tells
@@ -30,7 +30,7 @@ from lad.methods.base import Step
 import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
-from timing import alternate, ratio
+from timing import alternate, keep_freed_memory, ratio
 from torch import Tensor
 
 ROOT = Path(__file__).parents[2]
@@ -134,7 +134,10 @@ def main() -> None:
     parser.add_argument(
         "--cpu-time", action="store_true", help="CPU time of this process, which others disturb less"
     )
+    parser.add_argument("--keep-memory", action="store_true", help="the C library keeps what is freed")
     args = parser.parse_args()
+    if args.keep_memory:
+        keep_freed_memory()
     logging.disable(logging.INFO)
     warnings.filterwarnings("ignore")
     init_default_scope("mmdet")

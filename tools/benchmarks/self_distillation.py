@@ -1,6 +1,6 @@
 """Cost of a step of self-distillation beside a plain step and the forward and backward passes of the exits.
 
-python tools/benchmarks/self_distillation.py [--only retinanet] [--repeats 15] [--cpu-time]
+python tools/benchmarks/self_distillation.py [--only retinanet] [--repeats 15] [--cpu-time] [--keep-memory]
 
 The step with the method is compared with what cannot be saved: the network's plain step, plus a forward and backward
 pass of each exit's neck and head with its own loss, on maps that are given. `exits` is the step of the same detector
@@ -26,7 +26,7 @@ import torch
 from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 from seams import make_batch
-from timing import alternate, ratio
+from timing import alternate, keep_freed_memory, ratio
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = {
@@ -93,7 +93,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cpu-time", action="store_true", help="of this process, on a machine with others")
+    parser.add_argument("--keep-memory", action="store_true", help="the C library keeps what is freed")
     args = parser.parse_args()
+    if args.keep_memory:
+        keep_freed_memory()
     warnings.filterwarnings("ignore")
     logging.disable(logging.INFO)  # MMEngine lists every weight that it initialises
     init_default_scope("mmdet")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+#: Parameters of glibc's mallopt(3): M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD, in bytes.
+KEEP_MEMORY = {-3: 2**30, -1: 2**31 - 1, -2: 2**28}
 
 
 @dataclass(frozen=True)
@@ -58,3 +63,20 @@ def ratio(slow: list[float], fast: list[float]) -> Ratio:
         slow=statistics.median(slow),
         fast=statistics.median(fast),
     )
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed, as PyTorch's allocators of other devices do.
+
+    By default glibc gives large blocks back to the system, and a step that holds more tensors at once than the steps
+    it is compared with pays for each page of them anew.
+
+    Raises:
+        SystemExit: the C library is another one, or refuses.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        raise SystemExit("--keep-memory is for glibc alone; leave it out.")
+    library = ctypes.CDLL(None)
+    for parameter, size in KEEP_MEMORY.items():
+        if not library.mallopt(parameter, size):
+            raise SystemExit(f"--keep-memory: mallopt({parameter}, {size}) was refused; leave it out.")
