@@ -112,11 +112,62 @@ def test_a_failed_training_is_recorded_with_its_error_and_the_suite_goes_on(fake
     assert len(fake.starts("student/0")) == 2
 
 
-def test_detections_that_cannot_be_evaluated_fail_their_run_alone(fake, tmp_path):
-    change(tmp_path / "student.py", "ann_file=", "ann_file_=")
+def test_detections_that_cannot_be_recorded_fail_their_run_alone(fake, monkeypatch):
+    def count(cfg):
+        if "student" in cfg.filename:
+            raise ValueError("an obstacle")
+        return 1000
+
+    monkeypatch.setattr(runs, "count_parameters", count)
     assert run(fake)[0] == 1
-    assert "test_evaluator=dict(type='CocoMetric', ann_file=...)" in records(fake)[Key("student", 1)].error
+    assert records(fake)[Key("student", 1)].error == "ValueError: an obstacle"
     assert records(fake)[Key("lad", 1)].status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "ann_file=",
+            "ann_file_=",
+            r"student.py: a suite needs test_evaluator=dict\(type='CocoMetric', ann_file",
+        ),
+        (
+            "'thing',",
+            "'thing', 'other'",
+            "fake: 'student' is evaluated on other, thing and 'teacher' on thing; evaluate both on the same, or give "
+            "'evaluate: false' to an entry",
+        ),
+        (
+            "annotations.json",
+            "others.json",
+            r"'student' is evaluated on \S*others.json and 'teacher' on \S*annotations",
+        ),
+    ],
+    ids=["nothing", "other classes", "other images"],
+)
+def test_rows_that_are_not_evaluated_on_the_same_are_refused_before_the_first_training(
+    fake, tmp_path, old, new, message
+):
+    change(tmp_path / "student.py", old, new)
+    with pytest.raises(ConfigError, match=message):
+        run(fake)
+    assert fake.starts("teacher/0") == []
+    # What is not asked for, and what has no row, does not matter.
+    assert run(fake, only=["lad"], seeds=[0])[0] == 0
+    with fake.edited() as content:
+        del content["claims"], content["entries"]["lad"]["baseline"]
+        content["entries"]["student"]["evaluate"] = False
+        content["entries"]["lad"]["needs"]["before"] = dict(entry="student", seed="same")
+        content["entries"]["lad"]["options"] = {"teacher_checkpoint": "{teacher}{before}"}
+    assert run(fake, seeds=[0], rerun_changed=True)[0] == 0
+
+
+def test_classes_in_another_order_are_the_same(fake, tmp_path):
+    for name in ("teacher", "student", "lad"):
+        change(tmp_path / f"{name}.py", "'thing',", "'thing', 'other'")
+    change(tmp_path / "student.py", "'thing', 'other'", "'other', 'thing'")
+    assert run(fake, seeds=[0])[0] == 0
 
 
 def test_students_of_a_teacher_that_failed_wait_for_the_next_time(fake):

@@ -1,5 +1,7 @@
 """The suites of several teachers: each student gets the checkpoints of the teachers that its entry names."""
 
+from suites.comparable import check_comparable
+from suites.plan import Options, plan
 from suites.runs import Run
 from suites.suite_file import load_suite
 
@@ -37,6 +39,12 @@ def test_the_student_is_the_same_in_every_comparison(tmp_path):
     alone = Run(suite, suite.entries["alone"], 0, tmp_path).config.model
     for model in models:
         assert {key: value for key, value in model.student.items() if key in alone} == alone
+
+
+def test_teachers_of_one_class_have_no_row_beside_those_of_three(tmp_path):
+    suite = load_suite(ROOT / "configs/benchmarks/bccd_specialists.yaml")
+    check_comparable(plan(suite, tmp_path, Options(seeds=[0])))
+    assert not {"rbc", "wbc", "platelets"} & suite.networks.keys()
 
 
 def test_students_of_the_long_tail_have_two_teachers_of_each_kind_and_one_network(tmp_path):

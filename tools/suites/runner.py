@@ -15,6 +15,7 @@ from lad.base.status import StatusDisplay, clock
 from lad.errors import LadError
 from suites import runs
 from suites.archive import read_archive
+from suites.comparable import check_comparable
 from suites.evaluate import make_records
 from suites.plan import Options, plan
 from suites.priority import informative_order
@@ -54,6 +55,9 @@ class SuiteRunner:
         root: Folder of its runs; the records are ``root/results.jsonl``.
         options: Which runs to execute, and how; by default all, one at a time.
         print_line: Prints a message.
+
+    Raises:
+        ConfigError: a config does not fit, or what is planned is not evaluated on the same (:mod:`suites.comparable`).
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class SuiteRunner:
         self.records = root / RECORDS
         self.archive = read_archive(suite.archive) if options.use_archive else {}
         self.runs = plan(suite, root, options)
+        check_comparable(self.runs)
         self.identities = {run.name: runs.identity(run) for run in self.runs}
         self.done: set[str] = set()
         #: Of these, the runs whose results are archived and of which there are no files here.
