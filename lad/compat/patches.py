@@ -19,11 +19,11 @@ from unittest import mock
 from lad import mmcv_ops
 from lad.compat.safe_loading import load_safely, load_url_safely
 
+import mmengine.config.utils as config_utils
 import mmengine.dist.utils as dist_utils
 import mmengine.runner.checkpoint as checkpoint_module
 import torch
 from mmengine.config import Config
-from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
 from mmengine.model import MMDistributedDataParallel
 
@@ -105,13 +105,33 @@ def find_own_configs() -> None:
     distribution has another (``lad-detection``), and a module is also found in a checkout that is not installed.
     Configs of a package are built in the scope of its name; what this package registers is in MMDetection's.
     """
-    MODULE2PACKAGE["lad"] = "lad"
+    config_utils.MODULE2PACKAGE["lad"] = "lad"
     find = Config._get_cfg_path
 
     @functools.wraps(find)
     def run(cfg_path: str, filename: str) -> tuple[str, str | None]:
         path, scope = find(cfg_path, filename)
         return path, "mmdet" if scope == "lad" else scope
+
+    Config._get_cfg_path = staticmethod(run)
+
+
+@_once
+def find_configs_once() -> None:
+    """Let MMEngine find the file of each ``package::`` path once in a process.
+
+    It reads all metafiles of the package, a hundred of MMDetection's, and loads ``pkg_resources`` anew for every path,
+    also for one that it has just found: 0.1 s each, and a config has several in ``_base_``. What it does not find it
+    looks for again.
+    """
+    config_utils.load = functools.cache(config_utils.load)
+    find = Config._get_cfg_path
+    find_once = functools.cache(lambda cfg_path: find(cfg_path, ""))
+
+    @functools.wraps(find)
+    def run(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        # Only other paths are relative to the file that names them.
+        return find_once(cfg_path) if "::" in cfg_path else find(cfg_path, filename)
 
     Config._get_cfg_path = staticmethod(run)
 
@@ -164,6 +184,7 @@ def apply() -> None:
     """Apply all patches. Importing :mod:`lad` calls this."""
     mmcv_ops.install()
     find_own_configs()
+    find_configs_once()
     load_drawing_code_late()
     load_checkpoints_safely()
     start_processes_without_gpu()

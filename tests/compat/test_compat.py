@@ -5,6 +5,7 @@ import http.server
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 from lad import compat
 from lad.compat.safe_loading import allowed_globals, load_safely, only_stand_ins
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import Malicious
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
+from mmengine.fileio.handlers import YamlHandler
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import CheckpointLoader, load_checkpoint
@@ -273,6 +275,25 @@ def test_patches_are_applied_once():
     before = (checkpoint_module.torch, MMDistributedDataParallel.__init__)
     compat.apply()
     assert (checkpoint_module.torch, MMDistributedDataParallel.__init__) == before
+
+
+def test_configs_of_packages_are_found_without_reading_all_metafiles_again(monkeypatch, tmp_path):
+    path, scope = Config._get_cfg_path("mmdet::atss/atss_r50_fpn_1x_coco.py", "")
+    assert scope == "mmdet"
+    assert Path(path).is_file()
+    monkeypatch.setattr(YamlHandler, "load_from_fileobj", None)
+    assert Config._get_cfg_path("mmdet::atss/atss_r50_fpn_1x_coco.py", "elsewhere/own.py") == (path, scope)
+    own = tmp_path / "own.py"
+    own.write_text('_base_ = "mmdet::_base_/models/retinanet_r50_fpn.py"\n')  # which has no metafile
+    assert Config.fromfile(own).model.type == "RetinaNet"
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError, match="retinanet_r5_fpn"):
+            Config._get_cfg_path("mmdet::retinanet/retinanet_r5_fpn_1x_coco.py", "")
+    assert Config._get_cfg_path("own.py", str(tmp_path / "a.py")) == (str(tmp_path / "own.py"), None)
+    assert Config._get_cfg_path("own.py", str(tmp_path / "b" / "a.py")) == (
+        str(tmp_path / "b" / "own.py"),
+        None,
+    )
 
 
 def test_restricted_pickle_for_older_torch_reads_the_same_files_and_refuses_the_same(tmp_path):
