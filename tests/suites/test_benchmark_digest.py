@@ -1,6 +1,7 @@
 """A result's digest changes with what decides the result, and with nothing else."""
 
 import copy
+from dataclasses import replace
 
 from lad.base.config import load_config
 from lad.cli.arguments import prepare_training
@@ -142,6 +143,25 @@ def test_a_training_whose_teacher_is_a_need_has_the_parts_that_it_always_had(nam
 def suite_run(name, root):
     suite = load_suite(ROOT / "configs/benchmarks/bccd.yaml")
     return Run(suite, suite.entries[name], 0, root)
+
+
+@pytest.mark.parametrize(
+    ("suite", "entry", "teachers"),
+    [
+        ("bccd", "lad-uniform", ["teacher"]),
+        ("bccd_specialists", "mulde", ["teachers.good", "teachers.shuffled"]),
+    ],
+)
+def test_a_teacher_that_is_remembered_makes_no_other_training(suite, entry, teachers, tmp_path):
+    suite = load_suite(ROOT / f"configs/benchmarks/{suite}.yaml")
+    caches = {f"model.{teacher}.cache": dict(dir=str(tmp_path)) for teacher in teachers}
+    options = {
+        key: value for key, value in suite.entries[entry].options.items() if not key.endswith(".cache")
+    }
+    live, remembered = (replace(suite.entries[entry], options=own) for own in (options, options | caches))
+    identities = [runs.identity(Run(suite, own, 0, tmp_path)) for own in (live, remembered)]
+    assert identities[0] == identities[1]
+    assert "cache" in Run(suite, remembered, 0, tmp_path).config.pretty_text
 
 
 @pytest.mark.parametrize("name", ["lad-uniform", "mmdet-lad"])
