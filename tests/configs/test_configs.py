@@ -64,6 +64,18 @@ def with_weights(spec, file):
     return dict(teacher, checkpoint=str(file))
 
 
+def networks_of(model):
+    """The descriptions of all networks of a model, of teachers too."""
+    teachers = model.get("teachers") or dict(teacher=model.get("teacher"))
+    trained = trained_specs(model).values() if describes_detectors(model) else [model]
+    return [spec for spec in (*trained, *teachers.values()) if isinstance(spec, dict)]
+
+
+def chooses_many_positions(spec):
+    """Whether a network is a DINO that chooses more positions of its maps, as queries, than a small image has."""
+    return spec.get("as_two_stage", False) and spec.get("num_queries", 0) > 300
+
+
 def by_effort():
     """Every config; of the big ones of a folder the first in the daily suite and the others where time is no matter."""
     seen = set()
@@ -94,8 +106,7 @@ def test_config_builds_and_trains_one_step(path, tmp_path):
     detector.init_weights()
     # An RPN's one class aside.
     num_classes = max(getattr(module, "num_classes", 0) for module in detector.modules())
-    # A DINO chooses as many positions of its maps as it has queries.
-    side = 256 if getattr(detector, "as_two_stage", False) and detector.num_queries > 300 else 128
+    side = 256 if any(map(chooses_many_positions, networks_of(model))) else 128
     # What the runner tells TOOD: late enough for its own assigner.
     MessageHub.get_current_instance().update_info("epoch", 100)
     batch = (
