@@ -206,6 +206,7 @@ RULES = [
     Rule(r"tools/benchmark.py run bccd_beyond_paa", "--only tood --seeds 0", slow=True),
     Rule(r"tools/benchmark.py run bccd_few_labels", "--only small --seeds 0", slow=True),
     Rule(r"tools/benchmark.py run digits_foreign", "--only nano --seeds 0", slow=True),
+    Rule(r"tools/benchmark.py run digits_detr", "--only small --seeds 0", slow=True),
     Rule(r"tools/benchmark.py run digits_exits", "--only network --seeds 0", slow=True),
     Rule(r"tools/benchmark.py run digits_data_free", "--only real --seeds 0", slow=True),
     Rule(r"tools/benchmark.py run digits_pretraining", "--only few --seeds 0", slow=True),
