@@ -135,7 +135,7 @@ def test_detections_that_cannot_be_recorded_fail_their_run_alone(fake, monkeypat
         (
             "'thing',",
             "'thing', 'other'",
-            "fake: 'student' is evaluated on other, thing and 'teacher' on thing; evaluate both on the same, or give "
+            "fake: of 'student' and 'teacher' only one is evaluated on other; evaluate both on the same, or give "
             "'evaluate: false' to an entry",
         ),
         (

@@ -17,16 +17,22 @@ def check_comparable(planned: Sequence[Run]) -> None:
     Raises:
         ConfigError: a run cannot be evaluated, or two are evaluated on different annotations or classes.
     """
-    first: tuple[str, str, str] | None = None
+    first: tuple[str, str, set[str]] | None = None
     # Runs of an entry differ in their seed alone.
     for run in {run.entry.name: run for run in planned}.values():
         for network in run.entry.networks:
-            annotations, classes = evaluated_annotations(plain_config(run, network))
-            own = network.row, annotations, listed(sorted(classes), len(classes))
-            first = first or own
-            for here, there in zip(own[1:], first[1:], strict=True):
-                if here != there:
-                    raise ConfigError(
-                        f"{run.suite.name}: {own[0]!r} is evaluated on {here} and {first[0]!r} on {there}; evaluate "
-                        "both on the same, or give 'evaluate: false' to an entry that others need and that has no row."
-                    )
+            file, names = evaluated_annotations(plain_config(run, network))
+            classes = set(names)
+            other, other_file, other_classes = first = first or (network.row, file, classes)
+            if file != other_file:
+                _refuse(run, f"{network.row!r} is evaluated on {file} and {other!r} on {other_file}")
+            if classes != other_classes:
+                one_sided = listed(sorted(classes ^ other_classes))
+                _refuse(run, f"of {network.row!r} and {other!r} only one is evaluated on {one_sided}")
+
+
+def _refuse(run: Run, problem: str) -> None:
+    raise ConfigError(
+        f"{run.suite.name}: {problem}; evaluate both on the same, or give 'evaluate: false' to an entry that others "
+        "need and that has no row."
+    )
