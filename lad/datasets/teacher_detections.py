@@ -52,7 +52,11 @@ class AddTeacherDetections(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Append an ignored instance for each detection of the image."""
         start, stop = self.detections.rows.get(str(results.get("img_id")), (0, 0))
-        added = [self._instance(row) for row in range(start, stop) if self.known[row]]
+        size = results.get("width", np.inf), results.get("height", np.inf)
+        # Boxes outside of the image are left out, as MMDetection leaves out such annotations.
+        boxes = self.detections.boxes[start:stop]
+        inside = self.known[start:stop] & (boxes[:, 2:] > 0).all(axis=1) & (boxes[:, :2] < size).all(axis=1)
+        added = [self._instance(start + row) for row in np.flatnonzero(inside).tolist()]
         results["instances"] = [*results.get("instances", ()), *added]
         return results
 
@@ -178,7 +182,7 @@ class DetectionsOfBatch:
         )
         rows = labels - FIRST_ROW
         own = np.flatnonzero(rows < 0)
-        taught = np.flatnonzero(rows >= 0)
+        taught = _with_area(ignored, np.flatnonzero(rows >= 0))
         shares = {}
         found = rows[taught]
         firsts = [first for _, first in self._files]
@@ -189,7 +193,7 @@ class DetectionsOfBatch:
         for number, (name, _) in enumerate(self._files):
             its = np.flatnonzero(source == number)
             shares[name] = Share(int(its[0]) if len(its) else 0, tuple(scores[its].tolist()))
-        if len(taught):
+        if len(own) < len(rows):
             new = _taken(ignored, np.concatenate([own, taught]))
             new.labels[len(own) :] = torch.from_numpy(self._labels[found[order]])
             sample.ignored_instances = new
@@ -206,6 +210,14 @@ class DetectionsOfBatch:
                 continue
             sample.set_field(InstanceData(bboxes=ignored.bboxes[own:], labels=ignored.labels[own:]), TAUGHT)
             sample.ignored_instances = ignored[:own]
+
+
+def _with_area(instances: InstanceData | None, rows: np.ndarray) -> np.ndarray:
+    """Of some rows those whose boxes have an area: of what a transform clipped away nothing is left to learn."""
+    if instances is None or not len(rows):
+        return rows
+    boxes = getattr(instances.bboxes, "tensor", instances.bboxes).numpy()[rows]
+    return rows[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]
 
 
 def _taken(instances: InstanceData, order: np.ndarray) -> InstanceData:

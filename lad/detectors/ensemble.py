@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lad.detectors.masks import with_boxes
 from lad.errors import UnsupportedError
+from lad.networks.mask_boxes import with_boxes
 
 from mmcv.ops import batched_nms
 from mmdet.models.detectors import BaseDetector

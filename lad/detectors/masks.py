@@ -11,8 +11,6 @@ from lad.errors import ConfigError
 from mmdet.models.data_preprocessors import BoxInstDataPreprocessor
 from mmdet.models.detectors import BaseDetector
 from mmdet.structures import SampleList
-from mmdet.structures.mask import mask2bbox
-from mmengine.structures import InstanceData
 from torch import nn
 
 #: What MMDetection calls the modules that predict instance masks, in a detector or in one of its heads.
@@ -81,21 +79,6 @@ def samples_for(network: BaseDetector, data_samples: SampleList) -> SampleList:
             del twin.gt_instances.masks
         own.append(twin)
     return own
-
-
-def with_boxes(instances: InstanceData) -> InstanceData:
-    """Predicted instances with the boxes of their masks, where a detector predicts masks alone.
-
-    SOLO returns boxes of zeros.
-
-    Args:
-        instances: ``bboxes`` (n, 4), and possibly ``masks`` (n, H, W) in the same pixels; left as it is.
-    """
-    if "masks" not in instances or bool(instances.bboxes.any()):  # predictions are on their way to the host
-        return instances
-    boxed = InstanceData(**dict(instances.items()))
-    boxed.bboxes = mask2bbox(instances.masks.bool()).to(instances.bboxes)
-    return boxed
 
 
 def check_loads_masks(model: BaseDetector, pipeline: Sequence[Any], where: str = "train_dataloader") -> None:

@@ -78,6 +78,19 @@ def hash_of(module: nn.Module, *settings: object) -> str:
     return digest.hexdigest()[:24]
 
 
+def check_options(max_gb: float = 8.0, patience: int = 2000, report_every: int = 5000) -> None:
+    """Refuse options of :class:`TeacherCache` that are out of range.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    if isinstance(max_gb, bool) or not isinstance(max_gb, (int, float)) or not max_gb > 0:
+        raise ConfigError(f"teacher cache: max_gb must be a positive number, got {max_gb!r:.60}.")
+    for name, value in dict(patience=patience, report_every=report_every).items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"teacher cache: {name} must be a number of look-ups, got {value!r:.60}.")
+
+
 @dataclass
 class CacheStatistics:
     """Statistics of a cache in this process.
@@ -108,13 +121,15 @@ class TeacherCache:
         patience: Turn off when so many look-ups of images seen before have found next to nothing (under 1 %): a
             pipeline with random transforms never shows the same pixels twice.
         report_every: Write hit rate and size to the log every so many look-ups.
+
+    Raises:
+        ConfigError: an option is out of range, or the folder cannot be made.
     """
 
     def __init__(
         self, folder: str | Path, max_gb: float = 8.0, patience: int = 2000, report_every: int = 5000
     ) -> None:
-        if max_gb <= 0:
-            raise ConfigError(f"teacher cache: max_gb must be positive, got {max_gb}.")
+        check_options(max_gb, patience, report_every)
         self.folder = Path(folder)
         self.max_bytes = int(max_gb * 1e9)
         self.patience = patience
@@ -123,13 +138,20 @@ class TeacherCache:
         self.enabled = True
         self._places: dict[bytes, tuple[Path, int, int]] = {}
         self._scanned: dict[Path, int] = {}
+        #: Size that each file had when it was scanned last.
+        self._sizes: dict[Path, int] = {}
         self._maps: dict[Path, mmap.mmap] = {}
         self._seen: set[object] = set()
         self._file: FileIO | None = None
         self._refreshed = 0.0
         self._full = False
         self._known_size = 0
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"teacher cache: the folder {self.folder} cannot be made ({error.strerror}); give another dir."
+            ) from error
 
     # -- reading -----------------------------------------------------------------------------------------------
 
@@ -163,26 +185,27 @@ class TeacherCache:
         sizes = {path: path.stat().st_size for path in sorted(self.folder.glob("*.bin"))}
         self._known_size = sum(sizes.values())
         for path, size in sizes.items():
-            if size > self._scanned.get(path, 0):
+            if size > max(self._sizes.get(path, 0), self._scanned.get(path, 0)):
+                self._sizes[path] = size
                 self._scan(path)
 
     def _scan(self, path: Path) -> None:
-        content = path.read_bytes() if path not in self._scanned else self._tail(path)
-        offset, base = 0, self._scanned.get(path, 0)
-        while offset + HEADER.size <= len(content):
-            magic, key, length, checksum = HEADER.unpack_from(content, offset)
-            start = offset + HEADER.size
-            payload = content[start : start + length]
-            if magic != MAGIC or len(payload) < length or _checksum(key, payload) != checksum:
-                break  # torn, or still being written: nothing after it is believed
-            self._places[key] = (path, base + start, length)
-            offset = start + length
-        self._scanned[path] = base + offset
-
-    def _tail(self, path: Path) -> bytes:
-        with path.open("rb") as file:
-            file.seek(self._scanned[path])
-            return file.read()
+        """Index the records behind those that are known; a record at a time is in memory."""
+        offset = self._scanned.get(path, 0)
+        try:
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                while offset + HEADER.size <= len(content):
+                    magic, key, length, checksum = HEADER.unpack_from(content, offset)
+                    start = offset + HEADER.size
+                    if magic != MAGIC or start + length > len(content):
+                        break  # torn, or still being written: nothing after it is believed
+                    # A damaged record is passed over: where the next one begins is known.
+                    if _checksum(key, content[start : start + length]) == checksum:
+                        self._places[key] = (path, start, length)
+                    offset = start + length
+        except (OSError, ValueError):  # the folder was cleaned, or the file cut short, meanwhile
+            return
+        self._scanned[path] = offset
 
     # -- writing -----------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from lad.errors import UnsupportedError
 from lad.networks.dry_run import dry_run
 from lad.networks.forward import DENSE_HEADS, dense_parts, part_of, run_dense, set_head_flags
 from lad.networks.gives import OF_DETECTORS, Output
+from lad.networks.mask_boxes import with_boxes
 from lad.networks.preprocessing import Renormalisation
 from lad.networks.speed import COMPILED, TeacherSpeed
 from lad.networks.view import TeacherView
@@ -126,13 +127,19 @@ class FrozenTeacher:
             else:
                 images = inputs
                 known.enter_context(replaced(self.model, "extract_feat", lambda images: features))
+            roi_head = getattr(self.model, "roi_head", None)
+            if roi_head is not None and roi_head.with_mask:
+                # Its masks are predicted for the boxes that are found, and nobody reads them.
+                known.enter_context(replaced(roi_head, "mask_head", None))
             results = self.model.predict(images, samples, rescale=False)
         found = []
         for result in results:
-            own = result.pred_instances
+            own = with_boxes(result.pred_instances)
             # On the host: suppression has waited for the device already.
             scores, order = own.scores.float().cpu().sort(descending=True, stable=True)
-            order = order.to(own.bboxes.device)
+            # Boxes without area, clipped at the border, are no objects that a loss can compare with.
+            has_area = (own.bboxes[:, 2:] > own.bboxes[:, :2]).all(dim=1).cpu()[order]
+            scores, order = scores[has_area], order[has_area].to(own.bboxes.device)
             found.append(InstanceData(bboxes=own.bboxes[order], labels=own.labels[order], scores=scores))
         return found
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from lad.base.capture import Outputs, root_of
-from lad.errors import ConfigError, UnsupportedError
+from lad.errors import ConfigError, UnsupportedError, nearest
 from lad.networks.batch_memory import BatchMemory, precision_of, settings_of_images
-from lad.networks.cache import FINGERPRINT, TeacherCache, hash_of
+from lad.networks.cache import FINGERPRINT, TeacherCache, check_options, hash_of
 from lad.networks.forward import DENSE_HEADS
 from lad.networks.frozen import FrozenTeacher
 from lad.networks.preprocessing import Renormalisation
@@ -63,14 +64,18 @@ class RememberedTeacher(FrozenTeacher):
         role: str,
     ) -> None:
         super().__init__(model, renormalisation, classes, config, speed)
-        if not isinstance(settings, dict) or not settings.get("dir"):
+        folder = settings.get("dir") if isinstance(settings, dict) else None
+        if not folder or not isinstance(folder, (str, Path)):
             raise ConfigError(
                 f"{role}: cache must be dict(dir=FOLDER, max_gb=8.0, ...), got {settings!r:.80}."
             )
-        settings = dict(settings)
         self.role = role
-        self._folder = Path(settings.pop("dir"))
-        self._settings = settings
+        self._folder = Path(folder)
+        self._settings = {key: value for key, value in settings.items() if key != "dir"}
+        known = signature(check_options).parameters
+        for name in self._settings.keys() - known.keys():
+            raise ConfigError(f"{role}: cache has no option {name!r}{nearest(name, known)}.")
+        check_options(**self._settings)
         self._of_images = settings_of_images(role, student)
         self._caches: dict[tuple[str, ...], TeacherCache] = {}
 
@@ -148,10 +153,7 @@ class RememberedTeacher(FrozenTeacher):
     def _cache(self, parts: tuple[str, ...]) -> TeacherCache:
         if parts not in self._caches:
             name = hash_of(self.model, self.config, self.speed, self._of_images, parts)
-            try:
-                self._caches[parts] = TeacherCache(self._folder / name, **self._settings)
-            except TypeError as error:
-                raise ConfigError(f"{self.role}: cache: {error}.") from error
+            self._caches[parts] = TeacherCache(self._folder / name, **self._settings)
         return self._caches[parts]
 
     def _split(self, outputs: Record, count: int) -> list[Record]:

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 from lad.analysis.dry_run import describe
 from lad.analysis.profiling import profile_config
 from lad.detectors.ensemble import merge
-from lad.detectors.masks import samples_for, with_boxes
+from lad.detectors.masks import samples_for
 from lad.engine.hooks import TeacherCheckHook
 from lad.errors import ConfigError, UnsupportedError
+from lad.networks.mask_boxes import with_boxes
 from lad.networks.shapes import check_shapes
 
 import pytest

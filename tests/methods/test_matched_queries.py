@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import re
 from functools import partial
 
+from lad.analysis.dry_run import describe
 from lad.errors import ConfigError, UnsupportedError
 from lad.methods.transformers.comparison import build_answer_losses
 from lad.methods.transformers.decoding import Answers, decode_own
@@ -50,6 +52,14 @@ def random_answers(seed, layers=2, images=2, queries=5, classes=3):
         torch.randn(layers, images, queries, classes, generator=generator) * 3,
         torch.rand(layers, images, queries, 4, generator=generator) * 0.5 + 0.2,
     )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dry_run_names_the_two_decoders(family, tmp_path):
+    config = FAMILIES[family]()
+    report = describe(distil(config, config, tmp_path))
+    assert re.search(r"decoder .* decoder .* matched queries", report)
+    assert all(term in report for term in TERMS)
 
 
 # -- Matching -------------------------------------------------------------------------------------------------------
@@ -380,6 +390,12 @@ def test_softmax_ensembles_and_training_without_labels_are_refused(tmp_path):
         (dict(min_score=-0.1), "min_score must be from 0 to below 1"),
         (dict(loss_name="kd"), "loss_name must contain 'loss'"),
         (dict(loss_bbox=dict(type="GIoULoss")), "loss_bbox must be one of L1Loss, SmoothL1Loss"),
+        (dict(loss_cls="KDLoss"), r"loss_cls must be dict\(type=..., ...\), got 'KDLoss'"),
+        (
+            dict(loss_cls=dict(loss_weight=2.0)),
+            r"loss_cls must be dict\(type=..., ...\), got {'loss_weight': 2.0}",
+        ),
+        (dict(loss_iou="GIoULoss"), r"loss_iou must be dict\(type=..., ...\), got 'GIoULoss'"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes, message):

@@ -213,7 +213,7 @@ def test_fingerprints_are_taken_for_a_remembered_teacher_alone(tmp_path):
 
 
 def test_what_cannot_work_is_refused_when_built(tmp_path):
-    for cache in ({}, dict(max_gb=1.0), "folder", True):
+    for cache in ({}, dict(max_gb=1.0), "folder", True, dict(dir=5)):
         path = save_checkpoint(build(small_paa(base=16), 1), tmp_path / "teacher.pth")
         teacher = dict(small_paa(base=16), checkpoint=path, cache=cache)
         wanted = rf"teacher: cache must be dict\(dir=FOLDER.*, got {re.escape(repr(cache))}"
@@ -234,6 +234,7 @@ def test_what_cannot_work_is_refused_when_built(tmp_path):
 
 
 def test_unknown_option_is_one_line(tmp_path):
-    model, _ = distil(tmp_path, FEATURES, gigabytes=3)
-    with pytest.raises(ConfigError, match=r"teacher: cache: .*gigabytes"):
-        losses_of(model, pixels())
+    with pytest.raises(ConfigError, match=r"teacher: cache has no option 'max_mb'; nearest: max_gb"):
+        distil(tmp_path, FEATURES, max_mb=3)
+    with pytest.raises(ConfigError, match="report_every must be a number of look-ups, got 0"):
+        distil(tmp_path, FEATURES, report_every=0)

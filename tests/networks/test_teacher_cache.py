@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 
 from lad.assignment.priors import prior_grid
 from lad.errors import ConfigError, UnsupportedError
@@ -73,6 +74,70 @@ def test_flipped_bit_is_a_miss(tmp_path):
     content[HEADER.size] ^= 1
     file.write_bytes(content)
     assert TeacherCache(tmp_path).get(key(7)) is None
+
+
+def test_damaged_record_hides_none_behind_it(tmp_path):
+    cache = TeacherCache(tmp_path)
+    for number in range(3):
+        cache.put(key(number), bytes([number]) * 10)
+    file = next(tmp_path.glob("*.bin"))
+    content = bytearray(file.read_bytes())
+    content[HEADER.size + 10 + HEADER.size] ^= 1  # the second one's first byte
+    file.write_bytes(content)
+    later = TeacherCache(tmp_path)
+    assert [later.get(key(number)) for number in range(3)] == [b"\0" * 10, None, b"\2" * 10]
+
+
+def test_opening_a_cache_takes_the_memory_of_a_record(tmp_path):
+    cache = TeacherCache(tmp_path)
+    for number in range(40):
+        cache.put(key(number), bytes(1_000_000))
+    tracemalloc.start()
+    try:
+        assert TeacherCache(tmp_path).get(key(39)) is not None
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 5_000_000
+
+
+def test_file_that_ends_in_a_torn_record_is_scanned_again_only_when_it_grows(tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_cache, "REFRESH_SECONDS", 0.0)
+    cache = TeacherCache(tmp_path)
+    cache.put(key(0), b"x" * 10)
+    file = next(tmp_path.glob("*.bin"))
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole[:20])
+    later, scans = TeacherCache(tmp_path), []
+    scan = later._scan
+    monkeypatch.setattr(later, "_scan", lambda path: (scans.append(path), scan(path)))
+    for _ in range(3):
+        assert later.get(key(1)) is None
+    assert scans == [file]
+    file.write_bytes(whole + HEADER.pack(b"LAD1", key(1), 1, teacher_cache._checksum(key(1), b"y")) + b"y")
+    assert later.get(key(1)) == b"y"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(max_gb=0), "max_gb must be a positive number, got 0"),
+        (dict(max_gb="lots"), "max_gb must be a positive number, got 'lots'"),
+        (dict(patience="x"), "patience must be a number of look-ups, got 'x'"),
+        (dict(report_every=0), "report_every must be a number of look-ups, got 0"),
+    ],
+)
+def test_options_out_of_range_are_refused_by_name(options, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        TeacherCache(tmp_path, **options)
+
+
+def test_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        ConfigError, match=r"the folder \S*file/teacher cannot be made \(Not a directory\); give another"
+    ):
+        TeacherCache(tmp_path / "file" / "teacher")
 
 
 def test_killed_writers_leave_only_whole_records(tmp_path):

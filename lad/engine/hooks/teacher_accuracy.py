@@ -8,12 +8,12 @@ from typing import Any
 
 from lad.base.modes import evaluating
 from lad.detectors.inspection import frozen_teachers
-from lad.detectors.masks import with_boxes
 from lad.engine.model import detector_of
 from lad.engine.randomness import Draw, SeededItems
 from lad.errors import ConfigError
 from lad.networks.frozen import FrozenTeacher
 from lad.networks.gives import PREDICTIONS
+from lad.networks.mask_boxes import with_boxes
 from lad.networks.snapshot import Snapshot
 
 import numpy as np

@@ -45,7 +45,11 @@ def build_answer_losses(owner: str, cls: dict, bbox: dict, iou: dict) -> AnswerL
         ConfigError: one is nothing of the registry, or no such loss.
         UnsupportedError: the class loss needs labels, or compares something else.
     """
-    kind = MODELS.get(cls["type"]) if isinstance(cls.get("type"), str) else cls.get("type")
+    for name, config in dict(loss_cls=cls, loss_bbox=bbox, loss_iou=iou).items():
+        # Without a type the losses of boxes name their choice below.
+        if not isinstance(config, dict) or (name == "loss_cls" and "type" not in config):
+            raise ConfigError(f"{owner}: {name} must be dict(type=..., ...), got {config!r:.60}.")
+    kind = MODELS.get(cls["type"]) if isinstance(cls["type"], str) else cls["type"]
     # Its elements are single classes, those of others whole samples.
     built = MODELS.build(cls) if kind is FocalKLLoss else build_logit_loss(cls, use_sigmoid=True)
     if getattr(built, "needs_labels", False):

@@ -130,7 +130,7 @@ class MatchedQueryDistillation(AnswerDistillation):
 
     def links(self) -> list[Link]:
         """One, of the two decoders."""
-        return [Link("bbox_head", "decoder", "matched queries")]
+        return [Link("decoder", "decoder", "matched queries")]
 
 
 def _own_queries(student: BaseDetector, answers: Answers) -> Answers:

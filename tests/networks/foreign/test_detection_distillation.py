@@ -15,6 +15,7 @@ from foreign_teachers import (
     write,
 )
 from helpers import build, make_batch, save_checkpoint, small_paa
+from mask_detectors import segmentor
 from mmdet.registry import MODELS
 from mmengine.structures import InstanceData
 from two_stage_detectors import two_stage, with_masks
@@ -149,3 +150,72 @@ def test_a_file_of_the_live_teachers_detections_gives_the_live_teachers_loss(tmp
     losses = model.loss(*taught_batch(model, of_file))
     for name in ("loss_detections_cls", "loss_detections_bbox", "loss_detections_iou"):
         torch.testing.assert_close(losses[name], expected[name], rtol=1e-4, atol=1e-5)
+
+
+def live_teacher(teacher, folder):
+    path = save_checkpoint(build(teacher, 1), folder / "teacher.pth")
+    config = dict(
+        type="DistillationDetector",
+        student=small_paa(),
+        teacher=dict(teacher, checkpoint=path),
+        methods=[DETECTION],
+    )
+    return MODELS.build(config).teachers["teacher"]
+
+
+def predicting(teacher, monkeypatch, **predictions):
+    """The teacher's detections in a batch of two images, in each of which it predicts the same."""
+
+    def predict(inputs, samples, rescale):
+        for sample in samples:
+            sample.pred_instances = InstanceData(**predictions)
+        return samples
+
+    monkeypatch.setattr(teacher.model, "predict", predict)
+    return teacher.detect(*make_batch())
+
+
+def test_boxes_without_area_are_no_detections(tmp_path, monkeypatch):
+    boxes = torch.tensor(
+        [[0.0, 5.0, 0.0, 9.0], [1.0, 1.0, 5.0, 5.0], [3.0, 7.0, 8.0, 7.0], [2.0, 2.0, 4.0, 9.0]]
+    )
+    scores, labels = torch.tensor([0.9, 0.2, 0.8, 0.7]), torch.tensor([0, 1, 2, 0])
+    teacher = live_teacher(small_paa(base=16), tmp_path)
+    for found in predicting(teacher, monkeypatch, bboxes=boxes, scores=scores, labels=labels):
+        torch.testing.assert_close(found.bboxes, boxes[[3, 1]])
+        assert found.labels.tolist() == [0, 1]
+        torch.testing.assert_close(found.scores, scores[[3, 1]])
+
+
+def test_detections_of_a_teacher_that_predicts_masks_alone_have_the_masks_boxes(tmp_path, monkeypatch):
+    masks = torch.zeros(2, 20, 20, dtype=torch.bool)
+    masks[0, 3:8, 5:11] = True  # of the other nothing is left
+    predictions = dict(bboxes=torch.zeros(2, 4), scores=torch.tensor([0.6, 0.9]), labels=torch.tensor([1, 0]))
+    teacher = live_teacher(segmentor("solo"), tmp_path)
+    for found in predicting(teacher, monkeypatch, masks=masks, **predictions):
+        assert found.labels.tolist() == [1]
+        torch.testing.assert_close(found.bboxes, torch.tensor([[5.0, 3.0, 11.0, 8.0]]))
+
+
+@pytest.mark.parametrize("kind", ["mask", "cascade_mask"])
+def test_masks_that_nobody_reads_are_not_predicted_and_boxes_are_the_same(kind, tmp_path):
+    teacher = live_teacher(segmentor(kind), tmp_path)
+    config = teacher.model.roi_head.test_cfg
+    config.score_thr = 0.0
+    heads = teacher.model.roi_head.mask_head
+    calls = []
+    for head in heads if isinstance(heads, torch.nn.ModuleList) else [heads]:
+        head.register_forward_hook(lambda *_: calls.append(1))
+    inputs, samples = make_batch()
+    found = teacher.detect(inputs, samples)
+    assert calls == []
+    assert teacher.model.roi_head.mask_head is heads
+    teacher.model.eval()
+    with torch.no_grad():
+        whole = teacher.model.predict(inputs, [sample.new() for sample in samples], rescale=False)
+    assert calls
+    for own, sample in zip(found, whole, strict=True):
+        expected = sample.pred_instances
+        areas = (expected.bboxes[:, 2:] > expected.bboxes[:, :2]).all(dim=1)
+        assert len(own) == int(areas.sum()) > 0
+        assert sorted(own.scores.tolist()) == sorted(expected.scores[areas].tolist())

@@ -56,6 +56,39 @@ def preprocess(samples, of_batch=None, **settings):
     return preprocessor(pseudo_collate(samples), True)["data_samples"]
 
 
+@pytest.mark.parametrize("clips", [True, False])
+def test_detections_outside_of_the_image_or_clipped_to_nothing_are_left_out(images, clips):
+    found = json.loads((images / "found.json").read_text())
+    outside = [(90, 10, 20, 20), (10, -30, 20, 30), (-20, 5, 15, 15), (10, 60, 5, 5)]
+    # Less wide than a pixel of the resized image is: nothing is left of it in the accuracy of its coordinates.
+    thin = (70, 10, 1e-7, 20)
+    extra = [entry(number, 1, box, 0.95) for number in range(1, 5) for box in (*outside, thin)]
+    write(images / "found.json", found + extra)
+    steps = [dict(RESIZE, clip_object_border=clips)]
+    dataset, of_batch = attached(images, steps)
+    samples = preprocess(load(dataset, 0), of_batch)
+    assert sum(len(its(sample)) for sample in samples) == len(found) * len(samples) / 4
+    for sample in samples:
+        boxes = its(sample).bboxes
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
+        assert its(sample).scores.max() < 0.95
+        # What annotations ignore is as without the file.
+        [plain] = [
+            one
+            for one in preprocess(load(dataset_of(images, steps), 0))
+            if one.metainfo["img_id"] == sample.metainfo["img_id"]
+        ]
+        torch.testing.assert_close(sample.ignored_instances.bboxes, plain.ignored_instances.bboxes)
+
+
+def test_image_of_whose_detections_none_has_an_area_has_none(images):
+    write(images / "found.json", [entry(1, 1, (70, 10, 1e-7, 20), 0.9)])
+    dataset, of_batch = attached(images, [RESIZE])
+    for sample in preprocess(load(dataset, 0), of_batch):
+        assert len(its(sample)) == 0
+        assert (sample.ignored_instances.labels < FIRST_ROW).all()
+
+
 @pytest.mark.parametrize("steps", PIPELINES.values(), ids=PIPELINES)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_detections_follow_whatever_annotations_follow(images, steps, seed):
