@@ -114,7 +114,7 @@ class FrozenTeacher:
     def detect(
         self, inputs: Tensor, data_samples: SampleList, features: Any | None = None
     ) -> list[InstanceData]:
-        """Detections in each image, best first; see :attr:`TeacherView.detections`.
+        """Detections in each image, best first; see :attr:`TeacherView.detections`. Waits for the device.
 
         Args:
             inputs, data_samples: The images.

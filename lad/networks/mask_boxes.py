@@ -14,7 +14,8 @@ def with_boxes(instances: InstanceData) -> InstanceData:
     Args:
         instances: ``bboxes`` (n, 4), and possibly ``masks`` (n, H, W) in the same pixels; left as it is.
     """
-    if "masks" not in instances or bool(instances.bboxes.any()):  # predictions are on their way to the host
+    # The device is waited for: predictions are on their way to the host.
+    if "masks" not in instances or bool(instances.bboxes.any()):
         return instances
     boxed = InstanceData(**dict(instances.items()))
     boxed.bboxes = mask2bbox(instances.masks.bool()).to(instances.bboxes)

@@ -17,6 +17,9 @@ DOCUMENTED = {
     ("lad.exchange.co_learning.assigner", "_decide"),
     # The priors that a head uses of an image, as the head itself does.
     ("lad.exchange.seams.assigner", "_used"),
+    # A live teacher's detections: suppression, which decides how many there are, has waited before.
+    ("lad.networks.frozen", "detect"),
+    ("lad.networks.mask_boxes", "with_boxes"),
     # The costs of all pairs of queries come to the host once, as in MMDetection's own Hungarian matching.
     ("lad.methods.transformers.matching", "match"),
 }
