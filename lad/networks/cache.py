@@ -16,11 +16,14 @@ import mmap
 import os
 import struct
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from inspect import signature
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
-from lad.errors import ConfigError
+from lad.errors import ConfigError, nearest
 
 import torch
 from mmdet.structures import DetDataSample
@@ -89,6 +92,27 @@ def check_options(max_gb: float = 8.0, patience: int = 2000, report_every: int =
     for name, value in dict(patience=patience, report_every=report_every).items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"teacher cache: {name} must be a number of look-ups, got {value!r:.60}.")
+
+
+def check_settings(owner: str, settings: Any, others: Iterable[str] = ()) -> None:
+    """Refuse a ``cache=dict(dir=FOLDER, ...)`` that is none.
+
+    Args:
+        owner: What to call its owner in messages.
+        settings: What a config gives: ``dir``, with options of :class:`TeacherCache`.
+        others: Names of the owner's own options.
+
+    Raises:
+        ConfigError: there is no folder, or an option is unknown or out of range.
+    """
+    folder = settings.get("dir") if isinstance(settings, dict) else None
+    if not folder or not isinstance(folder, (str, Path)):
+        raise ConfigError(f"{owner}: cache must be dict(dir=FOLDER, max_gb=8.0, ...), got {settings!r:.80}.")
+    options = {key: value for key, value in settings.items() if key not in ("dir", *others)}
+    known = signature(check_options).parameters
+    for name in options.keys() - known.keys():
+        raise ConfigError(f"{owner}: cache has no option {name!r}{nearest(name, [*known, *others])}.")
+    check_options(**options)
 
 
 @dataclass

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from lad.base.capture import Outputs, root_of
-from lad.errors import ConfigError, UnsupportedError, nearest
+from lad.errors import UnsupportedError
 from lad.networks.batch_memory import BatchMemory, precision_of, settings_of_images
-from lad.networks.cache import FINGERPRINT, TeacherCache, check_options, hash_of
+from lad.networks.cache import FINGERPRINT, TeacherCache, check_settings, hash_of
 from lad.networks.forward import DENSE_HEADS
 from lad.networks.frozen import FrozenTeacher
 from lad.networks.preprocessing import Renormalisation
@@ -64,18 +63,10 @@ class RememberedTeacher(FrozenTeacher):
         role: str,
     ) -> None:
         super().__init__(model, renormalisation, classes, config, speed)
-        folder = settings.get("dir") if isinstance(settings, dict) else None
-        if not folder or not isinstance(folder, (str, Path)):
-            raise ConfigError(
-                f"{role}: cache must be dict(dir=FOLDER, max_gb=8.0, ...), got {settings!r:.80}."
-            )
+        check_settings(role, settings)
         self.role = role
-        self._folder = Path(folder)
+        self._folder = Path(settings["dir"])
         self._settings = {key: value for key, value in settings.items() if key != "dir"}
-        known = signature(check_options).parameters
-        for name in self._settings.keys() - known.keys():
-            raise ConfigError(f"{role}: cache has no option {name!r}{nearest(name, known)}.")
-        check_options(**self._settings)
         self._of_images = settings_of_images(role, student)
         self._caches: dict[tuple[str, ...], TeacherCache] = {}
 

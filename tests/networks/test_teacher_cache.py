@@ -431,6 +431,13 @@ def test_evaluation_takes_no_fingerprints(tmp_path):
 def test_cache_needs_a_folder_and_the_batched_head(tmp_path):
     with pytest.raises(ConfigError, match=r"cache must be dict\(dir=FOLDER"):
         MODELS.build(dict(type="LabelAssignmentDistillation", cache=True))
+    for wrong, message in (
+        (dict(dir=5), r"cache must be dict\(dir=FOLDER"),
+        (dict(dir="x", same_pading=True), "cache has no option 'same_pading'; nearest: same_padding"),
+        (dict(dir="x", patience="x"), "patience must be a number of look-ups, got 'x'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            MODELS.build(dict(type="LabelAssignmentDistillation", cache=wrong))
     path = save_checkpoint(build(small_paa(base=16)), tmp_path / "t.pth")
     with pytest.raises(
         UnsupportedError, match="PAAHead cannot replay cached decisions of a teacher: use BatchedPAAHead"

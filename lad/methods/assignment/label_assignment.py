@@ -13,7 +13,7 @@ from lad.exchange.seams.detr import DETRSeam
 from lad.methods.assignment.inherited_queries import InheritedQueries
 from lad.methods.base import DistillationMethod, Step
 from lad.networks.batch_memory import BatchMemory, precision_of, settings_of_images
-from lad.networks.cache import TeacherCache, hash_of
+from lad.networks.cache import TeacherCache, check_settings, hash_of
 from lad.networks.routes import Teacher
 
 from mmdet.models.detectors import BaseDetector
@@ -59,10 +59,8 @@ class LabelAssignmentDistillation(DistillationMethod):
         super().__init__(init_cfg=init_cfg)
         if mode not in get_args(Mode):
             raise ConfigError(f"LabelAssignmentDistillation: mode must be 'hard' or 'soft', got {mode!r}.")
-        if cache is not None and not (isinstance(cache, dict) and cache.get("dir")):
-            raise ConfigError(
-                f"LabelAssignmentDistillation: cache must be dict(dir=FOLDER, ...), got {cache!r}."
-            )
+        if cache is not None:
+            check_settings("LabelAssignmentDistillation", cache, others=["same_padding"])
         if inherit_queries not in (False, True, "frozen"):
             raise ConfigError(
                 "LabelAssignmentDistillation: inherit_queries must be True, 'frozen' or False, got "
