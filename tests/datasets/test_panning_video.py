@@ -1,8 +1,6 @@
 """The video of a window that pans over photographs, and its boxes."""
 
 import json
-import subprocess
-import sys
 
 from lad.datasets.panning_video import PanningParameters, Shot, boxes_in_window, make_video, plan_shots
 from lad.errors import ConfigError, DataError
@@ -10,6 +8,7 @@ from lad.errors import ConfigError, DataError
 import mmcv
 import numpy as np
 import pytest
+from fault_runs import run_script
 from helpers import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
@@ -173,18 +172,8 @@ def test_impossible_parameters_are_refused(wrong):
 def test_tool_writes_a_video(photographs):
     content, folder = photographs
     (folder / "boxes.json").write_text(json.dumps(content))
-    command = [
-        sys.executable,
-        str(ROOT / "tools/dataset_converters/make_video.py"),
-        folder / "boxes.json",
-        folder,
-    ]
-    done = subprocess.run(
-        [*map(str, command), str(folder / "out"), "--frames", "3", "--size", "32", "24"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    tool = ROOT / "tools/dataset_converters/make_video.py"
+    done = run_script(tool, folder / "boxes.json", folder, folder / "out", "--frames", 3, "--size", 32, 24)
+    assert done.returncode == 0, done.stdout
     assert "3 frames with" in done.stdout
     assert len(mmcv.VideoReader(str(folder / "out/video.mp4"))) == 3

@@ -1,10 +1,9 @@
 """From Pascal VOC to COCO."""
 
 import json
-import subprocess
-import sys
 
 import pytest
+from fault_runs import run_script
 from helpers import ROOT
 from pycocotools.coco import COCO
 
@@ -29,18 +28,13 @@ def voc(tmp_path):
 
 def convert(voc, *classes):
     out = voc.parent / "out"
-    command = [sys.executable, ROOT / "tools/dataset_converters/voc_to_coco.py", voc, "--splits", "train"]
-    return out, subprocess.run(
-        [*map(str, command), "--classes", *classes, "--out", str(out)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    tool = ROOT / "tools/dataset_converters/voc_to_coco.py"
+    return out, run_script(tool, voc, "--splits", "train", "--classes", *classes, "--out", out)
 
 
 def test_boxes_begin_at_zero_and_include_their_last_pixel(voc):
     out, done = convert(voc, "RBC", "WBC")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout
     assert "train: 2 images, 2 objects" in done.stdout
     coco = COCO(str(out / "annotations/train.json"))
     assert [coco.anns[number]["bbox"] for number in (1, 2)] == [[0, 0, 10, 20], [4, 5, 60, 43]]
@@ -54,5 +48,5 @@ def test_unnamed_class_is_one_line(voc):
     _, done = convert(voc, "RBC")
     assert done.returncode == 2
     assert (
-        done.stderr.strip().splitlines()[-1].endswith("has an object 'WBC', which --classes does not name.")
+        done.stdout.strip().splitlines()[-1].endswith("has an object 'WBC', which --classes does not name.")
     )
