@@ -61,7 +61,7 @@ class LabelAssignmentDistillation(DistillationMethod):
             raise ConfigError(f"LabelAssignmentDistillation: mode must be 'hard' or 'soft', got {mode!r}.")
         if cache is not None:
             check_settings("LabelAssignmentDistillation", cache, others=["same_padding"])
-        if inherit_queries not in (False, True, "frozen"):
+        if not isinstance(inherit_queries, bool) and inherit_queries != "frozen":
             raise ConfigError(
                 "LabelAssignmentDistillation: inherit_queries must be True, 'frozen' or False, got "
                 f"{inherit_queries!r}."

@@ -15,6 +15,7 @@ from lad.methods.feature.checks import check_gradients, check_whole_image, find_
 from lad.methods.feature.gradient_share import GradientShare, build_weight
 from lad.methods.feature.maps import adapt, as_map, channels_of, objects_of
 from lad.methods.feature.pairs import Pair, numbered, pair_maps, report_strides
+from lad.methods.settings import checked_flag, checked_loss_name
 from lad.networks.connectors import build_connector
 from lad.networks.dry_run import dry_run
 from lad.networks.gives import FEATURES
@@ -84,8 +85,6 @@ class FeatureDistillation(DistillationMethod):
         self._any_shape = getattr(self._loss_class, "any_shape", False)
         if loss_name is None:
             loss_name = f"loss_{self._loss_class.__name__.removesuffix('Loss').lower()}"
-        if "loss" not in loss_name:
-            raise self.mistake(f"loss_name must contain 'loss', got {loss_name!r}.")
         if isinstance(connector, str) and connector not in ("auto", "projection"):
             raise self.mistake(
                 f"connector must be 'auto', 'projection', a connector's config or None, got {connector!r}."
@@ -101,8 +100,8 @@ class FeatureDistillation(DistillationMethod):
         self.teacher_transform = teacher_transform
         self.loss_weight = build_weight(loss_weight, f"{type(self).__name__}: loss_weight")
         self.level_weights = level_weights
-        self.average = average
-        self.loss_name = loss_name
+        self.average = checked_flag(type(self).__name__, "average", average)
+        self.loss_name = checked_loss_name(type(self).__name__, loss_name)
         self.student_modules = tuple(dict.fromkeys(split_level(name)[0] for name in self.student))
         self.teacher_modules = tuple(dict.fromkeys(split_level(name)[0] for name in self.teacher))
 

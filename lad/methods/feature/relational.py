@@ -10,6 +10,7 @@ from lad.losses.feature import Objects
 from lad.losses.relational import RKDLoss
 from lad.methods.base import DistillationMethod, Link, Step
 from lad.methods.feature.maps import objects_of
+from lad.methods.settings import checked_loss_name
 from lad.networks.dry_run import DRY_RUN_SIZE, dry_run
 from lad.networks.gives import FEATURES
 from lad.networks.routes import Teacher
@@ -106,13 +107,11 @@ class RelationalDistillation(DistillationMethod):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        if "loss" not in loss_name:
-            raise ConfigError(f"RelationalDistillation: loss_name must contain 'loss', got {loss_name!r}.")
         if max_objects < 3:
             raise ConfigError(f"RelationalDistillation: max_objects must be 3 or more, got {max_objects}.")
         self.student_modules, self.teacher_modules = (student,), (teacher,)
         self.max_objects = max_objects
-        self.loss_name = loss_name
+        self.loss_name = checked_loss_name(type(self).__name__, loss_name)
         self.loss = RKDLoss(distance_weight, angle_weight, loss_weight)
 
     def bind(self, student: BaseDetector, teacher: Teacher) -> None:

@@ -20,6 +20,7 @@ from lad.methods.response.dense import (
     check_labels_known,
 )
 from lad.methods.response.logits import build_logit_loss
+from lad.methods.settings import checked_flag
 from lad.networks.connectors import build_connector
 from lad.networks.routes import Teacher
 
@@ -112,7 +113,7 @@ class CrossHeadDistillation(DenseDistillation):
             )
         self.loss_bbox_config = loss_bbox
         self.centerness_weight = centerness_weight
-        self.align = align
+        self.align = checked_flag(OWNER, "align", align)
         self.feature = feature
         self.connector = connector
 

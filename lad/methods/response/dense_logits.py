@@ -18,6 +18,7 @@ from lad.methods.response.dense import (
 )
 from lad.methods.response.logits import build_logit_loss, logit_loss
 from lad.methods.roi.two_stage import find_class_mapping
+from lad.methods.settings import checked_classes, checked_loss_name
 from lad.networks.routes import Teacher
 
 from mmdet.models.detectors import BaseDetector
@@ -65,12 +66,10 @@ class DenseLogitDistillation(DenseDistillation):
             raise ConfigError(
                 f"DenseLogitDistillation: where must be one of {', '.join(get_args(Where))}, got {where!r}."
             )
-        if "loss" not in loss_name:
-            raise ConfigError(f"DenseLogitDistillation: loss_name must contain 'loss', got {loss_name!r}.")
         self.loss_config = dict(loss or dict(type="KDLoss"))
         self.where = where
-        self.classes = tuple(classes) if classes is not None else None
-        self.loss_name = loss_name
+        self.classes = checked_classes(type(self).__name__, classes)
+        self.loss_name = checked_loss_name(type(self).__name__, loss_name)
 
     def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Refuse heads whose class scores do not correspond; find the teacher's classes."""

@@ -10,6 +10,7 @@ from lad.base.replace import replaced
 from lad.base.schedules import Schedule, build_schedule
 from lad.errors import ConfigError, UnsupportedError
 from lad.methods.base import DistillationMethod, Link, Step
+from lad.methods.settings import checked_loss_name
 from lad.networks.forward import HEADS, PLAIN_FEATURES
 from lad.networks.gives import DETECTIONS
 from lad.networks.routes import Teacher
@@ -81,12 +82,10 @@ class DetectionDistillation(DistillationMethod):
         min_score = LEAST_SCORES[targets] if min_score is None else min_score
         if isinstance(min_score, bool) or not isinstance(min_score, (int, float)) or not 0 <= min_score <= 1:
             raise ConfigError(f"{owner}: min_score must be from 0 to 1, got {min_score!r:.60}.")
-        if "loss" not in loss_name:
-            raise ConfigError(f"{owner}: loss_name must contain 'loss', got {loss_name!r}.")
         self.targets = targets
         self.min_score = min_score
         self.loss_weight = build_schedule(loss_weight, f"{owner}: loss_weight", minimum=0)
-        self.loss_name = loss_name
+        self.loss_name = checked_loss_name(owner, loss_name)
 
     def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Find out how the student's own loss is computed once more, without running its backbone again."""

@@ -19,6 +19,7 @@ from lad.methods.response.dense import (
 )
 from lad.methods.roi.not_true import RoINotTrue
 from lad.methods.roi.two_stage import averaged_over_ranks, find_class_mapping
+from lad.methods.settings import checked_loss_name
 from lad.networks.routes import Teacher
 
 from mmdet.models.detectors import BaseDetector
@@ -81,11 +82,9 @@ class NotTrueDistillation(DistillationMethod):
         is_number = isinstance(protect, (int, float)) and not isinstance(protect, bool)
         if protect is not None and not (is_number and 0 <= protect <= 1):
             raise ConfigError(f"{owner}: protect must be a probability or None, got {protect!r:.60}.")
-        if not isinstance(loss_name, str) or "loss" not in loss_name:
-            raise ConfigError(f"{owner}: loss_name must contain 'loss', got {loss_name!r:.60}.")
         self.temperature = temperature
         self.protect = protect
-        self.loss_name = loss_name
+        self.loss_name = checked_loss_name(owner, loss_name)
 
     def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Refuse heads whose classes cannot be compared."""

@@ -24,6 +24,7 @@ from lad.methods.roi.stages import (
     zero_of_stage,
 )
 from lad.methods.roi.two_stage import find_class_mapping
+from lad.methods.settings import checked_classes
 from lad.networks.routes import Teacher
 
 import torch
@@ -55,7 +56,7 @@ class RoIDistillation(DistillationMethod):
 
     def __init__(self, classes: Sequence[str] | None = None, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg=init_cfg)
-        self.classes = tuple(classes) if classes is not None else None
+        self.classes = checked_classes(self.owner or type(self).__name__, classes)
 
     @abstractmethod
     def compare(

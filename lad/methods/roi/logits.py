@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lad.errors import ConfigError, UnsupportedError
+from lad.errors import UnsupportedError
 from lad.methods.base import Step
 from lad.methods.response.logits import build_logit_loss, logit_loss
 from lad.methods.roi.base import RoIDistillation
 from lad.methods.roi.heads import is_sigmoid, stages_of
 from lad.methods.roi.stages import StageOutputs
 from lad.methods.roi.two_stage import averaged_over_ranks
+from lad.methods.settings import checked_loss_name
 from lad.networks.routes import Teacher
 
 from mmdet.models.detectors import BaseDetector
@@ -48,10 +49,8 @@ class RoILogitDistillation(RoIDistillation):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(classes=classes, init_cfg=init_cfg)
-        if "loss" not in loss_name:
-            raise ConfigError(f"RoILogitDistillation: loss_name must contain 'loss', got {loss_name!r}.")
         self.loss_config = dict(loss or dict(type="KDLoss"))
-        self.loss_name = self.stage_loss_name = loss_name
+        self.loss_name = self.stage_loss_name = checked_loss_name(type(self).__name__, loss_name)
 
     def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Refuse RoI heads whose classes cannot be compared."""

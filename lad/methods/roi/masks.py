@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lad.base.replace import replaced
-from lad.errors import ConfigError, UnsupportedError
+from lad.errors import UnsupportedError
 from lad.methods.base import DistillationMethod, Step
 from lad.methods.response.logits import build_logit_loss
 from lad.methods.roi.heads import forward_masks, mask_rois
 from lad.methods.roi.stages import pooled_module, stage_numbers
 from lad.methods.roi.two_stage import averaged_over_ranks, find_class_mapping
+from lad.methods.settings import checked_classes, checked_loss_name
 from lad.networks.routes import Teacher
 
 import torch
@@ -81,16 +82,14 @@ class MaskLogitDistillation(DistillationMethod):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        if "loss" not in loss_name:
-            raise ConfigError(f"MaskLogitDistillation: loss_name must contain 'loss', got {loss_name!r}.")
         self.loss = build_logit_loss(loss or dict(type="KDLoss"), use_sigmoid=True)
         if getattr(self.loss, "needs_labels", False):
             raise UnsupportedError(
                 f"MaskLogitDistillation: {type(self.loss).__name__} compares classes, which pixels are not: use "
                 "KDLoss or QualityKDLoss."
             )
-        self.classes = tuple(classes) if classes is not None else None
-        self.loss_name = loss_name
+        self.classes = checked_classes(type(self).__name__, classes)
+        self.loss_name = checked_loss_name(type(self).__name__, loss_name)
 
     def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Refuse detectors without such mask heads; match stages and classes."""

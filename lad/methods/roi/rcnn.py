@@ -22,6 +22,7 @@ from lad.methods.roi.two_stage import (
     scale_hard,
     target_deltas,
 )
+from lad.methods.settings import checked_classes
 from lad.networks.routes import Teacher
 
 import torch
@@ -79,7 +80,7 @@ class RCNNDistillation(TwoStageDistillation, RoIDistillation):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(mu, nu, margin, reg_weight, background_weight, temperature, rescale, init_cfg)
-        self.classes = tuple(classes) if classes is not None else None
+        self.classes = checked_classes(type(self).__name__, classes)
 
     def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Refuse RoI heads that cannot be compared; find the teacher's classes and units."""

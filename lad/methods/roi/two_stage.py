@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lad.errors import ConfigError, UnsupportedError, nearest
 from lad.losses import bounded_regression_loss
 from lad.methods.base import DistillationMethod
+from lad.methods.settings import checked_flag
 from lad.networks.routes import Teacher
 
 import torch
@@ -42,7 +43,7 @@ class TwoStageDistillation(DistillationMethod):
         self.reg_weight = reg_weight
         self.background_weight = background_weight
         self.temperature = temperature
-        self.rescale = rescale
+        self.rescale = checked_flag(type(self).__name__, "rescale", rescale)
 
 
 class DeltaConversion(nn.Module):

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 
 from lad.base.progress import Progress
 from lad.base.schedules import build_schedule
-from lad.errors import ConfigError, UnsupportedError
+from lad.errors import UnsupportedError
 from lad.losses import cosine_distance
 from lad.methods.base import Link, SeveralTeachersMethod, Step
 from lad.methods.roi.two_stage import averaged_over_ranks
+from lad.methods.settings import checked_loss_name
 from lad.methods.specialists.classifier_features import FeatureSource
 from lad.methods.specialists.roi_features import RoIFeatures
 from lad.methods.specialists.tower_features import DenseFeatures
@@ -73,10 +74,8 @@ class ClassBalancedDistillation(SeveralTeachersMethod):
         owner = type(self).__name__
         self.alpha = build_schedule(alpha, f"{owner}: alpha", minimum=0, maximum=1)
         self.beta = build_schedule(beta, f"{owner}: beta", minimum=0)
-        if "loss" not in loss_name:
-            raise ConfigError(f"{owner}: loss_name must contain 'loss', got {loss_name!r}.")
         self.connector = connector
-        self.loss_name = loss_name
+        self.loss_name = checked_loss_name(owner, loss_name)
 
     def bind_teachers(self, student: BaseDetector, teachers: Mapping[str, SingleTeacher]) -> None:
         """Refuse heads that do not fit; make the projections, one for each stage of a cascade."""

@@ -19,6 +19,7 @@ from lad.losses import (
 from lad.methods.base import Link, SeveralTeachersMethod, Step
 from lad.methods.roi.heads import stages_of
 from lad.methods.roi.two_stage import averaged_over_ranks
+from lad.methods.settings import checked_classes, checked_flag, checked_loss_name
 from lad.methods.specialists.cells import DenseQueries, check_dense
 from lad.methods.specialists.classes import find_known_classes
 from lad.methods.specialists.proposals import ProposalQueries, check_proposals
@@ -119,23 +120,19 @@ class MulDE(SeveralTeachersMethod):
             raise ConfigError(
                 f"{owner}: attention must be one of {', '.join(get_args(Attention))}, got {attention!r}."
             )
-        if not isinstance(gated, bool):
-            raise ConfigError(f"{owner}: gated must be True or False, got {gated!r}.")
-        if "loss" not in loss_name:
-            raise ConfigError(f"{owner}: loss_name must contain 'loss', got {loss_name!r}.")
         if knows is not None and not isinstance(knows, Mapping):
             raise ConfigError(
                 f"{owner}: knows must be like dict(TEACHER=['ring', 'trophozoite']), got {knows!r}."
             )
-        self.classes = tuple(classes) if classes is not None else None
+        self.classes = checked_classes(owner, classes)
         self.knows = dict(knows or {})
         self.candidates = candidates
         self.attention_epochs = attention_epochs
         self.max_attention_temperature = max_attention_temperature
         self.attention = attention
-        self.gated = gated
+        self.gated = checked_flag(owner, "gated", gated)
         self.log_classes = log_classes
-        self.loss_name = loss_name
+        self.loss_name = checked_loss_name(owner, loss_name)
         self.gate_loss_name = f"{loss_name}_gates"
 
     def bind_teachers(self, student: BaseDetector, teachers: Mapping[str, SingleTeacher]) -> None:

@@ -17,6 +17,7 @@ from lad.losses import attention_transfer_loss, complementary_features, directio
 from lad.methods.base import JointMethod, Step
 from lad.methods.response.dense import check_dense_heads, check_labels_known, labels_of
 from lad.methods.response.logits import build_logit_loss
+from lad.methods.settings import checked_loss_name
 from lad.methods.together.comparisons import check_same_classes, compare_dense, pair_label
 from lad.methods.together.fused_predictor import FusedPrediction, FusedPredictor
 from lad.networks.dry_run import dry_run
@@ -103,15 +104,13 @@ class FeatureFusionSelfDistillation(JointMethod):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self.owner = type(self).__name__
-        if not isinstance(loss_name, str) or not loss_name.startswith("loss"):
-            raise ConfigError(f"{self.owner}: loss_name must begin with 'loss', got {loss_name!r}.")
         for name, value in (("loss", loss), ("norm_cfg", norm_cfg)):
             if value is not None and not isinstance(value, dict):
                 raise ConfigError(f"{self.owner}: {name} must be a dict with a type, got {value!r}.")
         self.leader = leader
         self.loss_config = loss or dict(type="KDLoss", temperature=2.0)
         self.norm_cfg = norm_cfg or dict(type="BN")
-        self.loss_name = loss_name
+        self.loss_name = checked_loss_name(self.owner, loss_name, begins=True)
         self.diversity_weight = build_schedule(diversity_weight, f"{self.owner}: diversity_weight", minimum=0)
         self.fusion_weight = build_schedule(fusion_weight, f"{self.owner}: fusion_weight", minimum=0)
         self.upsampling_weight = build_schedule(

@@ -10,6 +10,7 @@ from lad.base.schedules import build_schedule
 from lad.errors import ConfigError, UnsupportedError, listed
 from lad.methods.base import JointMethod, Step
 from lad.methods.response.dense import default_logit_loss
+from lad.methods.settings import checked_loss_name
 from lad.methods.together.comparisons import Comparison, DenseComparison, RoIComparison, check_same_classes
 from lad.methods.together.pairs import mutual_pairs
 
@@ -74,12 +75,10 @@ class MutualLogitDistillation(JointMethod):
             raise ConfigError(f"{owner}: pairs must be 'output' or 'all', got {pairs!r}.")
         if loss is not None and not isinstance(loss, dict):
             raise ConfigError(f"{owner}: loss must be like dict(type='KDLoss'), got {loss!r}.")
-        if not isinstance(loss_name, str) or not loss_name.startswith("loss"):
-            raise ConfigError(f"{owner}: loss_name must begin with 'loss', got {loss_name!r}.")
         self.takes_exits = pairs == "all"
         self.loss_config = loss
         self.weight = build_schedule(weight, f"{owner}: weight", minimum=0)
-        self.loss_name = loss_name
+        self.loss_name = checked_loss_name(owner, loss_name, begins=True)
         self.sum_name = loss_name.replace("loss", "sum", 1)
 
     def bind_together(self, networks: Mapping[str, BaseDetector]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lad.errors import ConfigError, UnsupportedError
+from lad.errors import UnsupportedError
 from lad.methods.base import DistillationMethod
 from lad.methods.roi.two_stage import find_class_mapping
+from lad.methods.settings import checked_classes, checked_loss_name
 from lad.methods.transformers.comparison import build_answer_losses
 from lad.methods.transformers.decoding import Answers
 from lad.networks.routes import Teacher
@@ -49,16 +50,14 @@ class AnswerDistillation(DistillationMethod):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         owner = type(self).__name__
-        if "loss" not in loss_name:
-            raise ConfigError(f"{owner}: loss_name must contain 'loss', got {loss_name!r}.")
         self.compared = build_answer_losses(
             owner,
             loss_cls or dict(type="KDLoss"),
             loss_bbox or dict(type="L1Loss", loss_weight=5.0),
             loss_iou or dict(type="GIoULoss", loss_weight=2.0),
         )
-        self.classes = tuple(classes) if classes is not None else None
-        self.loss_name = loss_name
+        self.classes = checked_classes(owner, classes)
+        self.loss_name = checked_loss_name(owner, loss_name)
 
     def bind_answers(self, student: BaseDetector, teacher: Teacher, pairs: Sequence[int]) -> None:
         """Find the teacher's classes and features, and note its decoder layer for each of the student's.

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from lad.errors import ConfigError, UnsupportedError
 from lad.methods.base import Link, Step
+from lad.methods.settings import checked_flag
 from lad.methods.transformers.base import AnswerDistillation
 from lad.methods.transformers.comparison import compare_answers
 from lad.methods.transformers.decoding import (
@@ -108,7 +109,7 @@ class SharedQueryDistillation(AnswerDistillation):
             raise ConfigError(f"{OWNER}: specific=False and num_random=0 leave no query to share; set one.")
         if layers not in get_args(Layers):
             raise ConfigError(f"{OWNER}: layers must be 'even' or 'last', got {layers!r:.60}.")
-        self.specific = specific
+        self.specific = checked_flag(OWNER, "specific", specific)
         self.num_random = num_random
         self.layers = layers
 

@@ -1,0 +1,52 @@
+"""Checks of settings that many methods have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lad.errors import ConfigError
+
+
+def checked_loss_name(owner: str, name: Any, begins: bool = False) -> str:
+    """The name of a loss, which contains 'loss': MMEngine adds up what is called so, and passes over the rest.
+
+    Args:
+        owner: What the setting belongs to, for the message.
+        name: The setting.
+        begins: Whether the name must begin with 'loss'.
+
+    Raises:
+        ConfigError: it is no such name.
+    """
+    if not isinstance(name, str) or "loss" not in name or (begins and not name.startswith("loss")):
+        how = "begin with" if begins else "contain"
+        raise ConfigError(f"{owner}: loss_name must {how} 'loss', got {name!r:.60}.")
+    return name
+
+
+def checked_classes(owner: str, classes: Any) -> tuple[str, ...] | None:
+    """The student's class names, where a config gives them.
+
+    Raises:
+        ConfigError: it is no list of names.
+    """
+    if classes is None:
+        return None
+    listed = isinstance(classes, Sequence) and not isinstance(classes, str)
+    if not listed or not all(isinstance(name, str) for name in classes):
+        raise ConfigError(
+            f"{owner}: classes must be a list of the student's class names, got {classes!r:.60}."
+        )
+    return tuple(classes)
+
+
+def checked_flag(owner: str, setting: str, value: Any) -> bool:
+    """A setting that is on or off; a word such as 'no' would be on.
+
+    Raises:
+        ConfigError: it is neither True nor False.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"{owner}: {setting} must be True or False, got {value!r:.60}.")
+    return value
