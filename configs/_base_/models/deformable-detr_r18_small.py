@@ -1,26 +1,12 @@
 # Deformable DETR for small images: ResNet-18, two encoder and two decoder layers of 64 channels.
+_base_ = "resnet18_fpn_small.py"
 model = dict(
     type="DeformableDETR",
     num_queries=30,
     num_feature_levels=3,
-    data_preprocessor=dict(
-        type="DetDataPreprocessor",
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=32,
-    ),
-    backbone=dict(
-        type="ResNet",
-        depth=18,
-        base_channels=64,
-        num_stages=4,
-        out_indices=(1, 2, 3),
-        norm_cfg=dict(type="BN", requires_grad=True),
-        norm_eval=False,
-        style="pytorch",
-    ),
+    backbone=dict(out_indices=(1, 2, 3)),
     neck=dict(
+        _delete_=True,
         type="ChannelMapper",
         in_channels=[128, 256, 512],
         kernel_size=1,
