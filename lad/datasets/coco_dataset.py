@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lad.base.settings import checked_flag
 from lad.datasets.coco_file import read_coco
 from lad.datasets.image_folder import image_files, unlabelled_coco
-from lad.errors import ConfigError, DataError
+from lad.errors import DataError
 
 from mmdet.datasets import CocoDataset as _CocoDataset
 from mmdet.registry import DATASETS
@@ -34,9 +35,7 @@ class CocoDataset(_CocoDataset):
     """
 
     def __init__(self, *args: Any, labelled: bool = True, **kwargs: Any) -> None:
-        if not isinstance(labelled, bool):
-            raise ConfigError(f"CocoDataset: labelled must be True or False, got {labelled!r:.60}.")
-        self.labelled = labelled
+        self.labelled = checked_flag("CocoDataset", "labelled", labelled)
         if not labelled and type(self) is CocoDataset:
             # The names that MMDetection gives by default are those of COCO's labels.
             kwargs["metainfo"] = dict(classes=None) | dict(kwargs.get("metainfo") or {})

@@ -39,14 +39,3 @@ def checked_classes(owner: str, classes: Any) -> tuple[str, ...] | None:
             f"{owner}: classes must be a list of the student's class names, got {classes!r:.60}."
         )
     return tuple(classes)
-
-
-def checked_flag(owner: str, setting: str, value: Any) -> bool:
-    """A setting that is on or off; a word such as 'no' would be on.
-
-    Raises:
-        ConfigError: it is neither True nor False.
-    """
-    if not isinstance(value, bool):
-        raise ConfigError(f"{owner}: {setting} must be True or False, got {value!r:.60}.")
-    return value

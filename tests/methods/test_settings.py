@@ -2,8 +2,9 @@
 
 import inspect
 
+from lad.base.settings import checked_flag
 from lad.errors import ConfigError
-from lad.methods.settings import checked_classes, checked_flag, checked_loss_name
+from lad.methods.settings import checked_classes, checked_loss_name
 
 import pytest
 from hypothesis import given

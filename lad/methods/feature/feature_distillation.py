@@ -8,6 +8,7 @@ from typing import Any
 
 from lad.base.capture import levels_of, split_level
 from lad.base.schedules import Schedule
+from lad.base.settings import checked_flag
 from lad.errors import ConfigError, UnsupportedError
 from lad.losses.feature import Objects
 from lad.methods.base import DistillationMethod, Link, Step
@@ -15,7 +16,7 @@ from lad.methods.feature.checks import check_gradients, check_whole_image, find_
 from lad.methods.feature.gradient_share import GradientShare, build_weight
 from lad.methods.feature.maps import adapt, as_map, channels_of, objects_of
 from lad.methods.feature.pairs import Pair, numbered, pair_maps, report_strides
-from lad.methods.settings import checked_flag, checked_loss_name
+from lad.methods.settings import checked_loss_name
 from lad.networks.connectors import build_connector
 from lad.networks.dry_run import dry_run
 from lad.networks.gives import FEATURES

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from lad.base.replace import replaced
+from lad.base.settings import checked_flag
 from lad.errors import ConfigError, UnsupportedError
 from lad.heads.dense import class_logits, flatten_levels
 from lad.losses import LDLoss, binary_kl_divergence
@@ -20,7 +21,6 @@ from lad.methods.response.dense import (
     check_labels_known,
 )
 from lad.methods.response.logits import build_logit_loss
-from lad.methods.settings import checked_flag
 from lad.networks.connectors import build_connector
 from lad.networks.routes import Teacher
 

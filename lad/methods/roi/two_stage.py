@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lad.base.settings import checked_flag
 from lad.errors import ConfigError, UnsupportedError, nearest
 from lad.losses import bounded_regression_loss
 from lad.methods.base import DistillationMethod
-from lad.methods.settings import checked_flag
 from lad.networks.routes import Teacher
 
 import torch

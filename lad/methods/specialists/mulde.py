@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Literal, get_args
 
 from lad.base.schedules import build_schedule
+from lad.base.settings import checked_flag
 from lad.errors import ConfigError, UnsupportedError
 from lad.losses import (
     attention_temperature,
@@ -19,7 +20,7 @@ from lad.losses import (
 from lad.methods.base import Link, SeveralTeachersMethod, Step
 from lad.methods.roi.heads import stages_of
 from lad.methods.roi.two_stage import averaged_over_ranks
-from lad.methods.settings import checked_classes, checked_flag, checked_loss_name
+from lad.methods.settings import checked_classes, checked_loss_name
 from lad.methods.specialists.cells import DenseQueries, check_dense
 from lad.methods.specialists.classes import find_known_classes
 from lad.methods.specialists.proposals import ProposalQueries, check_proposals

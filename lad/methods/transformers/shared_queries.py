@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, get_args
 
+from lad.base.settings import checked_flag
 from lad.errors import ConfigError, UnsupportedError
 from lad.methods.base import Link, Step
-from lad.methods.settings import checked_flag
 from lad.methods.transformers.base import AnswerDistillation
 from lad.methods.transformers.comparison import compare_answers
 from lad.methods.transformers.decoding import (
