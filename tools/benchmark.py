@@ -93,7 +93,7 @@ def find_suite(name: str) -> Suite:
 def report(suite: Suite, root: Path, args: argparse.Namespace) -> None:
     """Write the report of a suite and print its text."""
     archive = {} if args.without_archive else read_archive(suite.archive)
-    records, stale = known_results(suite, root, read_records(root / RECORDS), archive)
+    records, stale = known_results(suite, root, read_records(root / RECORDS), archive, args.replicates)
     summary = summarise(suite, records, root, args.replicates)
     command = ["python", "tools/benchmark.py", "run", args.suite]
     if args.work_dir != WORK_DIR:

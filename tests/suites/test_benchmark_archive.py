@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 
+from suites import resampling
 from suites.archive import read_archive
 from suites.archiving import archive_results
 from suites.records import Key
@@ -38,7 +39,10 @@ def elsewhere(fake):
 
 
 def results(fake, replicates=200):
-    known, stale = known_results(fake.suite, fake.root, records(fake), read_archive(fake.suite.archive))
+    archived = read_archive(fake.suite.archive)
+    known, stale = known_results(
+        fake.suite, fake.root, records(fake), archive=archived, replicates=replicates
+    )
     return summarise(fake.suite, known, fake.root, replicates), stale
 
 
@@ -66,6 +70,43 @@ def test_fewer_replicates_are_the_first_of_the_archived_ones(fake):
     assert markdown(again, "x") == markdown(summary, "x")
     with pytest.raises(Exception, match="has 1000 replicates and 1001 were asked for; ask for fewer"):
         results(fake, replicates=1001)
+
+
+@pytest.fixture
+def matched(monkeypatch):
+    """Files of detections that were matched with objects."""
+    files = []
+    match = resampling.coco_evaluation
+    monkeypatch.setattr(
+        resampling,
+        "coco_evaluation",
+        lambda *args, **kwargs: (files.append(args[1]), match(*args, **kwargs))[1],
+    )
+    return files
+
+
+def test_detections_of_what_is_archived_are_not_matched_again(fake, matched, tmp_path):
+    run(fake)
+    archive(fake)
+    assert len(matched) == 5
+    results(fake)
+    assert not archive(fake).added
+    assert len(matched) == 5
+    # But for more replicates than are archived, and for another result of the same row and seed.
+    summary, _ = results(fake, replicates=1001)
+    assert summary.replicates == 1001
+    assert len(matched) == 10
+    change(tmp_path / "student.py", "lr=0.1", "lr=0.2")
+    run(fake, rerun_changed=True, use_archive=False)
+    del matched[:]
+    results(fake)
+    expected = {fake.root / records(fake)[key].detections for key in EVERYTHING if key.row == "student"}
+    assert set(matched) >= expected
+    assert set(archive(fake).added) >= {Key("student", 0), Key("student", 1)}
+    results(fake)
+    del matched[:]
+    results(fake)
+    assert not matched
 
 
 def test_what_is_archived_is_not_trained_again(elsewhere):

@@ -95,6 +95,7 @@ def test_a_suite_of_digits_trains_dies_goes_on_and_reports(tmp_path):
     # One of each kind: every process costs seconds of imports.
     suite["entries"] = {name: suite["entries"][name] for name in ("mini", "nano", "file", "lad")}
     for entry in suite["entries"].values():
+        entry.pop("seeds", None)
         entry["options"]["train_cfg"] = dict(max_epochs=1, val_interval=1)
     file = suite["entries"]["file"]
     # After a few steps nothing is sure.
@@ -107,7 +108,7 @@ def test_a_suite_of_digits_trains_dies_goes_on_and_reports(tmp_path):
         "model.teacher.min_score": 0.0,
     }
     suite["entries"]["nano"]["options"]["model.test_cfg.score_thr"] = 0.0
-    suite["claims"] = suite["claims"][:1]
+    suite["claims"] = [dict(text="A file helps", better="file", than="nano")]
     path = tmp_path / "digits_foreign.yaml"
     path.write_text(yaml.safe_dump(suite, sort_keys=False))
     command = [sys.executable, str(ROOT / "tools/benchmark.py")]
@@ -135,7 +136,7 @@ def test_a_suite_of_digits_trains_dies_goes_on_and_reports(tmp_path):
     done = subprocess.run(
         [*command, "report", *arguments], cwd=ROOT, check=True, capture_output=True, text=True
     )
-    assert "| A file of a bigger detector's detections helps RTMDet |" in done.stdout
+    assert "| A file helps |" in done.stdout
     # Nothing is left to do.
     shutil.rmtree(work / "lad/seed_0/test")
     again = subprocess.run(

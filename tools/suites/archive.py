@@ -36,6 +36,14 @@ class ArchivedRecord(Record):
     images: int = 0
     resampled: tuple[float, ...] = ()
 
+    def is_of(self, record: Record) -> bool:
+        """Whether it is the archived form of a record."""
+        own, other = (
+            (one.status, one.format, one.digest, one.metrics, one.seconds, one.sha256.get("annotations"))
+            for one in (self, record)
+        )
+        return own == other
+
     def changed_data(self) -> list[str]:
         """Annotation files that are here with another content than the training read."""
         return files.changed(self.trained_on, {file: files.sha256(file) for file in self.trained_on})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lad.errors import DataError
 from suites import runs
-from suites.archive import archived, read_archive, write_archive
+from suites.archive import ArchivedRecord, archived, read_archive, write_archive
 from suites.plan import Options, plan
 from suites.records import Key, Record
 from suites.resampling import resample
@@ -51,7 +51,12 @@ def archive_results(suite: Suite, root: Path, records: Mapping[Key, Record]) -> 
         )
     old = read_archive(suite.archive)
     left_out = dict(changed_since(suite, root, records))
-    current = {key: record for key, record in records.items() if key not in left_out}
+    # What is archived is not resampled once more.
+    current = {
+        key: old[key] if key in old and old[key].is_of(record) else record
+        for key, record in records.items()
+        if key not in left_out
+    }
     measured = resample(successful(suite, current), root)
     left_out |= measured.gone
     left_out |= {
@@ -62,7 +67,7 @@ def archive_results(suite: Suite, root: Path, records: Mapping[Key, Record]) -> 
         trained_on = runs.trained_on(run)
         for network in run.entry.networks:
             record = measured.records[network.row].get(run.seed)
-            if record is not None:
+            if record is not None and not isinstance(record, ArchivedRecord):
                 seeds = measured.replicates[network.row]
                 new[record.key] = archived(record, seeds, measured.images, trained_on)
     rows = list(suite.networks)

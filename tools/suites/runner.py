@@ -99,11 +99,11 @@ class SuiteRunner:
         """
         begin = time.monotonic()
         self._read_state()
-        waiting = [run for run in self._in_order() if run.name not in self.done | self.failed.keys()]
         archived = f", {len(self.archived)} of them in {self.suite.archive}" if self.archived else ""
         self._display.message(
             f"{self.suite.name}: {len(self.done)} of {len(self.runs)} runs are recorded in {self.records}{archived}"
         )
+        waiting = [run for run in self._in_order() if run.name not in self.done | self.failed.keys()]
         running: dict[Future, Run] = {}
         with ThreadPoolExecutor(max_workers=self.options.jobs) as pool:
             try:

@@ -10,6 +10,7 @@ from suites import runs
 from suites.archive import ArchivedRecord
 from suites.plan import Options, plan
 from suites.records import FORMAT, Key, Record
+from suites.resampling import REPLICATES
 from suites.runs import Run
 from suites.suite import Network, Suite
 
@@ -48,18 +49,30 @@ def changed_since(suite: Suite, root: Path, records: Mapping[Key, Record]) -> di
 
 
 def known_results(
-    suite: Suite, root: Path, records: Mapping[Key, Record], archive: Mapping[Key, ArchivedRecord]
+    suite: Suite,
+    root: Path,
+    records: Mapping[Key, Record],
+    archive: Mapping[Key, ArchivedRecord],
+    replicates: int = REPLICATES,
 ) -> tuple[dict[Key, Record], dict[Key, str]]:
     """Recorded and archived results, and which of them differ from what the suite would measure now, with the reason.
 
-    An archived result counts where none is recorded, or one that failed, whose detections are gone, or that differs.
+    An archived result counts where none is recorded, or one that failed, whose detections are gone, or that differs;
+    and where the same is recorded, whose detections need not be matched once more.
 
     Args:
         suite: The suite.
         root: Folder of the records.
         records: Of the work_dir.
         archive: Of the suite.
+        replicates: Of the bootstrap that is asked for.
     """
+    resampled = {key for key, record in archive.items() if len(record.resampled) >= replicates}
+    records = {
+        key: record
+        for key, record in records.items()
+        if not (key in resampled and archive[key].is_of(record))
+    }
     changed = changed_since(suite, root, records)
     known: dict[Key, Record] = dict(archive)
     for key, record in records.items():
