@@ -360,7 +360,9 @@ def test_teacher_runs_once_a_step_without_gradient_and_draws_nothing(tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("captured", [True, False], ids=["captured", "not_captured"])
-def test_encoder_runs_once_for_all_methods_whose_losses_are_those_of_each_alone(captured, family, tmp_path):
+def test_teacher_encodes_and_decodes_once_for_all_methods_whose_losses_are_those_of_each_alone(
+    captured, family, tmp_path
+):
     networks = FAMILIES[family](), FAMILIES[family](base=16)
     memory = dict(
         type="FeatureDistillation", student="encoder", teacher="encoder", loss=dict(type="HintLoss")
@@ -371,13 +373,44 @@ def test_encoder_runs_once_for_all_methods_whose_losses_are_those_of_each_alone(
         losses = seeded_loss(distil(*networks, tmp_path, method=method), make_batch(**BATCH))
         alone |= {name: loss for name, loss in losses.items() if "shared" in name or "matched" in name}
     model = distil(*networks, tmp_path, *methods[1:], *[memory][:captured])
-    calls = []
-    model.teacher.model.encoder.layers[0].register_forward_hook(lambda *args: calls.append(args))
+    calls = count_teachers_passes(model)
     together = seeded_loss(model, make_batch(**BATCH))
-    assert len(calls) == 1
+    # The teacher's own queries and the random ones.
+    assert calls == dict(encoder=1, decoder=2)
     assert len(alone) == 6
     for name, loss in alone.items():
         torch.testing.assert_close(together[name], loss)
+
+
+@pytest.mark.parametrize("family", DETRS)
+def test_teachers_own_queries_are_decoded_once_for_answers_and_for_matches(family, tmp_path):
+    """Their answers are the same whoever asks first."""
+    networks = FAMILIES[family](), FAMILIES[family]()
+    assignment = dict(type="LabelAssignmentDistillation", inherit_queries=True)
+    methods = [assignment, METHOD, dict(type="MatchedQueryDistillation")]
+    losses = []
+    for ordered in (methods, methods[::-1]):
+        model = distil(*networks, tmp_path, *ordered[1:], method=ordered[0])
+        calls = count_teachers_passes(model)
+        losses.append(seeded_loss(model, make_batch(**BATCH)))
+        assert calls == dict(encoder=1, decoder=2)
+    assert losses[0].keys() == losses[1].keys()
+    for name, loss in losses[0].items():
+        torch.testing.assert_close(losses[1][name], loss)
+
+
+def count_teachers_passes(model):
+    """How often the teacher's encoder and decoder run from now on."""
+    calls = dict.fromkeys(("encoder", "decoder"), 0)
+
+    def count(name):
+        calls[name] += 1
+
+    for name in calls:
+        getattr(model.teacher.model, name).layers[0].register_forward_hook(
+            lambda *args, name=name: count(name)
+        )
+    return calls
 
 
 @pytest.mark.parametrize("family", ["one_stage", "dino"])

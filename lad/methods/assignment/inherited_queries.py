@@ -14,7 +14,7 @@ from lad.errors import UnsupportedError
 from lad.exchange.seams import Mode
 from lad.exchange.seams.base import Seam
 from lad.methods.base import Step
-from lad.methods.transformers.decoding import decode_own
+from lad.methods.transformers.decoding import answer_own, decode_own
 from lad.networks.cache import hash_of
 from lad.networks.routes import Teacher
 
@@ -95,9 +95,8 @@ def decode(model: BaseDetector, outputs: Outputs, features: str, samples: Sample
         Of L decoder layers and Q queries: class scores (L, N, Q, C), boxes (L, N, Q, 4) cxcywh relative to the image,
         and the reference points from which the first layer started, (N, Q, 2 or 4).
     """
-    decoded = decode_own(model, outputs, features, samples)
-    cls_scores, bbox_preds = model.bbox_head(**decoded)
-    return cls_scores, bbox_preds, decoded["references"][0]
+    answers = answer_own(model, outputs, features, samples)
+    return *answers, decode_own(model, outputs, features, samples)["references"][0]
 
 
 class InheritedQueries(BaseModule):

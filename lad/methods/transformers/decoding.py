@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -49,26 +49,6 @@ def recording_decoder_inputs(model: BaseDetector) -> Iterator[dict[str, Any]]:
         yield inputs
 
 
-@contextmanager
-def encoding_once(model: BaseDetector, outputs: Outputs) -> Iterator[None]:
-    """A context in which a DETR's encoder answers what it did before for the batch, and keeps it where it has not.
-
-    Several methods read the memory, of which some have it captured. A peer's was computed with dropout, so that
-    its encoder runs anew.
-    """
-    with ExitStack() as stack:
-        if outputs.frozen and "encoder" in outputs:
-            stack.enter_context(
-                replaced(model.encoder, "forward", lambda *args, **kwargs: outputs["encoder"])
-            )
-        elif outputs.frozen:
-            keep = model.encoder.register_forward_hook(
-                lambda module, args, memory: outputs.add("encoder", memory)
-            )
-            stack.callback(keep.remove)
-        yield
-
-
 def decoder_inputs(
     model: BaseDetector, outputs: Outputs, features: str, samples: SampleList
 ) -> dict[str, Tensor]:
@@ -76,15 +56,25 @@ def decoder_inputs(
 
     Args:
         model: The detector.
-        outputs: Where its features are, and the encoder's memory where it has run already.
+        outputs: Where its features are, and the encoder's memory where a method has it captured.
         features: By which name.
         samples: Sizes of the images.
     """
-    # A training DINO makes denoising queries, for which it draws random numbers and needs labels.
-    with replaced(model, "training", False), encoding_once(model, outputs):
-        encoder_inputs, inputs = model.pre_transformer(outputs[features], samples)
-        made, _ = model.pre_decoder(**model.forward_encoder(**encoder_inputs))
-    return inputs | made
+
+    def compute() -> dict[str, Tensor]:
+        with ExitStack() as stack:
+            # A training DINO makes denoising queries, for which it draws random numbers and needs labels; both it and a
+            # two-stage Deformable-DETR hand their head what its `forward` does not take.
+            stack.enter_context(replaced(model, "training", False))
+            # A peer's was computed with dropout: its encoder runs anew.
+            if outputs.frozen and "encoder" in outputs:
+                memory = outputs["encoder"]
+                stack.enter_context(replaced(model.encoder, "forward", lambda *args, **kwargs: memory))
+            encoder_inputs, inputs = model.pre_transformer(outputs[features], samples)
+            made, _ = model.pre_decoder(**model.forward_encoder(**encoder_inputs))
+        return inputs | made
+
+    return _once(outputs, "inputs of the decoder", compute)
 
 
 def decode_own(
@@ -94,17 +84,30 @@ def decode_own(
 
     Args:
         model: The detector.
-        outputs: Where its features are, and the encoder's memory where it has run already.
+        outputs: Where its features are, and the encoder's memory where a method has it captured.
         features: By which name.
         samples: Sizes of the images.
 
     Returns:
         What its head is given: hidden states and reference points of each decoder layer.
     """
-    # A training DINO makes denoising queries, for which it draws random numbers that are the student's, and both it and
-    # a two-stage Deformable-DETR hand their head what its `forward` does not take.
-    with replaced(model, "training", False), encoding_once(model, outputs):
-        return model.forward_transformer(outputs[features], samples)
+    inputs = decoder_inputs(model, outputs, features, samples)
+    return _once(outputs, "decoded queries", lambda: model.forward_decoder(**inputs))
+
+
+def answer_own(model: BaseDetector, outputs: Outputs, features: str, samples: SampleList) -> Answers:
+    """The answers of a DETR's own queries, as at test time; arguments as of :func:`decode_own`."""
+    decoded = decode_own(model, outputs, features, samples)
+    return _once(outputs, "answers", lambda: Answers(*model.bbox_head(**decoded)))
+
+
+def _once(outputs: Outputs, name: str, compute: Callable[[], Any]) -> Any:
+    """What a frozen network computes of a batch, once for all methods that read it; a peer has dropout."""
+    if not outputs.frozen:
+        return compute()
+    if name not in outputs:
+        outputs.add(name, compute())
+    return outputs[name]
 
 
 def decode(model: BaseDetector, family: DecoderFamily, inputs: dict[str, Any], queries: Queries) -> Answers:
@@ -134,7 +137,7 @@ def teach(
 
     Args:
         model: The teacher's detector.
-        outputs: Where its features are, and the encoder's memory where it has run already.
+        outputs: Where its features are, and the encoder's memory where a method has it captured.
         features: By which name.
         family: Its family.
         samples: Sizes of the images.
@@ -143,10 +146,11 @@ def teach(
     """
     inputs = decoder_inputs(model, outputs, features, samples)
     own = family.queries(inputs)
-    sets = [own] if specific else []
+    sets = [Taught(own, answer_own(model, outputs, features, samples))] if specific else []
     if noise is not None:
-        sets.append(random_like(own, noise))
-    return [Taught(queries, decode(model, family, inputs, queries)) for queries in sets]
+        drawn = random_like(own, noise)
+        sets.append(Taught(drawn, decode(model, family, inputs, drawn)))
+    return sets
 
 
 def pair_layers(student: int, teacher: int) -> list[int]:

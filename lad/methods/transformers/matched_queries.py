@@ -9,7 +9,7 @@ from lad.errors import ConfigError, UnsupportedError
 from lad.methods.base import Link, Step
 from lad.methods.transformers.base import AnswerDistillation
 from lad.methods.transformers.comparison import compare_answers, foreground
-from lad.methods.transformers.decoding import Answers, decode_own, pair_layers
+from lad.methods.transformers.decoding import Answers, answer_own, pair_layers
 from lad.methods.transformers.matching import gather, match, pair_costs
 from lad.networks.routes import Teacher
 
@@ -118,7 +118,7 @@ class MatchedQueryDistillation(AnswerDistillation):
 
         The classes are the student's.
         """
-        answers = Answers(*model.bbox_head(**decode_own(model, outputs, features, samples)))
+        answers = answer_own(model, outputs, features, samples)
         # The last of them is the teacher's last layer.
         paired = self.of_students_classes(
             Answers(*(values.index_select(0, self.pairs) for values in answers))
