@@ -191,6 +191,11 @@ RULES = [
     Rule(r"tools/model_info.py", "--steps 1 --batch 2 --shape 64 64"),
     Rule(r"plot_losses.py WORK_DIR", "", {"WORK_DIR": "work_dirs/paa_r18-c16_fpn_digits"},
          after=(TRAIN.format("lad/paa_r18-c16_fpn_digits"),)),
+    Rule(r"last_values.py work_dirs/benchmark", "",
+         {"work_dirs/benchmark/digits_lad/colad/seed_*": "work_dirs/paa_r18-c16_fpn_digits"},
+         after=(TRAIN.format("lad/paa_r18-c16_fpn_digits"),)),
+    Rule(r"last_values.py WORK_DIR", "", {"WORK_DIR": "work_dirs/paa_r18-c16_fpn_digits"},
+         after=(TRAIN.format("lad/paa_r18-c16_fpn_digits"),)),
     Rule(r"plot_losses.py work_dirs/paa", slow=True,
          after=(
              TRAIN.format("lad/paa_r18-c16_fpn_digits"), TRAIN.format("lad/lad_paa-r18-c16_paa-r18-c32_fpn_digits"))),
