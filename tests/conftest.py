@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import copy
 
+import hypothesis
 import pytest
 import torch
 from helpers import build, save_checkpoint, small_paa
 from mmengine.registry import init_default_scope
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile(
+    "lad", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("lad")
 
 
 @pytest.fixture(scope="session", autouse=True)

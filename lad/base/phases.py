@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lad.base.progress import Progress
+from lad.base.settings import is_whole
 from lad.errors import ConfigError
 
 import torch
@@ -52,7 +53,7 @@ class Pretraining:
                 f"{owner}: pretrain must be dict(iters=NUMBER) or dict(epochs=NUMBER), got {config!r}."
             )
         ((unit, length),) = config.items()
-        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        if not is_whole(length) or length < 1:
             raise ConfigError(f"{owner}: pretrain {unit} must be a positive whole number, got {length!r}.")
         return cls(**{unit: length}, student=tuple(student), adapters=tuple(adapters))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from lad.base.progress import Progress
+from lad.base.settings import is_number, is_whole
 from lad.errors import ConfigError, nearest
 
 #: How far a schedule has come from its start (0) to its end (1), by the completed part of its length in [0, 1].
@@ -137,12 +138,12 @@ def _from_dict(config: dict[str, Any], owner: str) -> Schedule:
     if len(lengths) > 1:
         raise ConfigError(f"{owner}: a schedule has a length in iters or in epochs, not in both.")
     for unit, length in lengths.items():
-        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        if not is_whole(length) or length < 1:
             raise ConfigError(
                 f"{owner}: {unit} of a schedule must be a positive whole number, got {length!r}."
             )
     begin = config.get("begin", 0)
-    if not isinstance(begin, int) or isinstance(begin, bool) or begin < 0 or (begin and not lengths):
+    if not is_whole(begin) or begin < 0 or (begin and not lengths):
         raise ConfigError(
             f"{owner}: begin of a schedule must be a whole number of the iters or epochs that it counts, got {begin!r}."
         )
@@ -217,9 +218,8 @@ def build_window(config: Any, owner: str) -> Window:
 
 
 def _are_bounds(unit: str, begin: Any, end: Any) -> bool:
-    kinds = (int, float) if unit == "part" else (int,)
     numbers = [begin] if end is None else [begin, end]
-    if not all(isinstance(each, kinds) and not isinstance(each, bool) for each in numbers):
+    if not all(map(is_number if unit == "part" else is_whole, numbers)):
         return False
     return begin >= 0 and (end is None or begin < end) and (unit != "part" or max(numbers) <= 1)
 
@@ -227,7 +227,7 @@ def _are_bounds(unit: str, begin: Any, end: Any) -> bool:
 def _check_value(
     value: Any, place: str, above: float | None, minimum: float | None, maximum: float | None
 ) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+    if not is_number(value):
         raise ConfigError(
             f"{place} must be a number, or like dict(type='cosine', start=1.0, end=0.0, epochs=5), got {value!r}."
         )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lad.base.settings import is_number
 from lad.datasets.coco_file import read_coco
 from lad.errors import ConfigError, DataError, listed, nearest
 
@@ -130,10 +130,10 @@ def _rows(
                 f"{', '.join(KEYS)}."
             )
         box, score, category = entry["bbox"], entry["score"], entry["category_id"]
-        is_box = isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
+        is_box = isinstance(box, list) and len(box) == 4 and all(map(is_number, box))
         if not is_box:
             raise DataError(f"{where}: bbox must be [left, top, width, height], got {box!r:.60}.")
-        if not _is_number(score) or not 0 <= score <= 1:
+        if not is_number(score) or not 0 <= score <= 1:
             raise DataError(f"{where}: score must be from 0 to 1, got {score!r:.60}.")
         if not isinstance(category, (int, str)) or category not in names:
             raise DataError(
@@ -142,10 +142,6 @@ def _rows(
                 "classes={ID: NAME}."
             )
         yield str(entry["image_id"]), category, box, score
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def category_names(ann_file: str | None, classes: Any, owner: str) -> dict[Any, str]:

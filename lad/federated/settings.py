@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
+from lad.base.settings import is_number, is_whole
 from lad.errors import ConfigError, listed, nearest
 
 from mmengine.config import Config
@@ -69,10 +70,10 @@ def federation_of(cfg: Config) -> FederationSettings:
             )
     if "rounds" not in own:
         raise ConfigError("federation needs its number of rounds: federation=dict(rounds=8, ...).")
-    _check_number(own, "rounds", int, lowest=1)
-    _check_number(own, "min_clients", int, lowest=1)
-    _check_number(own, "fraction", (int, float), lowest=0, above=True)
-    _check_number(own, "timeout", (int, float), lowest=0, above=True)
+    _check_number(own, "rounds", is_whole, lowest=1)
+    _check_number(own, "min_clients", is_whole, lowest=1)
+    _check_number(own, "fraction", is_number, lowest=0, above=True)
+    _check_number(own, "timeout", is_number, lowest=0, above=True)
     if own.get("fraction", 1) > 1:
         raise ConfigError(f"federation: fraction must be at most 1, got {own['fraction']!r}.")
     if own.get("norm", "average") not in get_args(Norm):
@@ -88,10 +89,11 @@ def federation_of(cfg: Config) -> FederationSettings:
     return settings
 
 
-def _check_number(own: Mapping, key: str, kinds: Any, lowest: float, above: bool = False) -> None:
+def _check_number(
+    own: Mapping, key: str, is_kind: Callable[[Any], bool], lowest: float, above: bool = False
+) -> None:
     value = own.get(key, 1)
-    is_number = isinstance(value, kinds) and not isinstance(value, bool)
-    if not is_number or not (value > lowest if above else value >= lowest):
+    if not is_kind(value) or not (value > lowest if above else value >= lowest):
         bound = f"above {lowest}" if above else f"{lowest} or more"
         raise ConfigError(f"federation: {key} must be a number {bound}, got {value!r:.60}.")
 

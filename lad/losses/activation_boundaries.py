@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lad.errors import ConfigError
+from lad.base.settings import check_numbers
 from lad.losses.feature import FeatureLoss, check_maps
 from lad.losses.precision import upcast_pair
 
@@ -74,8 +74,7 @@ class ABLoss(FeatureLoss):
 
     def __init__(self, margin: float = 1.0, reduction: str = "mean", loss_weight: float = 1.0) -> None:
         super().__init__(reduction, loss_weight)
-        if margin < 0:
-            raise ConfigError(f"ABLoss: margin must not be negative, got {margin}.")
+        check_numbers("ABLoss", minimum=0, margin=margin)
         self.margin = margin
 
     def elements(self, pred: Tensor, target: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lad.base.settings import check_numbers
 from lad.errors import ConfigError
 from lad.losses.feature import FeatureLoss, check_maps
 from lad.losses.precision import upcast, upcast_pair
@@ -107,6 +108,7 @@ class ATLoss(FeatureLoss):
         loss_weight: float = 1000.0,
     ) -> None:
         super().__init__(reduction, loss_weight)
+        check_numbers("ATLoss", power=power)
         if power < 1:
             raise ConfigError(f"ATLoss: power must be at least 1, got {power!r}: below, 0 has no gradient.")
         self.power = power

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lad.base.settings import check_numbers
 from lad.losses.precision import upcast_pair
 from lad.losses.weighted import WeightedLoss
 
@@ -69,6 +70,7 @@ class BoundedRegressionLoss(WeightedLoss):
 
     def __init__(self, margin: float = 0.0, reduction: str = "mean", loss_weight: float = 1.0) -> None:
         super().__init__(reduction, loss_weight)
+        check_numbers(type(self).__name__, minimum=0, margin=margin)
         self.margin = margin
 
     def forward(  # type: ignore[override]  # needs the ground truth too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lad.base.settings import check_numbers
 from lad.losses.feature import FeatureLoss, check_maps
 from lad.losses.precision import upcast_pair
 
@@ -62,7 +63,7 @@ class CWDLoss(FeatureLoss):
 
     def __init__(self, temperature: float = 1.0, reduction: str = "mean", loss_weight: float = 1.0) -> None:
         super().__init__(reduction, loss_weight)
-        self.check_positive(temperature=temperature)
+        check_numbers(type(self).__name__, above=0, temperature=temperature)
         self.temperature = temperature
 
     def elements(self, pred: Tensor, target: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lad.base.settings import check_numbers
 from lad.losses.knowledge_distillation import binary_kl_divergence
 from lad.losses.logits import limit_logits, soften_logits
 from lad.losses.weighted import WeightedLoss
@@ -165,10 +166,11 @@ class DKDLoss(WeightedLoss):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__(reduction, loss_weight)
+        check_numbers(type(self).__name__, minimum=0, alpha=alpha, beta=beta)
+        check_numbers(type(self).__name__, above=0, temperature=temperature)
         self.use_sigmoid = use_sigmoid
         self.alpha = alpha
         self.beta = beta
-        self.check_positive(temperature=temperature)
         self.temperature = temperature
 
     def forward(  # type: ignore[override]  # needs the labels too

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from lad.base.settings import check_numbers
 from lad.errors import ConfigError
 from lad.losses.feature import FeatureLoss, check_maps
 from lad.losses.precision import upcast, upcast_pair
@@ -96,6 +97,7 @@ class Paraphraser(BaseModule):
 
     def __init__(self, in_channels: int, rate: float = 0.5, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg=init_cfg)
+        check_numbers("Paraphraser", above=0, rate=rate)
         channels = round(in_channels * rate)
         if channels < 1:
             raise ConfigError(f"Paraphraser: a rate of {rate} leaves nothing of {in_channels} channels.")

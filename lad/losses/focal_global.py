@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lad.base.settings import check_numbers
 from lad.losses.feature import FeatureLoss, Objects, check_maps
 from lad.losses.precision import upcast, upcast_pair
 
@@ -211,11 +212,13 @@ class FGDLoss(FeatureLoss):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__(reduction, loss_weight)
+        weights = dict(foreground=foreground, background=background, attention=attention, relation=relation)
+        check_numbers(type(self).__name__, minimum=0, **weights)
+        check_numbers(type(self).__name__, above=0, temperature=temperature)
         self.foreground = foreground
         self.background = background
         self.attention = attention
         self.relation = relation
-        self.check_positive(temperature=temperature)
         self.temperature = temperature
         self.student_context = ContextBlock(channels, ratio=0.5)
         self.teacher_context = ContextBlock(channels, ratio=0.5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lad.errors import ConfigError
+from lad.base.settings import check_numbers
 from lad.losses.knowledge_distillation import binary_kl_divergence
 from lad.losses.precision import upcast_pair
 from lad.losses.weighted import WeightedLoss
@@ -70,8 +70,7 @@ class FocalKLLoss(WeightedLoss):
 
     def __init__(self, gamma: float = 0.5, reduction: str = "mean", loss_weight: float = 1.0) -> None:
         super().__init__(reduction, loss_weight)
-        if gamma < 0:
-            raise ConfigError(f"FocalKLLoss: gamma must not be negative, got {gamma!r}.")
+        check_numbers("FocalKLLoss", minimum=0, gamma=gamma)
         self.gamma = gamma
 
     def elements(self, pred: Tensor, target: Tensor) -> Tensor:

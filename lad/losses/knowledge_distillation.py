@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
+from lad.base.settings import check_numbers
 from lad.losses.closed_form import Terms, element_losses, row_losses
 from lad.losses.logits import check_logits, soften_logits, softplus
 from lad.losses.precision import upcast_pair
@@ -129,7 +130,7 @@ class KDLoss(WeightedLoss):
     ) -> None:
         super().__init__(reduction, loss_weight)
         self.use_sigmoid = use_sigmoid
-        self.check_positive(temperature=temperature)
+        check_numbers(type(self).__name__, above=0, temperature=temperature)
         self.temperature = temperature
 
     def elements(self, pred: Tensor, target: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lad.base.settings import check_numbers
 from lad.losses.knowledge_distillation import kl_divergence
 from lad.losses.weighted import WeightedLoss
 
@@ -74,7 +75,7 @@ class LDLoss(WeightedLoss):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__(reduction, loss_weight)
-        self.check_positive(temperature=temperature)
+        check_numbers(type(self).__name__, above=0, temperature=temperature)
         self.temperature = temperature
         self.average_bins = average_bins
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lad.base.settings import check_numbers
 from lad.losses.precision import upcast
 from lad.losses.weighted import WeightedLoss
 
@@ -87,6 +88,8 @@ class ProbabilityFocalLoss(WeightedLoss):
         super().__init__(reduction, loss_weight)
         if not use_sigmoid:
             raise ValueError("ProbabilityFocalLoss: use_sigmoid must be True, each class is predicted alone")
+        check_numbers(type(self).__name__, minimum=0, gamma=gamma)
+        check_numbers(type(self).__name__, minimum=0, maximum=1, alpha=alpha)
         self.use_sigmoid = use_sigmoid
         self.gamma = gamma
         self.alpha = alpha

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from lad.base.settings import check_numbers
 from lad.losses.binary_logits import BinaryLogits
 from lad.losses.closed_form import Terms, element_losses, row_losses
 from lad.losses.precision import upcast
@@ -114,8 +115,7 @@ class QualityKDLoss(WeightedLoss):
 
     def __init__(self, beta: float = 1.0, reduction: str = "mean", loss_weight: float = 1.0) -> None:
         super().__init__(reduction, loss_weight)
-        if beta < 1:
-            raise ValueError(f"beta must be at least 1, got {beta}")
+        check_numbers(type(self).__name__, minimum=1, beta=beta)
         self.beta = beta
 
     def elements(self, pred: Tensor | BinaryLogits, target: Tensor | BinaryLogits) -> Tensor:

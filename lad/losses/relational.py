@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lad.base.settings import check_numbers
 from lad.losses.precision import upcast_pair
 from lad.losses.weighted import WeightedLoss
 
@@ -171,6 +172,7 @@ class RKDLoss(WeightedLoss):
         self, distance_weight: float = 25.0, angle_weight: float = 50.0, loss_weight: float = 1.0
     ) -> None:
         super().__init__("mean", loss_weight)
+        check_numbers("RKDLoss", minimum=0, distance_weight=distance_weight, angle_weight=angle_weight)
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lad.base.settings import check_numbers
 from lad.losses.logits import soften_logits
 from lad.losses.precision import upcast
 from lad.losses.weighted import WeightedLoss
@@ -133,10 +134,14 @@ class SoftCrossEntropyLoss(WeightedLoss):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__(reduction, loss_weight)
+        check_numbers(type(self).__name__, minimum=0, background_weight=background_weight)
+        check_numbers(type(self).__name__, above=0, temperature=temperature)
+        each = class_weight if isinstance(class_weight, (list, tuple)) else [class_weight]
+        for weight in each:
+            check_numbers(type(self).__name__, minimum=0, class_weight=weight)
         self.use_sigmoid = use_sigmoid
         self.background_weight = background_weight
         self.class_weight = class_weight
-        self.check_positive(temperature=temperature)
         self.temperature = temperature
         self.rescale = rescale
 

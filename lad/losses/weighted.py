@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lad.base.settings import check_numbers
 from lad.errors import ConfigError
 
 from mmdet.models.losses.utils import weight_reduce_loss
@@ -43,18 +44,9 @@ class WeightedLoss(nn.Module):
             raise ConfigError(
                 f"{type(self).__name__}: reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}."
             )
+        check_numbers(type(self).__name__, minimum=0, loss_weight=loss_weight)
         self.reduction = reduction
         self.loss_weight = loss_weight
-
-    def check_positive(self, **settings: float) -> None:
-        """Refuse settings, such as a temperature, that are not above 0.
-
-        Raises:
-            ConfigError: one is not; the message names it.
-        """
-        for name, value in settings.items():
-            if not value > 0:
-                raise ConfigError(f"{type(self).__name__}: {name} must be positive, got {value!r}.")
 
     def elements(self, pred: Tensor, target: Tensor) -> Tensor:
         """The loss before its reduction, of the student's predictions and the teacher's (or labels)."""

@@ -23,6 +23,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from lad.base.settings import is_number, is_whole
 from lad.errors import ConfigError, nearest
 
 import torch
@@ -87,10 +88,10 @@ def check_options(max_gb: float = 8.0, patience: int = 2000, report_every: int =
     Raises:
         ConfigError: names the option.
     """
-    if isinstance(max_gb, bool) or not isinstance(max_gb, (int, float)) or not max_gb > 0:
+    if not is_number(max_gb) or max_gb <= 0:
         raise ConfigError(f"teacher cache: max_gb must be a positive number, got {max_gb!r:.60}.")
     for name, value in dict(patience=patience, report_every=report_every).items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not is_whole(value) or value < 1:
             raise ConfigError(f"teacher cache: {name} must be a number of look-ups, got {value!r:.60}.")
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from lad.base.settings import is_number, is_whole
 from lad.errors import ConfigError, nearest
 from lad.online.controller import StrideRules
 
 #: What a setting must be that may not be any number, and what to call it.
-_KINDS: dict[str, tuple[Any, str]] = {
-    "norm_eval": (bool, "True or False"),
-    **dict.fromkeys(("min_stride", "max_stride", "max_updates"), (int, "a whole number")),
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "norm_eval": (lambda value: isinstance(value, bool), "True or False"),
+    **dict.fromkeys(("min_stride", "max_stride", "max_updates"), (is_whole, "a whole number")),
 }
 
 
@@ -67,8 +68,8 @@ class OnlineSettings:
         for name, value in config.items():
             if name not in of_rules | own:
                 raise ConfigError(f"online has no setting {name!r}{nearest(name, of_rules | own)}.")
-            wanted, called = _KINDS.get(name, ((int, float), "a number"))
-            if not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool)):
+            is_kind, called = _KINDS.get(name, (is_number, "a number"))
+            if not is_kind(value):
                 raise ConfigError(f"online.{name} must be {called}, got {value!r}.")
         rules = StrideRules(**{name: value for name, value in config.items() if name in of_rules})
         return cls(rules, seed=seed, **{name: value for name, value in config.items() if name in own})

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lad.base.settings import is_number
 from lad.errors import ConfigError
 
 from mmengine.config import Config
@@ -53,8 +54,9 @@ class Parameter:
         """Whether a value is one of those that are searched."""
         if self.choices:
             return value in self.choices
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return is_number and self.low <= value <= self.high and (not self.integer or value == int(value))
+        return (
+            is_number(value) and self.low <= value <= self.high and (not self.integer or value == int(value))
+        )
 
 
 def parse_parameter(text: str) -> Parameter:

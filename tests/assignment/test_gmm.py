@@ -87,7 +87,7 @@ def check_against_scikit_learn(
         assert (fit.assignment[row][valid[row]].numpy() == predicted)[clear].all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32 - 1), kind=st.sampled_from(KINDS), check_every=st.sampled_from((None, 0, 1, 3))
 )

@@ -32,7 +32,7 @@ def oracle(grid, inside, boxes, assigner):
     return assign_one_by_one(grid.anchors, inside, instances, [None] * len(boxes), assigner)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 10_000),
     counts=st.lists(st.integers(0, 6), min_size=1, max_size=4),

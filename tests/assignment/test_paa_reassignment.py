@@ -208,7 +208,7 @@ def compare(images: list[Image], num_levels: int, topk: int, covariance_type: st
     return int(offsets[-1]), edges
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 2**32 - 1),
     kind=st.sampled_from(KINDS),
@@ -292,7 +292,7 @@ def test_topk_is_per_level_and_ties_keep_the_order(dtype):
     assert found.valid.tolist() == [[True] * 5 + [False]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from(DTYPES), topk=st.integers(1, 6))
 def test_selection_equals_a_plain_sort(seed, dtype, topk):
     rng = np.random.default_rng(seed)

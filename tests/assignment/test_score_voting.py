@@ -34,7 +34,7 @@ def mmdet_vote(det_bboxes, det_labels, bboxes, scores, score_thr, num_classes):
 
 
 @BOTH
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 2**32 - 1),
     num_classes=st.sampled_from((1, 2, 5, 80)),

@@ -94,7 +94,7 @@ def test_a_detection_votes_for_the_best_of_those_that_suppress_it():
     assert_same(merged, detections((0, 0, (9 + 4.8) / 1.2, 10, 0.9, 0), c))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     seed=st.integers(0, 10**6),
     count=st.integers(0, 60),

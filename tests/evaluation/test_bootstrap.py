@@ -72,7 +72,7 @@ def repeated(annotations, found, weights):
     return coco([new for _, new in copies], repeat(annotations)), repeat(found)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000), crowds=st.booleans())
 def test_with_every_image_once_it_is_pycocotools_map(seed, crowds):
     annotations, found = scene(seed, crowds=crowds)
@@ -81,7 +81,7 @@ def test_with_every_image_once_it_is_pycocotools_map(seed, crowds):
     assert value == pytest.approx([coco_metrics(evaluation)["mAP"]], abs=1e-12)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000), weights=st.lists(st.integers(0, 3), min_size=6, max_size=6).filter(any))
 def test_weights_count_like_copies_of_the_images(seed, weights):
     annotations, found = scene(seed)

@@ -119,7 +119,7 @@ def test_both_backends_give_the_same_metrics(options, seed, tmp_path):
     assert max(slow.values()) > 0.05
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000), use_cats=st.booleans())
 def test_precision_recall_and_scores_agree_at_every_threshold_and_area(seed, use_cats):
     """What the metrics are averaged from, before MMDetection rounds to three decimals."""

@@ -26,7 +26,7 @@ def by_hand(features, labels, groups, neighbours, temperature):
     return right / len(features)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(2, 30), st.integers(1, 40))
 def test_accuracy_is_that_of_the_votes_counted_one_by_one(seed, count, neighbours):
     generator = torch.Generator().manual_seed(seed)

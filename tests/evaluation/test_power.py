@@ -45,7 +45,7 @@ def test_a_difference_that_is_not_positive_is_refused():
         seeds_needed(0, 0.01, 0.01)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.floats(0.001, 0.05), st.floats(0.0005, 0.05), st.floats(0, 0.003))
 def test_a_larger_difference_never_needs_more_seeds(difference, seed_deviation, image_deviation):
     few, many = (seeds_needed(size, seed_deviation, image_deviation) for size in (2 * difference, difference))

@@ -200,7 +200,7 @@ def batches(draw):
     ("kind", "per"), [(StdMeanSwitch, per) for per in PER] + [(FisherSwitch, per) for per in PER[:3]]
 )
 @given(batches())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_criteria_equal_a_numpy_transcription(kind, per, batch):
     losses, membership = batch
     roles = kind(per)(losses, membership, below_median(losses, membership))

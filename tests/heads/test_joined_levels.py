@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 SIZES = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(images=st.integers(1, 3), anchors=st.integers(1, 3), channels=st.integers(1, 4), sizes=SIZES)
 def test_what_is_known_of_a_prior_stays_with_its_scores(images, anchors, channels, sizes):
     generator = torch.Generator().manual_seed(0)

@@ -65,7 +65,7 @@ def test_half_precision_does_not_overflow(dtype):
 def test_wrong_shapes_and_margins_are_refused():
     with pytest.raises(ValueError, match="need maps"):
         activation_boundary_loss(torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3, 3))
-    with pytest.raises(ConfigError, match="margin must not be negative, got -1"):
+    with pytest.raises(ConfigError, match="margin must be at least 0, got -1"):
         ABLoss(margin=-1)
 
 

@@ -35,7 +35,7 @@ def test_hand_arithmetic():
     ).item() == pytest.approx(0.4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     scales=st.tuples(*[st.floats(1e-4, 1e4)] * 2),

@@ -24,7 +24,7 @@ def test_hand_arithmetic():
     assert bounded_regression_loss(student + 7, teacher + 7, truth + 7).tolist() == [5, 0, 0]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(student=deltas, teacher=deltas, target=deltas, margin=st.floats(0, 10))
 def test_loss_and_gradient_are_zero_where_the_student_is_better_by_the_margin(
     student, teacher, target, margin

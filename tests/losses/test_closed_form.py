@@ -25,7 +25,7 @@ def values(function, student, teacher, weight):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(shape=st.lists(st.integers(0, 9), min_size=1, max_size=3), block=st.integers(1, 40))
 def test_blocks_give_the_sums_and_gradients_of_the_loss_of_each_element(name, shape, block):
     generator = torch.Generator().manual_seed(0)

@@ -47,7 +47,7 @@ def test_hand_arithmetic_of_the_binary_form():
     torch.testing.assert_close(loss, torch.tensor([7.0, 10.0]) * (0.75 * LN3 - LN2))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(values=logits, target=label, t=temperature)
 def test_beta_of_one_minus_the_teachers_target_probability_recovers_plain_distillation(values, target, t):
     student, teacher = pair(values)
@@ -59,7 +59,7 @@ def test_beta_of_one_minus_the_teachers_target_probability_recovers_plain_distil
     torch.testing.assert_close(binary, binary_kl_divergence(student, teacher, t).sum(1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(values=logits, target=label, shift=st.floats(-50, 50))
 def test_blind_to_a_shift_and_to_the_order_of_classes_and_zero_for_equals(values, target, shift):
     student, teacher = pair(values)
@@ -78,7 +78,7 @@ def test_blind_to_a_shift_and_to_the_order_of_classes_and_zero_for_equals(values
         assert function(teacher, teacher, labels).item() == 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(values=logits, target=label, moved=st.floats(-5, 5))
 def test_the_part_of_the_others_does_not_see_the_targets_logit(values, target, moved):
     student, teacher = pair(values)

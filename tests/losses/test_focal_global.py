@@ -65,7 +65,7 @@ def test_masks_by_hand():
     assert masks.background[1].unique().tolist() == [1 / 16]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     boxes=st.lists(
         st.tuples(
@@ -144,7 +144,7 @@ def test_relation_is_the_squared_difference_while_the_blocks_add_nothing_and_bot
         torch.testing.assert_close(block(student), expected)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6))
 def test_equals_cost_nothing_and_the_order_of_channels_does_not_matter(seed):
     maps, other = random_maps(seed, 2, 4, 3, 5), random_maps(seed + 1, 2, 4, 3, 5)

@@ -29,7 +29,7 @@ def test_gradient_moves_the_student_towards_the_teacher_and_never_reaches_it():
     assert teacher.grad is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(student=logit, teacher=logit, gamma=st.sampled_from([0.0, 0.5, 2.0]))
 def test_not_negative_zero_for_equals_and_the_same_with_classes_swapped(student, teacher, gamma):
     s, t = torch.tensor([student]), torch.tensor([teacher])

@@ -37,7 +37,7 @@ def test_hand_arithmetic_of_the_binary_form():
     torch.testing.assert_close(binary_kl_divergence(2 * student, 2 * teacher, 2.0), 4 * expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(values=logits, shift=st.floats(-50, 50), t=temperature)
 def test_softmax_form_is_blind_to_a_shift_and_to_the_order_of_classes_and_zero_for_equals(values, shift, t):
     student, teacher = pair(values)
@@ -51,7 +51,7 @@ def test_softmax_form_is_blind_to_a_shift_and_to_the_order_of_classes_and_zero_f
     assert binary_kl_divergence(teacher, teacher, t).abs().max() == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(values=logits, t=temperature)
 def test_binary_form_is_softmax_with_a_logit_of_zero(values, t):
     student, teacher = pair(values, (4, 1))
@@ -59,7 +59,7 @@ def test_binary_form_is_softmax_with_a_logit_of_zero(values, t):
     torch.testing.assert_close(binary_kl_divergence(student, teacher, t)[:, 0], two, rtol=1e-3, atol=1e-4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(values=logits, t=temperature)
 def test_it_is_the_soft_cross_entropy_without_the_teachers_entropy(values, t):
     student, teacher = pair(values)

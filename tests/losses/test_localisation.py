@@ -38,7 +38,7 @@ def test_equals_mmdetections_loss_of_single_edges_averaged_over_four(reduction):
     torch.testing.assert_close(own, expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 1000), shift=st.floats(-20, 20))
 def test_blind_to_a_shift_of_an_edges_logits_and_to_the_order_of_edges_and_zero_for_equals(seed, shift):
     generator = torch.Generator().manual_seed(seed)

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import fake_cuda
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 
@@ -129,7 +129,6 @@ def test_far_away_teachers_leave_the_others_their_weights():
     assert weights.tolist() == [[[1, 0, 1], [0, 1, 0]]]
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**6), st.permutations(range(4)))
 def test_teachers_in_another_order_have_the_same_weights_and_fuse_to_the_same_score(seed, order):
     student, taught, gates, known = scores(seed, teachers=4)
@@ -140,7 +139,6 @@ def test_teachers_in_another_order_have_the_same_weights_and_fuse_to_the_same_sc
     torch.testing.assert_close(fuse_scores(gated[:, order], moved), fuse_scores(gated, weights))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**6))
 def test_attention_is_an_average_that_tends_to_the_plain_mean(seed):
     student, taught, gates, _ = scores(seed)

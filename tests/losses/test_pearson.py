@@ -38,7 +38,7 @@ def test_mean_is_one_minus_numpys_correlation():
     assert pearson_distillation_loss(student, teacher).mean().item() == pytest.approx(expected, rel=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), scale=st.floats(0.05, 100), shift=st.floats(-5, 5))
 def test_scale_and_shift_of_a_channel_do_not_matter_and_equals_cost_nothing(seed, scale, shift):
     student, teacher = random_maps(seed, 2, 3, 3, 5), random_maps(seed + 1, 2, 3, 3, 5)

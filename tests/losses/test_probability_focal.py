@@ -25,7 +25,7 @@ def test_hand_arithmetic():
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     logits=st.lists(st.floats(-9, 9), min_size=6, max_size=6),
     labels=st.lists(st.integers(0, 3), min_size=2, max_size=2),

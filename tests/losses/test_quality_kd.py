@@ -33,7 +33,7 @@ def test_value_and_gradient_are_mmdetections_with_probabilities_as_targets(beta)
     torch.testing.assert_close(*(torch.autograd.grad(loss, student)[0] for loss in (own, peer)))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(student=st.floats(-30, 30), teacher=st.floats(-30, 30), beta=st.sampled_from([1.0, 2.0]))
 def test_not_negative_zero_for_equals_and_the_same_with_classes_swapped(student, teacher, beta):
     s, t = torch.tensor([student]), torch.tensor([teacher])

@@ -47,7 +47,7 @@ def test_temperature_divides_the_logits_and_the_option_multiplies_by_its_square(
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(values=logits, weight=st.floats(0.1, 5))
 def test_background_weight_moves_the_backgrounds_term_alone(values, weight):
     student, teacher = torch.tensor(values).view(2, 1, 3).unbind(0)
@@ -58,7 +58,7 @@ def test_background_weight_moves_the_backgrounds_term_alone(values, weight):
     torch.testing.assert_close(other - one, weight * background, rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(student=st.floats(-20, 20), teacher=st.floats(-20, 20), weight=st.floats(0, 5))
 def test_binary_form_is_softmax_with_a_background_logit_of_zero(student, teacher, weight):
     s, t = torch.tensor([[student]]), torch.tensor([[teacher]])

@@ -26,14 +26,15 @@ def test_unknown_reduction_is_refused(name):
 )
 @pytest.mark.parametrize("temperature", [0, -1.0, float("nan")])
 def test_temperature_that_is_not_positive_is_refused(name, temperature):
-    with pytest.raises(ConfigError, match=f"{name}: temperature must be positive, got {temperature}"):
+    wanted = "a number" if temperature != temperature else "positive"
+    with pytest.raises(ConfigError, match=f"{name}: temperature must be {wanted}, got {temperature}"):
         getattr(losses, name)(**CHANNELS.get(name, {}), temperature=temperature)
 
 
 def test_exponents_without_a_gradient_are_refused():
     with pytest.raises(ConfigError, match=r"ATLoss: power must be at least 1, got 0\.5"):
         losses.ATLoss(power=0.5)
-    with pytest.raises(ConfigError, match="FocalKLLoss: gamma must not be negative, got -1"):
+    with pytest.raises(ConfigError, match="FocalKLLoss: gamma must be at least 0, got -1"):
         losses.FocalKLLoss(gamma=-1)
 
 

@@ -185,7 +185,7 @@ def test_one_step_brings_the_student_nearer_and_leaves_the_teacher_alone(tmp_pat
     assert all(torch.equal(*pair) for pair in pairs)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(first=st.floats(-30, 30), second=st.floats(-30, 30))
 def test_logit_of_a_product_of_probabilities(first, second):
     a, b = (torch.tensor([value], dtype=torch.float64) for value in (first, second))

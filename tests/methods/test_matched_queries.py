@@ -117,7 +117,7 @@ def test_autocast_changes_no_cost():
         assert torch.equal(pair_costs(own, taught, samples, 1.0, 5.0, 2.0), exact)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 5), st.integers(0, 10**6))
 def test_match_has_the_least_weighted_cost_of_all(count, seed):
     generator = np.random.default_rng(seed)

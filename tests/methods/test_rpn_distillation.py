@@ -211,7 +211,7 @@ def test_detectors_without_an_rpn_and_settings_out_of_range_are_refused(tmp_path
         distil(tmp_path, rpn(), student=small_paa())
     for settings, message in (
         (dict(mu=1.5), "mu must be between 0 and 1, got 1.5"),
-        (dict(nu=-1), "must not be negative, got -1"),
+        (dict(nu=-1), "nu must be at least 0, got -1"),
         (dict(temperature=0), "temperature must be positive"),
     ):
         with pytest.raises(ConfigError, match=message):

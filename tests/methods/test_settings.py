@@ -2,7 +2,7 @@
 
 import inspect
 
-from lad.base.settings import checked_flag
+from lad.base.settings import check_numbers, checked_flag, is_number, is_whole
 from lad.errors import ConfigError
 from lad.methods.settings import checked_classes, checked_loss_name
 
@@ -17,6 +17,12 @@ NEEDED = {
     "FeatureDistillation": dict(CONFIGS["FeatureDistillation"][1]),
     "FeatureFusionSelfDistillation": dict(leader="c"),
 }
+NUMBERS = [
+    (name, setting)
+    for name in TABLE
+    for setting, value in inspect.signature(MODELS.get(name)).parameters.items()
+    if isinstance(value.default, (int, float)) and not isinstance(value.default, bool)
+]
 FLAGS = {
     f"{name}.{setting}": (name, setting)
     for name in TABLE
@@ -83,3 +89,46 @@ def test_classes_are_kept_in_their_order(classes):
 def test_no_classes_and_flags_are_kept():
     assert checked_classes("M", None) is None
     assert checked_flag("M", "rescale", True) is True
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), "3", True, [1.0]], ids=repr)
+@pytest.mark.parametrize(("name", "setting"), NUMBERS)
+def test_what_is_no_number_is_one_line(name, setting, wrong):
+    with pytest.raises(ConfigError, match=setting) as caught:
+        make(name, **{setting: wrong})
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_many_settings_are_numbers():
+    assert len(NUMBERS) > 30
+
+
+@given(st.one_of(st.integers(), st.floats(), st.booleans(), st.text(), st.none(), st.lists(st.floats())))
+def test_numbers_are_finite_and_whole_ones_are_ints(value):
+    assert is_whole(value) is (type(value) is int)
+    assert is_number(value) is (type(value) in (int, float) and abs(value) < float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "value", "wanted"),
+    [
+        (dict(above=0), 0, "positive"),
+        (dict(above=2), 2.0, "above 2"),
+        (dict(minimum=0), -1, "at least 0"),
+        (dict(maximum=0.5), 1, "at most 0.5"),
+        (dict(minimum=0, maximum=1), 1.5, "between 0 and 1"),
+        (dict(minimum=0, maximum=1), -0.5, "between 0 and 1"),
+        (dict(minimum=0), None, "a number"),
+        ({}, "lots", "a number"),
+    ],
+)
+def test_numbers_out_of_bounds_are_named(bounds, value, wanted):
+    with pytest.raises(ConfigError) as caught:
+        check_numbers("KD", **bounds, bad=value)
+    assert str(caught.value) == f"KD: bad must be {wanted}, got {value!r}."
+
+
+def test_numbers_on_their_bounds_are_allowed():
+    check_numbers("KD", minimum=0, maximum=1, least=0, most=1, between=0.5)
+    check_numbers("KD", above=0, tiny=5e-324, huge=10**400)

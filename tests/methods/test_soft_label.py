@@ -119,7 +119,7 @@ def test_temperature_softens_class_logits_and_keeps_the_size_of_gradients(tmp_pa
 
 @pytest.mark.parametrize("temperature", [0, -1.0, True, "2"])
 def test_other_temperatures_are_refused(tmp_path, temperature):
-    with pytest.raises(ConfigError, match="temperature must be a positive number"):
+    with pytest.raises(ConfigError, match=r"temperature must be (positive|a number), got"):
         distil(tmp_path, [dict(SOFT, temperature=temperature)])
 
 

@@ -83,7 +83,7 @@ def detections(draw, max_size=12):
     return boxes, np.array(scores, F32)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(detections(), st.sampled_from([0.2, 0.3, 0.5, 0.6, 0.75]), st.sampled_from([0, 1]))
 def test_nms_keeps_the_reference_boxes(dets, threshold, offset):
     boxes, scores = dets
@@ -93,7 +93,7 @@ def test_nms_keeps_the_reference_boxes(dets, threshold, offset):
     np.testing.assert_array_equal(kept_dets, np.c_[boxes, scores][expected])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     detections(),
     st.sampled_from(["naive", "linear", "gaussian"]),
@@ -110,7 +110,7 @@ def test_soft_nms_follows_the_reference(dets, method, threshold, min_score, offs
     np.testing.assert_allclose(kept_dets, expected_dets, rtol=1e-6)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(detections(), st.sampled_from([0.2, 0.5, 0.6]))
 def test_nms_match_forms_the_reference_groups(dets, threshold):
     rows = np.c_[dets[0], dets[1]]

@@ -135,7 +135,7 @@ def test_average_and_attention_by_hand():
     assert average([torch.tensor([3]), torch.tensor([4])]).tolist() == [3]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.integers(2, 4))
 def test_attention_lies_between_average_and_maximum_whatever_the_order(seed, count):
     logits = torch.randn(count, 5, generator=torch.Generator().manual_seed(seed)) * 4

@@ -8,7 +8,7 @@ from lad.recipes.text import WIDTH, assignment, python
 
 import pytest
 from helpers import ROOT
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mmdet.registry import MODELS
 
@@ -98,7 +98,6 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(values)
 def test_text_is_the_value_again(value):
     scope = {}

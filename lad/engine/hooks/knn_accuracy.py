@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lad.base.modes import evaluating
+from lad.base.settings import is_whole
 from lad.detectors.self_supervised import SelfSupervisedPretraining
 from lad.engine.model import detector_of
 from lad.errors import ConfigError, DataError
@@ -85,7 +86,7 @@ class KNNAccuracyHook(Hook):
             interval=interval,
         )
         for name, value in numbers.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not is_whole(value) or value < 1:
                 raise ConfigError(f"KNNAccuracyHook: {name} must be a positive whole number, got {value!r}.")
         if not isinstance(dataset, dict) or "type" not in dataset:
             raise ConfigError(f"KNNAccuracyHook: dataset must be a dict with a type, got {dataset!r:.60}.")

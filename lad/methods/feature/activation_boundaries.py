@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from lad.base.capture import root_of
 from lad.base.phases import Pretraining
+from lad.base.settings import check_numbers
 from lad.methods.base import Step
 from lad.methods.feature.pre_activation import STAGES, PreActivationDistillation
 from lad.networks.forward import DENSE_HEADS
@@ -47,6 +48,7 @@ class ActivationBoundaryDistillation(PreActivationDistillation):
         loss_name: str = "loss_ab",
         init_cfg: dict | None = None,
     ) -> None:
+        check_numbers(type(self).__name__, minimum=0, margin=margin)
         super().__init__(
             student,
             teacher,

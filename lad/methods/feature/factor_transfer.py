@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lad.base.phases import Pretraining
+from lad.base.settings import check_numbers
 from lad.methods.base import Step
 from lad.methods.feature.feature_distillation import FeatureDistillation
 from lad.methods.feature.maps import as_map
@@ -51,6 +52,7 @@ class FactorTransferDistillation(FeatureDistillation):
         loss_name: str = "loss_ft",
         init_cfg: dict | None = None,
     ) -> None:
+        check_numbers(type(self).__name__, above=0, rate=rate)
         super().__init__(
             student,
             teacher,

@@ -74,7 +74,7 @@ class FeatureDistillation(DistillationMethod):
         loss: dict | None = None,
         connector: dict | str | None = "auto",
         teacher_transform: dict | None = None,
-        loss_weight: float | dict | Schedule = 1.0,
+        loss_weight: float | dict | Schedule | GradientShare = 1.0,
         level_weights: Sequence[float] | None = None,
         average: bool = False,
         loss_name: str | None = None,

@@ -7,6 +7,7 @@ from typing import Any
 
 from lad.base.progress import Progress
 from lad.base.schedules import Schedule, build_schedule
+from lad.base.settings import is_number
 from lad.errors import ConfigError
 
 import torch
@@ -138,14 +139,12 @@ def build_weight(config: Any, owner: str) -> Schedule | GradientShare:
     Raises:
         ConfigError: it is no such setting.
     """
+    if isinstance(config, GradientShare):
+        return config
     if not isinstance(config, dict) or config.get("type") != GRADIENT_SHARE:
         return build_schedule(config, owner)
     settings = {key: value for key, value in config.items() if key != "type"}
-    wrong = [
-        key
-        for key, value in settings.items()
-        if isinstance(value, bool) or not isinstance(value, (int, float))
-    ]
+    wrong = [key for key, value in settings.items() if not is_number(value)]
     if wrong or "share" not in settings:
         what = f"{wrong[0]} must be a number, got {settings[wrong[0]]!r:.60}" if wrong else "it needs share"
         raise ConfigError(f"{owner}: {what}; it is like dict(type='{GRADIENT_SHARE}', share=0.1).")

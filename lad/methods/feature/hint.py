@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lad.errors import ConfigError
 from lad.losses.hint import NORMS
 from lad.methods.feature.feature_distillation import FeatureDistillation
+from lad.methods.feature.gradient_share import build_weight
 
 from mmdet.registry import MODELS
 
@@ -49,7 +50,7 @@ class HintDistillation(FeatureDistillation):
             teacher,
             loss=dict(type="HintLoss", norm=norm),
             connector=connector or "projection",
-            loss_weight=gamma,
+            loss_weight=build_weight(gamma, "HintDistillation: gamma"),
             average=True,
             loss_name=loss_name,
             init_cfg=init_cfg,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lad.base.capture import find_module, levels_of
+from lad.base.settings import check_numbers, is_whole
 from lad.errors import ConfigError, UnsupportedError
 from lad.losses.feature import Objects
 from lad.losses.relational import RKDLoss
@@ -107,8 +108,17 @@ class RelationalDistillation(DistillationMethod):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        if max_objects < 3:
-            raise ConfigError(f"RelationalDistillation: max_objects must be 3 or more, got {max_objects}.")
+        if not is_whole(max_objects) or max_objects < 3:
+            raise ConfigError(
+                f"RelationalDistillation: max_objects must be 3 or more, got {max_objects!r:.60}."
+            )
+        check_numbers(
+            "RelationalDistillation",
+            minimum=0,
+            distance_weight=distance_weight,
+            angle_weight=angle_weight,
+            loss_weight=loss_weight,
+        )
         self.student_modules, self.teacher_modules = (student,), (teacher,)
         self.max_objects = max_objects
         self.loss_name = checked_loss_name(type(self).__name__, loss_name)

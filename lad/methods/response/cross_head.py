@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from lad.base.replace import replaced
-from lad.base.settings import checked_flag
+from lad.base.settings import check_numbers, checked_flag
 from lad.errors import ConfigError, UnsupportedError
 from lad.heads.dense import class_logits, flatten_levels
 from lad.losses import LDLoss, binary_kl_divergence
@@ -112,6 +112,7 @@ class CrossHeadDistillation(DenseDistillation):
                 "than the student's; use QualityKDLoss or KDLoss."
             )
         self.loss_bbox_config = loss_bbox
+        check_numbers(OWNER, minimum=0, centerness_weight=centerness_weight)
         self.centerness_weight = centerness_weight
         self.align = checked_flag(OWNER, "align", align)
         self.feature = feature

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from lad.base.replace import replaced
 from lad.base.schedules import Schedule, build_schedule
+from lad.base.settings import check_numbers
 from lad.errors import ConfigError, UnsupportedError
 from lad.methods.base import DistillationMethod, Link, Step
 from lad.methods.settings import checked_loss_name
@@ -80,8 +81,7 @@ class DetectionDistillation(DistillationMethod):
         if targets not in get_args(Targets):
             raise ConfigError(f"{owner}: targets must be 'soft' or 'hard', got {targets!r}.")
         min_score = LEAST_SCORES[targets] if min_score is None else min_score
-        if isinstance(min_score, bool) or not isinstance(min_score, (int, float)) or not 0 <= min_score <= 1:
-            raise ConfigError(f"{owner}: min_score must be from 0 to 1, got {min_score!r:.60}.")
+        check_numbers(owner, minimum=0, maximum=1, min_score=min_score)
         self.targets = targets
         self.min_score = min_score
         self.loss_weight = build_schedule(loss_weight, f"{owner}: loss_weight", minimum=0)

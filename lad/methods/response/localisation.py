@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lad.assignment.priors import prior_grid
 from lad.assignment.valuable_region import valuable_region
+from lad.base.settings import check_numbers
 from lad.errors import UnsupportedError
 from lad.heads.dense import class_logits, flatten_levels
 from lad.losses import localisation_distillation_loss
@@ -59,6 +60,8 @@ class LocalisationDistillation(DenseDistillation):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
+        check_numbers(OWNER, minimum=0, loss_weight=loss_weight, vlr_weight=vlr_weight, gamma=gamma)
+        check_numbers(OWNER, above=0, temperature=temperature)
         self.loss_weight = loss_weight
         self.vlr_weight = vlr_weight
         self.temperature = temperature

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lad.base.schedules import build_schedule
+from lad.base.settings import check_numbers, is_number
 from lad.errors import ConfigError, UnsupportedError
 from lad.heads.dense import class_logits
 from lad.losses import binary_not_true_divergence
@@ -77,10 +78,8 @@ class NotTrueDistillation(DistillationMethod):
         super().__init__(init_cfg=init_cfg)
         owner = type(self).__name__
         self.weight = build_schedule(weight, f"{owner}: weight", minimum=0)
-        if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not temperature > 0:
-            raise ConfigError(f"{owner}: temperature must be a positive number, got {temperature!r:.60}.")
-        is_number = isinstance(protect, (int, float)) and not isinstance(protect, bool)
-        if protect is not None and not (is_number and 0 <= protect <= 1):
+        check_numbers(owner, above=0, temperature=temperature)
+        if protect is not None and not (is_number(protect) and 0 <= protect <= 1):
             raise ConfigError(f"{owner}: protect must be a probability or None, got {protect!r:.60}.")
         self.temperature = temperature
         self.protect = protect

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from lad.assignment.max_iou import MAX_OVERLAPS
 from lad.assignment.priors import prior_grid
+from lad.base.settings import check_numbers
 from lad.errors import ConfigError, UnsupportedError
 from lad.exchange.seams import check_same_priors
 from lad.heads.dense import class_logits, flatten_levels
@@ -85,19 +86,19 @@ class SoftLabelDistillation(DistillationMethod):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
+        owner = "SoftLabelDistillation"
+        check_numbers(
+            owner, minimum=0, cls_weight=cls_weight, box_weight=box_weight, iou_weight=iou_weight, gamma=gamma
+        )
+        check_numbers(owner, minimum=0, maximum=1, min_iou=min_iou, min_score=min_score)
+        check_numbers(owner, above=0, temperature=temperature)
         self.cls_weight = cls_weight
         self.box_weight = box_weight
         self.iou_weight = iou_weight
         self.gamma = gamma
         self.min_iou = min_iou
         if weights not in get_args(Weights):
-            raise ConfigError(
-                f"SoftLabelDistillation: weights must be 'labels' or 'teacher', got {weights!r}."
-            )
-        if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not temperature > 0:
-            raise ConfigError(
-                f"SoftLabelDistillation: temperature must be a positive number, got {temperature!r:.60}."
-            )
+            raise ConfigError(f"{owner}: weights must be 'labels' or 'teacher', got {weights!r}.")
         self.weights = weights
         self.min_score = min_score
         self.temperature = temperature

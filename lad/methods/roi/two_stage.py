@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lad.base.settings import checked_flag
+from lad.base.settings import check_numbers, checked_flag
 from lad.errors import ConfigError, UnsupportedError, nearest
 from lad.losses import bounded_regression_loss
 from lad.methods.base import DistillationMethod
@@ -36,14 +36,19 @@ class TwoStageDistillation(DistillationMethod):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        check_weights(type(self).__name__, mu, nu, margin, temperature)
+        owner = type(self).__name__
+        check_numbers(owner, minimum=0, maximum=1, mu=mu)
+        check_numbers(
+            owner, minimum=0, nu=nu, margin=margin, reg_weight=reg_weight, background_weight=background_weight
+        )
+        check_numbers(owner, above=0, temperature=temperature)
         self.mu = mu
         self.nu = nu
         self.margin = margin
         self.reg_weight = reg_weight
         self.background_weight = background_weight
         self.temperature = temperature
-        self.rescale = checked_flag(type(self).__name__, "rescale", rescale)
+        self.rescale = checked_flag(owner, "rescale", rescale)
 
 
 class DeltaConversion(nn.Module):
@@ -173,20 +178,6 @@ def find_class_mapping(
             "or write its dataset_meta."
         )
     return ClassMapping(classes, list(teacher.classes))
-
-
-def check_weights(owner: str, mu: float, nu: float, margin: float, temperature: float) -> None:
-    """Refuse settings out of range.
-
-    Raises:
-        ConfigError: names the setting.
-    """
-    if not 0 <= mu <= 1:
-        raise ConfigError(f"{owner}: mu must be between 0 and 1, got {mu}.")
-    if nu < 0 or margin < 0:
-        raise ConfigError(f"{owner}: nu and margin must not be negative, got {nu} and {margin}.")
-    if temperature <= 0:
-        raise ConfigError(f"{owner}: temperature must be positive, got {temperature}.")
 
 
 def scale_hard(losses: dict, mu: float, reg_weight: float) -> dict:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Literal, get_args
 
 from lad.base.schedules import build_schedule
-from lad.base.settings import checked_flag
+from lad.base.settings import checked_flag, is_whole
 from lad.errors import ConfigError, UnsupportedError
 from lad.losses import (
     attention_temperature,
@@ -108,7 +108,7 @@ class MulDE(SeveralTeachersMethod):
         super().__init__(init_cfg=init_cfg)
         owner = type(self).__name__
         for name, value, least in (("candidates", candidates, 2), ("attention_epochs", attention_epochs, 1)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            if not is_whole(value) or value < least:
                 raise ConfigError(
                     f"{owner}: {name} must be a whole number of at least {least}, got {value!r}."
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lad.base.capture import Outputs
+from lad.base.settings import is_number, is_whole
 from lad.errors import ConfigError, UnsupportedError
 from lad.methods.base import Link, Step
 from lad.methods.transformers.base import AnswerDistillation
@@ -71,11 +72,11 @@ class MatchedQueryDistillation(AnswerDistillation):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(loss_cls, loss_bbox, loss_iou, classes, loss_name, init_cfg)
-        if isinstance(num_queries, bool) or not isinstance(num_queries, int) or num_queries < 1:
+        if not is_whole(num_queries) or num_queries < 1:
             raise ConfigError(
                 f"{OWNER}: num_queries must be a number of predictions, got {num_queries!r:.60}."
             )
-        if isinstance(min_score, bool) or not isinstance(min_score, (int, float)) or not 0 <= min_score < 1:
+        if not is_number(min_score) or not 0 <= min_score < 1:
             raise ConfigError(f"{OWNER}: min_score must be from 0 to below 1, got {min_score!r:.60}.")
         self.num_queries = num_queries
         self.min_score = min_score

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, get_args
 
-from lad.base.settings import checked_flag
+from lad.base.settings import checked_flag, is_whole
 from lad.errors import ConfigError, UnsupportedError
 from lad.methods.base import Link, Step
 from lad.methods.transformers.base import AnswerDistillation
@@ -103,7 +103,7 @@ class SharedQueryDistillation(AnswerDistillation):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(loss_cls, loss_bbox, loss_iou, classes, loss_name, init_cfg)
-        if isinstance(num_random, bool) or not isinstance(num_random, int) or num_random < 0:
+        if not is_whole(num_random) or num_random < 0:
             raise ConfigError(f"{OWNER}: num_random must be a number of queries, got {num_random!r:.60}.")
         if not specific and not num_random:
             raise ConfigError(f"{OWNER}: specific=False and num_random=0 leave no query to share; set one.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lad.errors import ConfigError
+from lad.base.settings import check_numbers
 from lad.losses import nt_xent_loss
 from lad.methods.without_labels.base import ViewsStep, WithoutLabelsMethod
 
@@ -33,8 +33,7 @@ class ContrastiveLearning(WithoutLabelsMethod):
         self, temperature: float = 0.1, loss_weight: float = 1.0, init_cfg: dict | None = None
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        if not isinstance(temperature, (int, float)) or not temperature > 0:
-            raise ConfigError(f"ContrastiveLearning: temperature must be positive, got {temperature!r:.60}.")
+        check_numbers("ContrastiveLearning", above=0, temperature=temperature)
         self.temperature = temperature
         self.loss_weight = loss_weight
         self.terms: dict[str, str] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lad.base.settings import is_number
 from lad.errors import ConfigError, listed, nearest
 from lad.losses import similarity_divergence
 from lad.methods.without_labels.base import Embeddings, ViewsStep, WithoutLabelsMethod
@@ -65,7 +66,7 @@ class SimilarityDistillation(WithoutLabelsMethod):
 
     @staticmethod
     def _check_number(setting: str, value: object) -> None:
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
+        if not is_number(value):
             raise ConfigError(f"SimilarityDistillation: {setting} must be a number, got {value!r:.60}.")
 
     def bind(self, networks: Mapping[str, int]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
+from lad.base.settings import is_number
 from lad.errors import CheckpointError, ConfigError, UnsupportedError
 from lad.networks.fit import compare_state
 
@@ -40,7 +41,7 @@ class DenseFeatures(nn.Module):
             raise ConfigError(
                 f"FeatureTeacher: layers must be numbers of layers such as [-1] or [5, 11], got {layers!r}."
             )
-        if isinstance(image_scale, bool) or not isinstance(image_scale, (int, float)) or not image_scale > 0:
+        if not is_number(image_scale) or image_scale <= 0:
             raise ConfigError(f"FeatureTeacher: image_scale must be a positive number, got {image_scale!r}.")
         self.layers = tuple(layers)
         self.image_scale = image_scale

@@ -244,7 +244,7 @@ def test_what_does_not_work_is_refused_by_name(some_file, tmp_path):
         )
     for settings, message in (
         (dict(targets="both"), "targets must be 'soft' or 'hard'"),
-        (dict(min_score=2), "min_score must be from 0 to 1"),
+        (dict(min_score=2), "min_score must be between 0 and 1, got 2"),
         (dict(loss_name="x"), "loss_name must contain 'loss'"),
         (dict(loss_weight=-1), "loss_weight must be at least 0"),
     ):
