@@ -130,7 +130,7 @@ def _rows(
                 f"{', '.join(KEYS)}."
             )
         box, score, category = entry["bbox"], entry["score"], entry["category_id"]
-        is_box = isinstance(box, list) and len(box) == 4 and all(map(is_number, box))
+        is_box = isinstance(box, list) and len(box) == 4 and all(map(_is_coordinate, box))
         if not is_box:
             raise DataError(f"{where}: bbox must be [left, top, width, height], got {box!r:.60}.")
         if not is_number(score) or not 0 <= score <= 1:
@@ -142,6 +142,11 @@ def _rows(
                 "classes={ID: NAME}."
             )
         yield str(entry["image_id"]), category, box, score
+
+
+def _is_coordinate(value: Any) -> bool:
+    """A number of pixels that has a place in float32."""
+    return is_number(value) and abs(value) < 1e9
 
 
 def category_names(ann_file: str | None, classes: Any, owner: str) -> dict[Any, str]:

@@ -56,12 +56,16 @@ class AddTeacherDetections(BaseTransform):
         # Boxes outside of the image are left out, as MMDetection leaves out such annotations.
         boxes = self.detections.boxes[start:stop]
         inside = self.known[start:stop] & (boxes[:, 2:] > 0).all(axis=1) & (boxes[:, :2] < size).all(axis=1)
-        added = [self._instance(start + row) for row in np.flatnonzero(inside).tolist()]
+        # Transforms reject boxes that reach beyond the image (Albumentations), or keep them so.
+        clipped = np.clip(boxes, 0, [*size, *size])
+        added = [
+            self._instance(start + row, clipped[row].tolist()) for row in np.flatnonzero(inside).tolist()
+        ]
         results["instances"] = [*results.get("instances", ()), *added]
         return results
 
-    def _instance(self, row: int) -> dict[str, Any]:
-        x1, y1, x2, y2 = box = self.detections.boxes[row].tolist()
+    def _instance(self, row: int, box: list[float]) -> dict[str, Any]:
+        x1, y1, x2, y2 = box
         return dict(
             bbox=box,
             bbox_label=FIRST_ROW + self.first + row,

@@ -308,7 +308,8 @@ class DistillationDetector(NetworksDetector):
             with explaining_single_values(learner, inputs):
                 if self.student_loss:
                     return weighted_losses(network.loss(inputs, data_samples), weight, class_weight)
-                run_dense(network, inputs)
+                names = self._captures[False][learner].names
+                run_dense(network, inputs, set(map(part_of, names)), data_samples)
             return {}
 
     def _pretraining_losses(

@@ -55,7 +55,7 @@ def _total(losses: Mapping[str, Any]) -> Tensor:
         if "loss" in name
         for value in (loss if isinstance(loss, (list, tuple)) else [loss])
     ]
-    return torch.stack(values).sum()
+    return torch.stack(values).sum() if values else torch.zeros(())
 
 
 def build_factor(config: Any, owner: str) -> Schedule | LossRatio:

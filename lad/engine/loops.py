@@ -49,6 +49,22 @@ def build_resumable(runner: Runner, dataloader: DataLoader | dict) -> DataLoader
     return loader
 
 
+def load_anew(loop: BaseLoop) -> None:
+    """Begin to load again, from where a training loop is, after its data set was changed.
+
+    Worker processes have copies of the data set from the moment at which they began, and an iteration-based loop lets
+    them begin in its constructor.
+
+    Args:
+        loop: A training loop, before its first step.
+    """
+    loop.dataloader._iterator = None  # persistent workers, which would be used again
+    if isinstance(loop, ResumableIterBasedTrainLoop) and loop.batch_sampler is not None:
+        loop._seek_position(loop.batch_sampler)
+    elif isinstance(loop, IterBasedTrainLoop):
+        loop.dataloader_iterator = _InfiniteDataloaderIterator(loop.dataloader)
+
+
 class _Resumable(BaseLoop):
     """Base of both loops: order of the data, position in the epoch, pending validation."""
 

@@ -231,6 +231,16 @@ def test_what_cannot_work_is_refused_when_built(student, teacher, extra, message
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_coarse_masks_of_pointrend_are_refused(role, tmp_path):
+    """Its mask head has the loss of Mask R-CNN's, and what it is good at are its points."""
+    networks = dict(student=two_stage("mask"), teacher=two_stage("mask"))
+    head = networks[role].roi_head.mask_head
+    head.update(type="CoarseMaskHead", num_fcs=1, num_convs=0)
+    with pytest.raises(UnsupportedError, match=rf"{role} MaskRCNN \(CoarseMaskHead\)"):
+        distil(tmp_path, [MASKS], **networks)
+
+
 def test_mask_head_with_a_loss_of_its_own_is_refused(tmp_path):
     @MODELS.register_module(force=True)
     class OtherLossMaskHead(FCNMaskHead):

@@ -135,6 +135,22 @@ def test_match_has_the_least_weighted_cost_of_all(count, seed):
         assert (costs[layer, image, own, columns] * weight[image]).sum().item() == pytest.approx(least)
 
 
+@settings(max_examples=25)
+@given(st.integers(0, 5), st.integers(0, 10**6))
+def test_predictions_without_weight_change_no_match_of_the_others(count, seed):
+    generator = np.random.default_rng(seed)
+    costs = torch.from_numpy(generator.random((2, 2, 6, 6)))
+    weight = torch.zeros(2, 6, dtype=torch.double)
+    chosen = [generator.permutation(6)[:count] for _ in range(2)]
+    for image, columns in enumerate(chosen):
+        weight[image, columns] = torch.from_numpy(generator.random(count) + 0.1)
+    found = match(costs, weight)
+    assert found.sort(-1).values.tolist() == [[[0, 1, 2, 3, 4, 5]] * 2] * 2
+    for image, columns in enumerate(chosen):
+        alone = match(costs[:, image : image + 1, :, columns], weight[image : image + 1, columns])
+        assert torch.equal(found[:, image, columns], alone[:, 0])
+
+
 def test_prediction_without_weight_takes_no_query_from_another():
     costs = torch.tensor([[0.0, 1.0], [9.0, 2.0]])[None, None]
     assert match(costs, torch.tensor([[1.0, 1.0]])).tolist() == [[[0, 1]]]

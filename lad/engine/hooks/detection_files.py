@@ -8,6 +8,7 @@ from lad.datasets.coverage import innermost
 from lad.datasets.detection_file import check_images
 from lad.datasets.teacher_detections import add_to_pipelines
 from lad.detectors.inspection import frozen_teachers
+from lad.engine.loops import load_anew
 from lad.engine.model import detector_of
 from lad.errors import ConfigError, DataError
 from lad.networks.foreign.detection_file import FileTeacher
@@ -57,6 +58,7 @@ def _attach(runner: Runner, name: str, teacher: FileTeacher) -> None:
     )
     classes = next((found for part in parts if (found := part.metainfo.get("classes"))), None)
     add_to_pipelines(dataset, teacher.attach(classes), owner)
+    load_anew(runner.train_loop)
     known = len(teacher.detections)
     runner.logger.info(
         f"Teacher {name}: {known} detections of {teacher.detections.path} join the training data."

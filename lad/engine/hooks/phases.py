@@ -6,7 +6,8 @@ from typing import Any
 
 from lad.base.phases import Pretraining
 from lad.detectors.distillation import DistillationDetector
-from lad.detectors.inspection import frozen_teachers
+from lad.detectors.inspection import bound_methods, frozen_teachers
+from lad.detectors.places import check_places
 from lad.detectors.pretraining import pretrained
 from lad.engine.model import detector_of
 from lad.errors import ConfigError
@@ -30,8 +31,8 @@ class PhaseHook(Hook):
     Other models, and detectors none of whose methods pretrains, are passed over.
 
     Raises:
-        ConfigError: the pretraining is as long as the run, counts epochs where the run does not, or ends between two
-            steps of the optimizer.
+        ConfigError: the pretraining is as long as the run or ends between two steps of the optimizer; or it, a schedule
+            or a window counts epochs where the run does not.
     """
 
     priority = "VERY_HIGH"
@@ -50,6 +51,11 @@ class PhaseHook(Hook):
                     f"teachers.{name}: at='epoch' takes a snapshot before each epoch, and this run counts iterations; "
                     "use at='start', or an epoch-based train_cfg."
                 )
+        by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
+        for warning in check_places(
+            bound_methods(model), runner.max_epochs if by_epoch else None, runner.max_iters
+        ):
+            runner.logger.warning(warning)
         pretraining = getattr(model, "pretraining", None)
         if pretraining is None:
             return

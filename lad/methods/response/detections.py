@@ -21,6 +21,7 @@ from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
+from mmengine.dist import get_rank, get_world_size
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
@@ -124,7 +125,7 @@ class DetectionDistillation(DistillationMethod):
         """The terms of the student's own loss on the detections, under names of their own."""
         # Copies: heads may write into the instances that they are given.
         found = step.teacher.detections
-        limits = self.thresholds(len(found))
+        limits = self.thresholds(len(found), step.progress.iteration)
         objects = [self.chosen(each, limit) for each, limit in zip(found, limits, strict=True)]
         own = self._own_loss(step, objects)
         weight = self.loss_weight.at(step.progress)
@@ -135,13 +136,25 @@ class DetectionDistillation(DistillationMethod):
         }
         return {name.replace("loss", self.loss_name, 1): weight * value for name, value in terms.items()}
 
-    def thresholds(self, count: int) -> list[float]:
-        """The least score of an object in each of so many images, drawn on the host, where the scores are."""
+    def thresholds(self, count: int, iteration: int) -> list[float]:
+        """The least score of an object in each of a process's images, drawn on the host, where the scores are.
+
+        One image of all processes has a threshold in each equal part of the range, whichever image it is.
+
+        Args:
+            count: Number of the process's images.
+            iteration: Number of the step.
+        """
         if self.targets == "hard":
             return [self.min_score] * count
-        drawn = float(torch.rand(()))
+        # All processes draw the same: the default generator was given the same seed in each, but they may have drawn
+        # from it unequally since.
+        generator = torch.Generator().manual_seed((torch.initial_seed() + iteration) % 2**63)
+        total, first = count * get_world_size(), count * get_rank()
+        drawn = float(torch.rand((), generator=generator))
+        parts = torch.randperm(total, generator=generator)[first : first + count].tolist()
         # From (0, 1], so that a score of 0 is never an object.
-        return [max(self.min_score, 1 - (number + drawn) / count) for number in range(count)]
+        return [max(self.min_score, 1 - (part + drawn) / total) for part in parts]
 
     @staticmethod
     def chosen(detections: InstanceData, threshold: float) -> InstanceData:

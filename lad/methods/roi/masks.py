@@ -216,7 +216,12 @@ def _check_masks(owner: str, role: str, model: BaseDetector) -> None:
         problem = "a loss of its own"
     else:
         for head in mask_heads(model):
-            if getattr(type(head), "loss_and_target", None) is not FCNMaskHead.loss_and_target:
+            kind = type(head)
+            # PointRend's coarse head has the same loss, and a forward pass and points of its own.
+            if any(
+                getattr(kind, name, None) is not getattr(FCNMaskHead, name)
+                for name in ("loss_and_target", "forward")
+            ):
                 problem = type(head).__name__
     if problem:
         raise UnsupportedError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lad.exchange.seams.detr import pixel_bboxes
 from lad.methods.transformers.decoding import Answers
 
+import numpy as np
 import torch
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox_overlaps
@@ -64,11 +65,16 @@ def match(costs: Tensor, weight: Tensor) -> Tensor:
     weighted = torch.nan_to_num(costs * weight.unsqueeze(-2), nan=WORST, posinf=WORST, neginf=WORST)
     # The assignment problem is solved on the host, an image of a layer at a time, as in MMDetection's own Hungarian
     # matching; the costs of all are copied at once.
-    problems = weighted.flatten(0, 1).cpu().numpy()
+    both = torch.cat([weighted.flatten(0, 1), weight.repeat(num_layers, 1).unsqueeze(1).to(weighted)], dim=1)
+    problems = both.cpu().numpy()
     found = torch.empty(len(problems), num_taught, dtype=torch.long)
-    for problem, queries in zip(problems, found, strict=True):
-        rows, columns = (torch.from_numpy(numbers) for numbers in linear_sum_assignment(problem))
-        queries[columns] = rows
+    for problem, queries in zip(problems, found.numpy(), strict=True):
+        # What has no weight gets the queries that are left, whichever: a smaller problem is solved sooner.
+        counts = problem[-1] > 0
+        rows, columns = linear_sum_assignment(problem[:-1, counts])
+        queries[np.flatnonzero(counts)[columns]] = rows
+        rest = np.setdiff1d(np.arange(len(problem) - 1), rows)
+        queries[~counts] = rest[: num_taught - len(rows)]
     return found.view(num_layers, num_images, num_taught).to(costs.device, non_blocking=True)
 
 

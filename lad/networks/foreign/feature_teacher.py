@@ -21,8 +21,9 @@ from mmdet.registry import MODELS
 from mmdet.structures import OptSampleList, SampleList
 from torch import Tensor
 
-#: Height and width of the image that a model is tried with, in pixels.
-TRIED = (96, 160)
+#: Height and width of the image that a model is tried with, in pixels. In a smaller one Swin's windows of 7 do not fit
+#: into the last stage.
+TRIED = (256, 320)
 
 
 @MODELS.register_module()

@@ -73,6 +73,7 @@ class TransformersFeatures(DenseFeatures):
             if pretrained
             else _without_weights(settings, self.label)
         )
+        self._windows = _window_sizes(self.net)
         self._takes = inspect.signature(self.net.forward).parameters
         self._check_takes_images()
         self.norm = norm
@@ -81,6 +82,7 @@ class TransformersFeatures(DenseFeatures):
         self.patch = _side(getattr(settings, "patch_size", None)) if depths is None else None
         self.multiple = self.patch or 32
         count = getattr(settings, "num_hidden_layers", 1) if depths is None else len(depths)
+        self._count = count
         self._numbers = self.numbered(count, self.label)
         if name is not None:
             self.mean, self.std = _normalisation(name, revision)
@@ -104,10 +106,13 @@ class TransformersFeatures(DenseFeatures):
 
     def _hidden(self, images: Tensor) -> Sequence[Tensor]:
         """What comes out of each block or stage."""
+        for block, sizes in self._windows:
+            # Swin narrows the windows of its blocks to a small image, and keeps them so for the images that follow.
+            block.window_size, block.shift_size = sizes
         more = dict(interpolate_pos_encoding=True) if "interpolate_pos_encoding" in self._takes else {}
         outputs = self.net(pixel_values=images, output_hidden_states=True, return_dict=True, **more)
-        # Without what the first one is given.
-        return outputs.hidden_states[1:]
+        # Most models begin with what the first one is given, and some (SegFormer, PVTv2) do not.
+        return outputs.hidden_states[-self._count :]
 
     def _map(self, hidden: Tensor, images: Tensor) -> Tensor:
         if hidden.dim() == 4:
@@ -124,6 +129,7 @@ class TransformersFeatures(DenseFeatures):
         """See :meth:`DenseFeatures.load`; transformers translates the names of its older versions."""
         net: Any = self.net
         self.net = self._loaded(type(net), net.config, None, state_dict=dict(state), source=source)
+        self._windows = _window_sizes(self.net)
 
     def _loaded(
         self, kind: Any, settings: Any, name: str | None, source: str | None = None, **where: Any
@@ -186,6 +192,15 @@ def _settings(name: str | None, config: Mapping[str, Any] | None, revision: str 
                 f"({' '.join(str(error).split())[:200]})."
             ) from error
     return getattr(settings, "vision_config", settings)
+
+
+def _window_sizes(net: nn.Module) -> list[tuple[Any, tuple[Any, Any]]]:
+    """The blocks of a Swin that choose their windows by the image, with the sizes that they begin with."""
+    return [
+        (block, (block.window_size, block.shift_size))
+        for block in net.modules()
+        if hasattr(block, "set_shift_and_window_size")
+    ]
 
 
 def _auto_model() -> Any:

@@ -2,6 +2,8 @@
 
 import copy
 
+from lad.methods.response import detections
+
 import pytest
 import torch
 from dense_detectors import dense
@@ -82,21 +84,49 @@ def test_soft_targets_make_a_detection_an_object_as_often_as_its_score(some_file
     torch.manual_seed(0)
     for count in (1, 3):
         counts = torch.tensor(
-            [len(method.chosen(found, limit)) for _ in range(3000) for limit in method.thresholds(count)]
+            [
+                len(method.chosen(found, limit))
+                for step in range(3000)
+                for limit in method.thresholds(count, step)
+            ]
         )
         often = torch.stack([(counts > number).float().mean() for number in range(3)])
         torch.testing.assert_close(often, found.scores, atol=0.03, rtol=0)
     method.targets, method.min_score = "hard", 0.6
-    assert method.thresholds(2) == [0.6, 0.6]
+    assert method.thresholds(2, 0) == [0.6, 0.6]
     assert method.chosen(found, 0.6).labels.tolist() == [0, 1]
 
 
 def test_thresholds_of_a_batch_are_spread_over_the_whole_range(some_file):
     """Heads divide by the number of positives, of which a batch of high thresholds alone would have none."""
     method = distilled(small_paa(), some_file, dict(DETECTION, targets="soft", min_score=0.0)).methods[0]
-    for _ in range(20):
-        quarters = [int(4 * limit) for limit in method.thresholds(4)]
-        assert sorted(quarters) == [0, 1, 2, 3]
+    quarters = [[int(4 * limit) for limit in method.thresholds(4, step)] for step in range(200)]
+    assert all(sorted(each) == [0, 1, 2, 3] for each in quarters)
+    # Each of them falls to each image: the order of the data may be fixed.
+    often = torch.nn.functional.one_hot(torch.tensor(quarters)).float().mean(0)
+    torch.testing.assert_close(often, torch.full((4, 4), 0.25), atol=0.12, rtol=0)
+
+
+def test_thresholds_of_all_processes_are_spread_over_the_whole_range(some_file, monkeypatch):
+    """Heads divide by the number of positives of all; each process may have drawn other numbers before."""
+    method = distilled(small_paa(), some_file, dict(DETECTION, targets="soft", min_score=0.0)).methods[0]
+    monkeypatch.setattr(detections, "get_world_size", lambda: 3)
+    for step in range(20):
+        found = []
+        for rank in range(3):
+            monkeypatch.setattr(detections, "get_rank", lambda rank=rank: rank)
+            torch.rand(rank + 1)
+            found += method.thresholds(2, step)
+        assert sorted(int(6 * limit) for limit in found) == [0, 1, 2, 3, 4, 5]
+
+
+def test_rpn_runs_once_without_annotations(some_file):
+    """In the loss on the detections, for which the features are captured."""
+    model = distilled(two_stage(), some_file, student_loss=False)
+    calls = []
+    model.student.rpn_head.register_forward_hook(lambda *args: calls.append(args))
+    model.loss(*taught_batch(model, of_truth()))
+    assert len(calls) == 1
 
 
 def test_a_student_learns_from_a_file_without_annotations(some_file):

@@ -11,6 +11,7 @@ from lad.datasets.teacher_detections import (
 )
 from lad.engine.defaults import survive_interruption
 from lad.engine.hooks.detection_files import DetectionFileHook
+from lad.engine.loops import ResumableIterBasedTrainLoop
 from lad.errors import ConfigError, DataError, UnsupportedError
 
 import pytest
@@ -33,6 +34,7 @@ from helpers import build, make_batch, save_checkpoint, small_paa
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.runner import IterBasedTrainLoop, Runner
 from two_stage_detectors import two_stage
 
 
@@ -68,6 +70,8 @@ def test_labels_of_lad_label_are_read_and_name_images_without_any(tmp_path):
         ([entry(), dict(image_id=1, category_id=1, bbox=[0, 0, 1, 1])], "entry 1 has no 'score'"),
         ([[1, 2, 3]], "entry 0 has no 'image_id'"),
         ([entry(box=(1, 2, 3))], r"entry 0: bbox must be \[left, top, width, height\], got \[1, 2, 3\]"),
+        ([entry(box=(0, 0, 10**400, 3))], r"entry 0: bbox must be"),
+        ([entry(box=(0, 0, 1e300, 3))], r"entry 0: bbox must be"),
         ([entry(score=93)], "entry 0: score must be from 0 to 1, got 93"),
         ([entry(score=float("nan"))], "score must be from 0 to 1, got nan"),
         ([entry(category=3)], r"no name for category_id 3; names are known for 1, 2, 7: give the ann_file"),
@@ -164,7 +168,7 @@ def test_hook_joins_the_file_with_the_data_of_a_run(images):
     runner = SimpleNamespace(
         model=model,
         logger=SimpleNamespace(info=messages.append),
-        train_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset)),
+        train_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset)),  # an epoch-based one
     )
     DetectionFileHook().before_train(runner)
     assert "12 detections" in messages[0]
@@ -172,6 +176,40 @@ def test_hook_joins_the_file_with_the_data_of_a_run(images):
     losses = model.loss(data["inputs"], data["data_samples"])
     # The file's boxes are the annotations'.
     torch.testing.assert_close(losses["loss_detections_bbox"], sum(losses["loss_bbox"]))
+
+
+@pytest.mark.parametrize("loop", [ResumableIterBasedTrainLoop, IterBasedTrainLoop])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_iteration_based_loops_whose_workers_run_already_load_detections(workers, loop, images):
+    """They begin to load in their constructor."""
+    model = distilled(dense("rtmdet"), str(images / "found.json"), classes=NAMES)
+    runner = SimpleNamespace(
+        model=model,
+        logger=SimpleNamespace(info=print),
+        build_dataloader=Runner.build_dataloader,
+        seed=0,
+        _randomness_cfg={},
+        visualizer=SimpleNamespace(),
+    )
+    loader = dict(
+        dataset=dataset_of(images, [dict(RESIZE, scale=(160, 128))]),
+        sampler=dict(type="DefaultSampler", shuffle=False),
+        collate_fn=dict(type="pseudo_collate"),
+        batch_size=2,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+    if loop is IterBasedTrainLoop:
+        loader = Runner.build_dataloader(loader, seed=0)
+    runner.train_loop = loop(runner, loader, max_iters=4)
+    if loop is ResumableIterBasedTrainLoop:
+        runner.train_loop._seek_position(runner.train_loop.batch_sampler)
+    DetectionFileHook().before_train(runner)
+    for _ in range(3):
+        data = model.data_preprocessor(next(runner.train_loop.dataloader_iterator), True)
+        assert [len(its(sample)) for sample in data["data_samples"]] == [
+            len(sample.gt_instances) for sample in data["data_samples"]
+        ]
 
 
 def test_training_tools_add_the_hook_for_such_a_teacher_alone(some_file):

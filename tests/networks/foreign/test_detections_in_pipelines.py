@@ -157,6 +157,17 @@ def test_a_batch_may_be_preprocessed_twice(images):
         assert len(one.ignored_instances) == len(other.ignored_instances)
 
 
+def test_detections_are_clipped_to_the_image(images):
+    content = json.loads((images / "found.json").read_text())
+    for one in content:
+        one["bbox"] = [-5, 2, 10_000, 20]
+    write(images / "found.json", content)
+    sample = load(attached(images, [])[0], 0)[0]["data_samples"]
+    detections = sample.ignored_instances[sample.ignored_instances.labels >= FIRST_ROW].bboxes.tensor
+    _, width = sample.ori_shape
+    assert detections.tolist() == [[0, 2, width, 22]] * 3
+
+
 def test_pipelines_that_load_masks_and_worker_processes_take_detections(images):
     dataset, of_batch = attached(images, [RESIZE])
     content = json.loads((images / "coco.json").read_text())

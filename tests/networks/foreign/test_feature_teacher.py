@@ -200,6 +200,40 @@ def test_stages_of_timms_other_families_are_maps(tmp_path, name):
     assert features.shape[1] == net.feature_info[1]["num_chs"]
 
 
+SWIN = dict(
+    model_type="swin",
+    embed_dim=12,
+    depths=[2, 2, 2, 2],
+    num_heads=[1, 2, 3, 3],
+    image_size=224,
+    window_size=7,
+)
+
+
+def saved(folder, layers, **config):
+    """A teacher of random weights that transformers wrote to a folder."""
+    library = transformers()
+    library.AutoModel.from_config(library.AutoConfig.for_model(**config)).save_pretrained(folder)
+    model = dict(type="transformers", name=str(folder), pretrained=True)
+    return teacher_of(dict(type="FeatureTeacher", model=model, layers=layers, **NORMALISED)).model
+
+
+def test_swin_of_transformers_teaches_and_a_small_image_leaves_it_as_it_is(tmp_path):
+    """transformers narrows its windows to a small image, for good."""
+    model = saved(tmp_path, [2], **SWIN)
+    large, small = torch.randn(1, 3, 448, 448), torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        (before,), _, (after,) = (model.extract_feat(images) for images in (large, small, large))
+    assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("kind", ["pvt_v2", "segformer"])
+def test_stages_are_numbered_alike_where_the_image_is_no_hidden_state(kind, tmp_path):
+    sizes = dict(hidden_sizes=[8, 16, 32, 64], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 2, 4])
+    maps = saved(tmp_path, [0, 3], model_type=kind, **sizes).extract_feat(torch.randn(1, 3, 256, 320))
+    assert [tuple(one.shape[1:]) for one in maps] == [(8, 64, 80), (64, 8, 10)]
+
+
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_maps_of_transformers_are_its_last_hidden_state(tmp_path, name):
     net = transformers_net(name)
@@ -396,7 +430,7 @@ def test_models_for_images_of_one_size_are_refused(tmp_path):
         model=dict(type="timm", **small),
         checkpoint=str(tmp_path / "net.safetensors"),
     )
-    with pytest.raises(UnsupportedError, match="images of 96 x 160 pixels cannot be shown to it") as caught:
+    with pytest.raises(UnsupportedError, match="images of 256 x 320 pixels cannot be shown to it") as caught:
         teacher_of(spec)
     assert "\n" not in str(caught.value)
 
