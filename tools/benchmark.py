@@ -24,7 +24,7 @@ from suites.results import summarise
 from suites.runner import RECORDS, SuiteRunner
 from suites.stale import known_results
 from suites.suite import Suite
-from suites.suite_file import ARCHIVES, load_suite
+from suites.suite_file import load_suite
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -111,13 +111,17 @@ def report(suite: Suite, root: Path, args: argparse.Namespace) -> None:
 
 def claims(args: argparse.Namespace) -> None:
     """Print the claims of suites, or write them into a page."""
-    names = args.suites or [file.stem for file in sorted((SUITES / ARCHIVES).glob("*.jsonl"))]
-    summaries = []
-    for suite in map(find_suite, names):
+    suites = [find_suite(name) for name in args.suites]
+    if not suites:
+        known = [load_suite(file) for file in sorted(SUITES.glob("*.yaml"))]
+        suites = [suite for suite in known if suite.archive is not None and suite.archive.is_file()]
+    summaries, stale = [], []
+    for suite in suites:
         root = args.work_dir / suite.name
-        records, _ = known_results(suite, root, read_records(root / RECORDS), read_archive(suite.archive))
+        records, old = known_results(suite, root, read_records(root / RECORDS), read_archive(suite.archive))
         summaries.append(summarise(suite, records, root))
-    table = overview.claims_table(summaries)
+        stale.append(old)
+    table = overview.claims_table(summaries, stale)
     if args.out is None:
         print(table)
         return

@@ -145,7 +145,9 @@ class Search:
         except ImportError as error:
             raise MissingPackageError("a search needs optuna: pip install optuna.") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        evaluated = self.cfg.train_cfg.get("max_epochs") or self.cfg.train_cfg.get("max_iters") or 1
+        steps = self.cfg.train_cfg.get("max_epochs") or self.cfg.train_cfg.get("max_iters") or 1
+        # Trials report after each evaluation, the first of which is number 1.
+        evaluations = -(-steps // self.cfg.train_cfg.get("val_interval", 1))
         study = optuna.create_study(
             study_name="search",
             storage=optuna.storages.JournalStorage(JournalFileBackend(str(self.work_dir / JOURNAL))),
@@ -153,7 +155,7 @@ class Search:
             direction="maximize",
             sampler=optuna.samplers.TPESampler(seed=self.settings.seed, n_startup_trials=STARTUP_TRIALS),
             pruner=optuna.pruners.MedianPruner(
-                n_startup_trials=STARTUP_TRIALS, n_warmup_steps=int(WARMUP * evaluated)
+                n_startup_trials=STARTUP_TRIALS, n_warmup_steps=math.ceil(WARMUP * evaluations)
             ),
         )
         if not study.get_trials(deepcopy=False):

@@ -106,6 +106,38 @@ def test_the_best_value_is_found_and_written_for_all_training_images(config, tmp
     assert any("below the median" in line for line in said)
 
 
+@pytest.mark.parametrize(
+    ("train_cfg", "first"),
+    [
+        (dict(max_epochs=12), 4),
+        (dict(max_epochs=10), 3),
+        (dict(max_epochs=12, val_interval=3), 2),
+        (dict(type="IterBasedTrainLoop", max_iters=1000, val_interval=100), 3),
+        (dict(max_epochs=1), 1),
+    ],
+)
+def test_no_training_is_stopped_before_30_percent_of_its_schedule(train_cfg, first, config, tmp_path):
+    """Whatever lies between its evaluations; the first of a worst one after that."""
+    import optuna
+
+    config.train_cfg = train_cfg
+    study = search(config, tmp_path)[0].study
+    distributions = {"x": optuna.distributions.FloatDistribution(0, 1)}
+    for _ in range(5):
+        values = dict.fromkeys(range(1, 13), 1.0)
+        study.add_trial(
+            optuna.trial.create_trial(
+                params={"x": 0.5}, distributions=distributions, value=1.0, intermediate_values=values
+            )
+        )
+    trial = study.ask(distributions)
+    stopped = []
+    for number in range(1, 13):
+        trial.report(0.0, number)
+        stopped += [number] if trial.should_prune() else []
+    assert stopped[0] == first
+
+
 def test_more_trials_go_on_with_the_same_search(config, tmp_path):
     search(config, tmp_path, trials=2)[0].run()
     one, _ = search(config, tmp_path, trials=3)

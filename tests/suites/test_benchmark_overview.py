@@ -3,6 +3,7 @@
 from lad.errors import ConfigError
 from suites import overview
 from suites.archive import read_archive
+from suites.records import Key
 from suites.results import summarise
 from suites.suite_file import ARCHIVES, load_suite
 
@@ -56,6 +57,21 @@ def test_each_statement_that_decides_has_a_line(fake):
         "| &nbsp; Student with LAD better than Student",
         "| &nbsp; Teacher better than Student with LAD",
     ]
+
+
+def test_verdicts_that_rest_on_what_would_not_be_measured_any_more_are_marked(fake):
+    records = [
+        record(fake, row, seed, shift) for row, shift in dict(lad=6, student=20).items() for seed in (0, 1)
+    ]
+    summary = summarise(fake.suite, {one.key: one for one in records}, fake.root, 100)
+    stale = {
+        Key("student", 0): "measured with another config",
+        Key("student", 1): "measured with another config",
+    }
+    text = overview.claims_table([summary], [stale])
+    assert "| LAD helps | `fake` | holds † |" in text
+    assert text.endswith("\n\n† `fake`, measured with another config: student seed 0, 1.")
+    assert "†" not in overview.claims_table([summary], [{}])
 
 
 def test_a_table_is_written_between_the_pages_marks(tmp_path):

@@ -413,3 +413,13 @@ def test_the_commit_is_that_of_now(monkeypatch):
     done = subprocess.CompletedProcess
     monkeypatch.setattr(versions.subprocess, "run", lambda *a, **k: done(a, 0, f"{next(commits)}\n"))
     assert [versions.versions().rsplit(" ", 1)[1] for _ in range(2)] == ["aaa", "bbb"]
+
+
+def test_a_whole_last_record_without_a_line_end_is_kept(fake, tmp_path):
+    """As some editors leave it."""
+    file = tmp_path / "results.jsonl"
+    append_record(file, record(fake, "lad", 0, 6))
+    file.write_text(file.read_text().rstrip("\n"))
+    append_record(file, record(fake, "lad", 1, 6))
+    assert set(read_records(file)) == {Key("lad", 0), Key("lad", 1)}
+    assert file.read_text().count("\n") == 2

@@ -167,6 +167,33 @@ def test_what_a_suite_cannot_say_is_answered_in_one_line(tmp_path, changes, mess
     assert "suite.yaml" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\nname: y\n", "'name' stands in line 1 and again in line 2"),
+        (
+            "entries:\n  a: {config: x}\n  b: {config: x}\n  a: {config: y}\n",
+            "'a' stands in line 2 and again in line 4",
+        ),
+        ("options: {lr: 1, lr: 2}\n", "'lr' stands in line 1 and again in line 1"),
+    ],
+)
+def test_a_key_that_stands_twice_is_named_with_its_lines(tmp_path, text, message):
+    """PyYAML keeps the last one, and an entry is gone."""
+    (tmp_path / "suite.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_suite(tmp_path / "suite.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_merged_may_be_overridden(tmp_path):
+    (tmp_path / "suite.yaml").write_text(
+        "name: x\nseeds: [0]\nentries:\n  a: {config: a.py, options: &some {lr: 1}}\n"
+        "  b: {config: a.py, options: {<<: *some, lr: 2}}\n"
+    )
+    assert load_suite(tmp_path / "suite.yaml").entries["b"].options == {"lr": 2}
+
+
 def test_a_suite_that_is_no_yaml_or_not_there_is_named(tmp_path):
     broken = tmp_path / "broken.yaml"
     broken.write_text("name: [")

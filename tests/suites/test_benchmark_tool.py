@@ -68,6 +68,20 @@ def test_ctrl_c_before_anything_runs_ends_without_a_traceback(tmp_path, monkeypa
     assert code.value.code == 130
 
 
+def test_claims_are_those_of_the_suites_with_an_archive_whatever_their_files_are_called(
+    tmp_path, monkeypatch, capsys
+):
+    fake = FakeSuite(tmp_path, monkeypatch)
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "run", fake.file, "--work-dir", tmp_path)
+    call(monkeypatch, "archive", fake.file, "--work-dir", tmp_path)
+    fake.file.rename(tmp_path / "my-fake.yaml")
+    monkeypatch.setattr(benchmark, "SUITES", tmp_path)
+    capsys.readouterr()
+    call(monkeypatch, "claims", "--work-dir", tmp_path / "elsewhere")
+    assert "| LAD helps | `fake` | holds |" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "arguments", [("run", "--jobs", "0"), ("report", "--replicates", "0"), ("run", "--jobs", "x")]
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
+from itertools import zip_longest
 from pathlib import Path
 
 from lad.engine.checkpoints import write_whole
 from lad.errors import ConfigError
-from suites.report import interval_text, table_line
+from suites.records import Key
+from suites.report import STALE, by_reason, compared_rows, interval_text, marked, rows_of, table_line
 from suites.results import MISSING, Comparison, JudgedClaim, Summary
 
 HEADER = ("claim", "suite", "verdict", "difference of mAP", "seeds")
@@ -16,16 +18,26 @@ HEADER = ("claim", "suite", "verdict", "difference of mAP", "seeds")
 BEGIN, END = "<!-- claims: begin -->", "<!-- claims: end -->"
 
 
-def claims_table(summaries: Sequence[Summary]) -> str:
+def claims_table(summaries: Sequence[Summary], stale: Sequence[Mapping[Key, str]] = ()) -> str:
     """The claims of suites of which something is measured, as a Markdown table.
 
     Statements that do not decide are left out.
+
+    Args:
+        summaries: Of the suites.
+        stale: For each of them, results that it would not measure any more, with the reason. Verdicts that rest on such
+            are marked, and the reasons stand below the table.
     """
     lines = [table_line(HEADER), table_line(["---"] * len(HEADER))]
-    for summary in summaries:
+    notes = []
+    for summary, own in zip_longest(summaries, stale, fillvalue={}):
         if any(row.records for row in summary.rows):
-            lines += [line for claim in summary.claims for line in _lines(claim, summary)]
-    return "\n".join(lines)
+            lines += [line for claim in summary.claims for line in _lines(claim, summary, rows_of(own))]
+            notes += [
+                f"{STALE} `{summary.suite.name}`, {reason}: {names}."
+                for reason, names in by_reason(own).items()
+            ]
+    return "\n\n".join(["\n".join(lines), *notes])
 
 
 def write_into(page: Path, table: str) -> None:
@@ -48,24 +60,22 @@ def write_into(page: Path, table: str) -> None:
     write_whole(page, new.encode())
 
 
-def _lines(claim: JudgedClaim, summary: Summary) -> list[str]:
+def _lines(claim: JudgedClaim, summary: Summary, old: Set[str]) -> list[str]:
     deciding = [one for one in claim.judgements if one.statement.decides]
     suite = f"`{summary.suite.name}`"
+    verdict = marked(claim.verdict, compared_rows(deciding) & old)
     if len(deciding) == 1:
         compared = deciding[0].comparison
         return [
-            table_line(
-                [claim.claim.text, suite, claim.verdict, interval_text(compared.interval), _seeds(compared)]
-            )
+            table_line([claim.claim.text, suite, verdict, interval_text(compared.interval), _seeds(compared)])
         ]
     titles = {row: network.title for row, network in summary.suite.networks.items()}
-    lines = [table_line([claim.claim.text, suite, claim.verdict, "", ""])]
+    lines = [table_line([claim.claim.text, suite, verdict, "", ""])]
     for one in deciding:
         text = f"&nbsp; {titles[one.statement.better]} better than {titles[one.statement.than]}"
         compared = one.comparison
-        lines.append(
-            table_line([text, "", compared.verdict, interval_text(compared.interval), _seeds(compared)])
-        )
+        verdict = marked(compared.verdict, compared_rows([one]) & old)
+        lines.append(table_line([text, "", verdict, interval_text(compared.interval), _seeds(compared)]))
     return lines
 
 

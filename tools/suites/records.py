@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from lad.errors import DataError
 from suites import files
@@ -130,7 +130,11 @@ def read_records(path: Path, record_type: type[RecordType] = Record) -> dict[Key
 
 
 def append_record(path: Path, record: Record) -> None:
-    """Append a record, removing a half-written last line first; safe for several processes at a time."""
+    """Append a record; safe for several processes at a time.
+
+    A last line without an end is removed where a killed process left it half-written, and gets its end where it is
+    whole, as some editors leave it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(dataclasses.asdict(record)) + "\n"
     with open(path, "ab+") as file:
@@ -140,14 +144,19 @@ def append_record(path: Path, record: Record) -> None:
         if file.tell() > 0:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
-                # What a killed process left: not a record.
-                _drop_last_line(file)
+                _end_last_line(file)
         file.write(line.encode())
         file.flush()
         os.fsync(file.fileno())
 
 
-def _drop_last_line(file) -> None:
+def _end_last_line(file: BinaryIO) -> None:
     file.seek(0)
     content = file.read()
-    file.truncate(content.rfind(b"\n") + 1)
+    start = content.rfind(b"\n") + 1
+    try:
+        json.loads(content[start:])
+    except ValueError:
+        file.truncate(start)
+    else:
+        file.write(b"\n")  # at the end: the file is open for appending

@@ -47,7 +47,7 @@ def write_report(
         stale: Results that the suite would not measure any more, and why.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    pictures, old = {}, _rows_of(stale)
+    pictures, old = {}, rows_of(stale)
     for name, text, draw in PICTURES:
         picture = file.with_name(f"{file.stem}_{name}.png")
         if draw(summary, picture, old):
@@ -66,11 +66,11 @@ def markdown(
     stale: Mapping[Key, str] | None = None,
 ) -> str:
     """The report's text; ``pictures`` are file names by what they show."""
-    old = _rows_of(stale)
+    old = rows_of(stale)
     parts = [f"# {summary.suite.title}", f"`{command}`", _table(summary, old)]
     if summary.claims:
         parts.append(_claims(summary, old))
-    parts += [f"{STALE} {reason}: {names}." for reason, names in _by_value(stale or {}).items()]
+    parts += [f"{STALE} {reason}: {names}." for reason, names in by_reason(stale or {}).items()]
     parts += [f"![{text}]({name})" for text, name in (pictures or {}).items()]
     if summary.failed:
         lines = [f"- {record.row}, seed {record.seed}: {record.error}" for record in summary.failed]
@@ -114,7 +114,7 @@ def _claims(summary: Summary, old: Set[str]) -> str:
     lines = [table_line(["claim", "verdict", "difference of mAP", SEEDS_NEEDED]), table_line(["---"] * 4)]
     for judged in summary.claims:
         deciding = [judgement for judgement in judged.judgements if judgement.statement.decides]
-        verdict = marked(judged.verdict, _rows(deciding) & old)
+        verdict = marked(judged.verdict, compared_rows(deciding) & old)
         if len(judged.judgements) == 1:
             only = judged.judgements[0]
             cells = [judged.claim.text, verdict, interval_text(only.interval), _seeds_needed(only.comparison)]
@@ -125,7 +125,7 @@ def _claims(summary: Summary, old: Set[str]) -> str:
             statement = judgement.statement
             between = "better than" if statement.decides else "minus"
             text = f"&nbsp; {titles[statement.better]} {between} {titles[statement.than]}"
-            verdict = marked(judgement.verdict or "for information", _rows([judgement]) & old)
+            verdict = marked(judgement.verdict or "for information", compared_rows([judgement]) & old)
             needed = _seeds_needed(judgement.comparison)
             lines.append(table_line([text, verdict, interval_text(judgement.interval), needed]))
     return "\n".join(lines)
@@ -135,15 +135,15 @@ def _titles(summary: Summary) -> dict[str, str]:
     return {row: network.title for row, network in summary.suite.networks.items()}
 
 
-def _rows(judgements: Sequence[Judgement]) -> set[str]:
+def compared_rows(judgements: Sequence[Judgement]) -> set[str]:
     return {row for one in judgements for row in (one.statement.better, one.statement.than)}
 
 
-def _rows_of(stale: Mapping[Key, str] | None) -> set[str]:
+def rows_of(stale: Mapping[Key, str] | None) -> set[str]:
     return {key.row for key in stale or {}}
 
 
-def _by_value(texts: Mapping[Key, str]) -> dict[str, str]:
+def by_reason(texts: Mapping[Key, str]) -> dict[str, str]:
     """Name some results: ``a seed 0, 1; b seed 0``."""
     seeds = defaultdict(lambda: defaultdict(list))
     for key, text in texts.items():
@@ -165,7 +165,7 @@ def _notes(summary: Summary) -> str:
         "size is found with a probability of 80 %, from the scatter recorded so far; '-' where no number of seeds is "
         "enough for so few images.",
     ]
-    made_with = _by_value(
+    made_with = by_reason(
         {
             record.key: "; then ".join(record.trained_with or ["unknown"])
             for row in summary.rows

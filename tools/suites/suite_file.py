@@ -39,8 +39,8 @@ def load_suite(path: str | Path) -> Suite:
         known = sorted(str(file) for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise ConfigError(f"there is no suite {str(path)!r}{nearest(str(path), known)}.")
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a safe loader's subclass
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"suite {path} is not YAML: {' '.join(str(error).split())}.") from error
     try:
         file = SuiteFile.model_validate(content)
@@ -49,6 +49,24 @@ def load_suite(path: str | Path) -> Suite:
     suite = file.suite(path.parent / ARCHIVES / f"{file.name}.jsonl")
     _check_references(suite, str(path))
     return suite
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that refuses a key twice, of which PyYAML keeps the last one silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        # Before merge keys (`<<`) are resolved: what is merged may be overridden.
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge" or not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key.value!r} stands in line {seen[key.value]} and again in line {line}"
+                )
+            seen[key.value] = line
+        return super().construct_mapping(node, deep)
 
 
 # -- What the file may contain -----------------------------------------------------------------------------------------
