@@ -6,7 +6,7 @@ variance by (n - 1) / n. Their contribution follows Student's t: the mean of n r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lad.errors import DataError
@@ -18,6 +18,8 @@ from scipy.special import stdtrit
 MAX_DETS = 100
 # Number of replicates computed at once: bounds the memory (a few hundred MB for COCO's most frequent class).
 CHUNK = 128
+# Number of values that stand for a distribution where two are added.
+QUANTILES = 1000
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ class Interval:
         seeds: Number of seeds (of a difference: pairs); with one the interval covers the choice of images only.
         seed_deviation: Sample standard deviation over seeds (of a difference: of the pairs' differences, or of both
             detectors' together where they have no seed in common); None with one seed.
-        image_deviation: Standard deviation over the resampled images of the mean over seeds.
+        image_deviation: Standard deviation over the resampled images of what all seeds share.
+        image_seed_deviation: Standard deviation over the resampled images of what each seed has for itself; that of the
+            mean of n seeds is this over the root of n.
     """
 
     value: float
@@ -71,6 +75,7 @@ class Interval:
     seeds: int
     seed_deviation: float | None = None
     image_deviation: float = 0.0
+    image_seed_deviation: float = 0.0
 
 
 def match_images(evaluation: COCOeval) -> ImageMatches:
@@ -219,19 +224,21 @@ def replicate(matches: Mapping[int, ImageMatches], weights: np.ndarray) -> Repli
     )
 
 
-def mean_interval(one: Replicates, generator: np.random.Generator) -> Interval:
+def mean_interval(one: Replicates) -> Interval:
     """Interval of the mean mAP over seeds, for resampled images and the variation of seeds."""
-    value = float(np.mean(list(one.values.values())))
+    shared, own = _image_deviations(one)
+    deviation, seeds = _seed_deviation(one), len(one.values)
     return Interval(
-        value,
-        *_limits(_mean_draws(one, generator)),
-        seeds=len(one.values),
-        seed_deviation=_seed_deviation(one),
-        image_deviation=float(np.std(_over_seeds(one))),
+        float(np.mean(list(one.values.values()))),
+        *_limits(_over_seeds(one), [(deviation, seeds)]),
+        seeds=seeds,
+        seed_deviation=deviation,
+        image_deviation=shared,
+        image_seed_deviation=own,
     )
 
 
-def difference_interval(better: Replicates, than: Replicates, generator: np.random.Generator) -> Interval:
+def difference_interval(better: Replicates, than: Replicates) -> Interval:
     """Interval of the difference of two detectors' mean mAP, for resampled images and the variation of seeds.
 
     Paired: a replicate has the same images for both. Where both were trained with some of the same seeds these alone
@@ -239,37 +246,22 @@ def difference_interval(better: Replicates, than: Replicates, generator: np.rand
     """
     common = sorted(set(better.values) & set(than.values))
     if not common:
-        one, other = _mean_draws(better, generator), _mean_draws(than, generator)
-        deviations = [
-            deviation for side in (better, than) if (deviation := _seed_deviation(side)) is not None
-        ]
+        sides = (better, than)
+        scatter = [(_seed_deviation(side), len(side.values)) for side in sides]
+        known = [deviation for deviation, _ in scatter if deviation is not None]
+        images = _over_seeds(better) - _over_seeds(than)
         return Interval(
             float(np.mean(list(better.values.values())) - np.mean(list(than.values.values()))),
-            *_limits(one - other),
-            seeds=min(len(better.values), len(than.values)),
-            seed_deviation=float(np.linalg.norm(deviations)) if len(deviations) == 2 else None,
-            image_deviation=float(np.std(_over_seeds(better) - _over_seeds(than))),
+            *_limits(images, scatter),
+            seeds=min(len(side.values) for side in sides),
+            seed_deviation=float(np.linalg.norm(known)) if len(known) == 2 else None,
+            image_deviation=float(np.std(images)),
         )
     pairs = Replicates(
         values={seed: better.values[seed] - than.values[seed] for seed in common},
         resampled={seed: better.resampled[seed] - than.resampled[seed] for seed in common},
     )
-    return mean_interval(pairs, generator)
-
-
-def _mean_draws(one: Replicates, generator: np.random.Generator) -> np.ndarray:
-    """(B,) mean over seeds of each replicate, with an added deviation for the choice of seeds.
-
-    The seeds' deviation is that of their mAP, in which those images had a part that are resampled too: what depends
-    on seed and image together counts twice, and the interval is somewhat too wide rather than too narrow.
-    """
-    draws, deviation, seeds = _over_seeds(one), _seed_deviation(one), len(one.values)
-    if deviation is None:
-        return draws
-    # Student's distribution at evenly spaced probabilities, in random order: the same as drawing from it, with less
-    # noise in its long tails.
-    student = stdtrit(seeds - 1, (np.arange(len(draws)) + 0.5) / len(draws))
-    return draws + generator.permutation(student) * deviation / seeds**0.5
+    return mean_interval(pairs)
 
 
 def _over_seeds(one: Replicates) -> np.ndarray:
@@ -281,7 +273,44 @@ def _seed_deviation(one: Replicates) -> float | None:
     return float(np.std(list(one.values.values()), ddof=1)) if len(one.values) > 1 else None
 
 
-def _limits(resampled: np.ndarray) -> tuple[float, float]:
-    # Replicate i of B, in order, stands for the quantile (i + 0.5) / B.
-    low, high = np.quantile(resampled, [0.025, 0.975], method="hazen")
+def _image_deviations(one: Replicates) -> tuple[float, float]:
+    """Standard deviations over resampled images of what all seeds share, and of what each has for itself.
+
+    The mean of n seeds has the variance shared^2 + own^2 / n. The covariance of two seeds is what they share. Of a
+    single seed all counts as shared.
+    """
+    covariance = np.atleast_2d(np.cov(list(one.resampled.values()), bias=True))
+    seeds = len(covariance)
+    if seeds == 1:
+        return float(covariance[0, 0] ** 0.5), 0.0
+    total = np.trace(covariance)
+    shared = max((covariance.sum() - total) / (seeds * (seeds - 1)), 0.0)
+    return float(shared**0.5), float(max(total / seeds - shared, 0.0) ** 0.5)
+
+
+def _limits(images: np.ndarray, scatter: Sequence[tuple[float | None, int]]) -> tuple[float, float]:
+    """The 2.5 % and the 97.5 % quantile of a mean, for the choice of images and of seeds.
+
+    The seeds' deviation is that of their mAP, in which those images had a part that are resampled too: what depends
+    on seed and image together counts twice, and the interval is somewhat too wide rather than too narrow.
+
+    Args:
+        images: (B,) the mean on resampled images.
+        scatter: Of each detector that seeds make scatter, their standard deviation (None: one seed) and their number.
+    """
+    sums = np.sort(images)
+    for deviation, seeds in scatter:
+        if deviation is None:
+            continue
+        # Every replicate with every value of Student's distribution, at evenly spaced probabilities: drawing pairs
+        # would make the limits, and verdicts near 0, depend on the draw.
+        student = stdtrit(seeds - 1, _probabilities(QUANTILES)) * deviation / seeds**0.5
+        few = sums if len(sums) <= QUANTILES else np.quantile(sums, _probabilities(QUANTILES), method="hazen")
+        sums = np.add.outer(few, student).ravel()
+    # Value i of B, in order, stands for the quantile (i + 0.5) / B.
+    low, high = np.quantile(sums, [0.025, 0.975], method="hazen")
     return float(low), float(high)
+
+
+def _probabilities(number: int) -> np.ndarray:
+    return (np.arange(number) + 0.5) / number

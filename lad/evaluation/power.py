@@ -9,21 +9,28 @@ MOST = 1000
 
 
 def seeds_needed(
-    difference: float, seed_deviation: float, image_deviation: float, power: float = 0.8
+    difference: float,
+    seed_deviation: float,
+    image_deviation: float,
+    image_seed_deviation: float = 0.0,
+    power: float = 0.8,
 ) -> int | None:
     """Number of paired seeds with which a difference of a given size is found.
 
     The mean difference :math:`D_n` of n pairs has the variance :math:`b^2 + s^2 / n`, with s the deviation over seeds
-    and b that over validation images, which more seeds do not reduce. Its 95 % interval has the half width
-    :math:`h_n = \\sqrt{(z_{0.975}\\, b)^2 + (t_{n-1,\\,0.975}\\, s)^2 / n}`, and is above 0 with a probability of at
-    least ``power`` where the true difference is :math:`h_n + z_{power} \\sqrt{b^2 + s^2 / n}` or more.
+    and b what all seeds have in common of that over validation images, which more seeds do not reduce. Its 95 %
+    interval has the half width :math:`h_n = \\sqrt{z_{0.975}^2 (b^2 + c^2 / n) + (t_{n-1,\\,0.975}\\, s)^2 / n}`,
+    with c the deviation over images that each seed has for itself. It is above 0 with a probability of about ``power``
+    where the true difference is :math:`h_n + z_{power} \\sqrt{b^2 + s^2 / n}` (of two or three pairs with a somewhat
+    smaller one, as their scatter itself is known roughly).
 
-    Both deviations are estimates; of few seeds, rough ones: take the result as "about n".
+    The deviations are estimates; of few seeds, rough ones: take the result as "about n".
 
     Args:
         difference: True difference, in the deviations' unit; positive.
         seed_deviation: Standard deviation of the difference over seeds.
-        image_deviation: Standard deviation of the mean difference over resampled images.
+        image_deviation: Standard deviation of the difference over resampled images, as far as all seeds share it.
+        image_seed_deviation: As far as each seed has its own.
         power: Probability with which the interval is to exclude 0.
 
     Returns:
@@ -35,22 +42,24 @@ def seeds_needed(
     """
     if difference <= 0:
         raise ValueError(f"difference must be positive, got {difference}.")
+    deviations = seed_deviation, image_deviation, image_seed_deviation
     return next(
-        (
-            seeds
-            for seeds in range(2, MOST + 1)
-            if _detectable(seeds, seed_deviation, image_deviation, power) <= difference
-        ),
-        None,
+        (seeds for seeds in range(2, MOST + 1) if _detectable(seeds, *deviations, power) <= difference), None
     )
 
 
-def half_width(seeds: int, seed_deviation: float, image_deviation: float) -> float:
+def half_width(
+    seeds: int, seed_deviation: float, image_deviation: float, image_seed_deviation: float = 0.0
+) -> float:
     """Half width of the 95 % interval of a mean difference of so many pairs, at least two."""
-    student = stdtrit(seeds - 1, 0.975)
-    return float(((ndtri(0.975) * image_deviation) ** 2 + (student * seed_deviation) ** 2 / seeds) ** 0.5)
+    images = ndtri(0.975) ** 2 * (image_deviation**2 + image_seed_deviation**2 / seeds)
+    return float((images + (stdtrit(seeds - 1, 0.975) * seed_deviation) ** 2 / seeds) ** 0.5)
 
 
-def _detectable(seeds: int, seed_deviation: float, image_deviation: float, power: float) -> float:
+def _detectable(
+    seeds: int, seed_deviation: float, image_deviation: float, image_seed_deviation: float, power: float
+) -> float:
+    # What image and seed have together is in the seeds' deviation.
     deviation = (image_deviation**2 + seed_deviation**2 / seeds) ** 0.5
-    return half_width(seeds, seed_deviation, image_deviation) + float(ndtri(power)) * deviation
+    width = half_width(seeds, seed_deviation, image_deviation, image_seed_deviation)
+    return width + float(ndtri(power)) * deviation

@@ -165,16 +165,16 @@ def detectors():
 
 
 def test_a_better_detector_has_its_interval_above_zero_and_the_worse_below(detectors):
-    interval = difference_interval(detectors[1.0], detectors[5.0], np.random.default_rng(1))
+    interval = difference_interval(detectors[1.0], detectors[5.0])
     assert 0 < interval.low < interval.value < interval.high
     assert interval.seeds == 3
-    turned = difference_interval(detectors[5.0], detectors[1.0], np.random.default_rng(1))
+    turned = difference_interval(detectors[5.0], detectors[1.0])
     assert turned.low < turned.value == pytest.approx(-interval.value)
     assert turned.high < 0
 
 
 def test_identical_runs_differ_by_zero_in_every_replicate(detectors):
-    interval = difference_interval(detectors[1.0], detectors[1.0], np.random.default_rng(1))
+    interval = difference_interval(detectors[1.0], detectors[1.0])
     assert (interval.low, interval.value, interval.high) == (0.0, 0.0, 0.0)
 
 
@@ -183,7 +183,7 @@ def test_images_and_seeds_both_widen_the_interval():
     both = Replicates(values, {seed: value + images for seed, value in values.items()})
     only_seeds = Replicates(values, {seed: np.full(1000, value) for seed, value in values.items()})
     only_images = Replicates({0: 0.55}, {0: 0.55 + images})
-    widths = [mean_interval(one, np.random.default_rng(0)) for one in (both, only_seeds, only_images)]
+    widths = [mean_interval(one) for one in (both, only_seeds, only_images)]
     # Seeds alone: Student's interval of two values, 12.706 = t(0.975, 1) times s / sqrt(2) = 0.02 / 2 to each side.
     assert widths[1].value == pytest.approx(0.55)
     assert (widths[1].low, widths[1].high) == pytest.approx((0.55 - 0.12706, 0.55 + 0.12706), abs=2e-4)
@@ -192,7 +192,7 @@ def test_images_and_seeds_both_widen_the_interval():
     assert widths[0].high > widths[1].high > widths[2].high
 
 
-def false_verdicts(seeds, images, both, number=400, replicates=200, pictures=40):
+def false_verdicts(seeds, images, both, number=1000, replicates=200, pictures=87):
     """How often an interval of three seeds lies beside 0 where nothing is but scatter, of three kinds."""
     random, wrong = np.random.default_rng(7), 0
     for _ in range(number):
@@ -200,16 +200,16 @@ def false_verdicts(seeds, images, both, number=400, replicates=200, pictures=40)
         scores = scores + random.normal(0, both * pictures**0.5, (3, pictures))
         weights = image_weights(pictures, replicates, random) / pictures
         one = Replicates(dict(enumerate(scores.mean(1))), dict(enumerate(scores @ weights.T)))
-        interval = mean_interval(one, random)
+        interval = mean_interval(one)
         wrong += interval.low > 0 or interval.high < 0
     return wrong / number
 
 
 @pytest.mark.parametrize("scatter", [(1.0, 0.0, 0.0), (1.0, 1.0, 0.0), (1.0, 0.3, 0.5), (0.1, 1.0, 0.1)])
 def test_three_seeds_without_any_effect_are_seldom_a_verdict(scatter):
-    # 5 % is meant; 400 trials give 2.8 % to 7.2 % of it. Drawing three seeds from three gives 12 % to 29 %, and 7.5 %
+    # 5 % is meant; 1,000 trials give 3.6 % to 6.4 % of it. Drawing three seeds from three gives 12 % to 29 %, and 7.5 %
     # where the seeds hardly differ.
-    assert false_verdicts(*scatter) < 0.072
+    assert false_verdicts(*scatter) < 0.064
 
 
 def test_seeds_are_taken_in_pairs_where_both_have_them():
@@ -219,16 +219,55 @@ def test_seeds_are_taken_in_pairs_where_both_have_them():
         {seed: value + 0.01 for seed, value in values.items()},
         {seed: np.full(200, value + 0.01) for seed, value in values.items()},
     )
-    paired = difference_interval(higher, one, np.random.default_rng(0))
+    paired = difference_interval(higher, one)
     assert (paired.low, paired.high, paired.seeds) == pytest.approx((0.01, 0.01, 3))
     # A detector without a common seed is compared mean to mean: the seeds' scatter is in the interval.
     other = Replicates({7: 0.51}, {7: np.full(200, 0.51)})
-    apart = difference_interval(other, one, np.random.default_rng(0))
+    apart = difference_interval(other, one)
     assert apart.value == pytest.approx(0.01)
     assert apart.low < -0.1 < 0.1 < apart.high
     # One seed of three in common: that one alone.
-    some = difference_interval(Replicates({1: 0.6}, {1: np.full(200, 0.6)}), one, np.random.default_rng(0))
+    some = difference_interval(Replicates({1: 0.6}, {1: np.full(200, 0.6)}), one)
     assert (some.low, some.value, some.high, some.seeds) == pytest.approx((0.1, 0.1, 0.1, 1))
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 5])
+def test_limits_are_those_of_the_sum_of_two_distributions(seeds):
+    """An independent reference: very many draws of both."""
+    random = np.random.default_rng(3)
+    images = random.gamma(2.0, 0.01, 1000)
+    values = dict(enumerate(0.5 + random.normal(0, 0.02, seeds)))
+    interval = mean_interval(Replicates(values, {seed: value + images for seed, value in values.items()}))
+    drawn = np.mean(list(values.values())) + random.choice(images, 2_000_000)
+    if seeds > 1:
+        scale = np.std(list(values.values()), ddof=1) / seeds**0.5
+        drawn += scale * random.standard_t(seeds - 1, 2_000_000)
+    expected = np.quantile(drawn, [0.025, 0.975])
+    width = expected[1] - expected[0]
+    assert np.array([interval.low, interval.high]) == pytest.approx(expected, abs=0.01 * width)
+
+
+def test_limits_hardly_depend_on_the_number_of_replicates():
+    random = np.random.default_rng(5)
+    values = {0: 0.51, 1: 0.52, 2: 0.50}
+    images = random.normal(0, 0.01, 2000)
+    lows = []
+    for number in (1900, 1950, 2000):
+        one = Replicates(values, {seed: value + images[:number] for seed, value in values.items()})
+        lows.append(mean_interval(one).low)
+    assert np.ptp(lows) < 2e-4
+
+
+def test_deviation_over_images_is_split_into_what_seeds_share_and_what_each_has():
+    random = np.random.default_rng(11)
+    shared, own = random.normal(0, 0.003, 200_000), random.normal(0, 0.008, (4, 200_000))
+    one = Replicates(dict.fromkeys(range(4), 0.5), dict(enumerate(0.5 + shared + own)))
+    interval = mean_interval(one)
+    assert interval.image_deviation == pytest.approx(0.003, rel=0.02)
+    assert interval.image_seed_deviation == pytest.approx(0.008, rel=0.02)
+    single = mean_interval(Replicates({0: 0.5}, {0: 0.5 + shared + own[0]}))
+    assert single.image_deviation == pytest.approx(np.hypot(0.003, 0.008), rel=0.02)
+    assert single.image_seed_deviation == 0
 
 
 def test_detectors_of_other_images_are_refused():

@@ -50,3 +50,18 @@ def test_a_difference_that_is_not_positive_is_refused():
 def test_a_larger_difference_never_needs_more_seeds(difference, seed_deviation, image_deviation):
     few, many = (seeds_needed(size, seed_deviation, image_deviation) for size in (2 * difference, difference))
     assert many is None or few <= many
+
+
+def test_what_each_seed_has_for_itself_of_the_images_falls_with_their_number():
+    """87 images on which differences scatter by seed: the first pilots' deviation of 3 seeds would never suffice."""
+    shared, own, seed = 0.0015, 0.0065, (0.004**2 + 0.0065**2) ** 0.5
+    together = (shared**2 + own**2 / 3) ** 0.5
+    assert seeds_needed(0.01, seed, together) is None
+    needed = seeds_needed(0.01, seed, shared, own)
+    generator = np.random.default_rng(0)
+    trials = 20000
+    scatter = generator.standard_normal((trials, needed))
+    pairs = 0.01 + shared * generator.standard_normal((trials, 1)) + seed * scatter
+    margin = t.ppf(0.975, needed - 1) * pairs.std(axis=1, ddof=1) / needed**0.5
+    width = np.hypot(1.96 * (shared**2 + own**2 / needed) ** 0.5, margin)
+    assert np.mean(pairs.mean(axis=1) > width) == pytest.approx(0.8, abs=0.05)

@@ -13,8 +13,6 @@ from suites.records import Key, Record
 from suites.resampling import REPLICATES, Resampled, resample
 from suites.suite import Claim, Network, Statement, Suite
 
-import numpy as np
-
 HOLDS, REFUTED, NOT_DECIDED, MISSING = "holds", "refuted", "not decided", "missing"
 #: Of a difference that rests on one seed, although no more were planned: nothing tells how far it would move.
 ONE_SEED = "not decided (one seed)"
@@ -44,7 +42,8 @@ class Comparison:
         """
         if not self.scatter_is_known:
             raise ValueError(f"the scatter of {self.measured} seeds is not known.")
-        return seeds_needed(difference, self.interval.seed_deviation, self.interval.image_deviation)
+        own = self.interval
+        return seeds_needed(difference, own.seed_deviation, own.image_deviation, own.image_seed_deviation)
 
     @property
     def scatter_is_known(self) -> bool:
@@ -196,7 +195,7 @@ def _row(suite: Suite, row: str, measured: Resampled) -> Row:
         network=network,
         records=own,
         missing=tuple(seed for seed in suite.entry_of(row).seeds if seed not in own),
-        interval=mean_interval(resampled[row], _generator()) if own else None,
+        interval=mean_interval(resampled[row]) if own else None,
         deviation=statistics.stdev(values) if len(values) > 1 else None,
         comparison=_compare(suite, row, network.baseline, resampled) if network.baseline else None,
         seed_differences={
@@ -216,15 +215,10 @@ def _compare(suite: Suite, better: str, than: str, resampled: Mapping[str, Repli
         planned, measured = ([set.intersection(*both)] for both in (planned, measured))
         possible = bool(measured[0])
     return Comparison(
-        interval=difference_interval(resampled[better], resampled[than], _generator()) if possible else None,
+        interval=difference_interval(resampled[better], resampled[than]) if possible else None,
         measured=sum(map(len, measured)),
         planned=sum(map(len, planned)),
     )
-
-
-def _generator() -> np.random.Generator:
-    """Random generator of the bootstrap, the same for every comparison."""
-    return np.random.default_rng(1)
 
 
 def _judge_claim(suite: Suite, claim: Claim, resampled: Mapping[str, Replicates]) -> JudgedClaim:
