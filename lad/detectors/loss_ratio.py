@@ -41,7 +41,8 @@ class LossRatio:
             own: The learner's own losses, tensors or lists of them; names with ``'loss'`` count.
             terms: The method's.
         """
-        sums = torch.stack([_total(own), _total(terms)])
+        total = _total(own)
+        sums = torch.stack([total, _total(terms) if terms else total.new_zeros(())])
         own_total, taught = reduce_mean(sums).unbind()
         wanted = self.ratio.at(progress) * own_total / taught
         return torch.where((taught > 0) & wanted.isfinite(), wanted, torch.zeros_like(wanted))
@@ -55,7 +56,7 @@ def _total(losses: Mapping[str, Any]) -> Tensor:
         if "loss" in name
         for value in (loss if isinstance(loss, (list, tuple)) else [loss])
     ]
-    return torch.stack(values).sum() if values else torch.zeros(())
+    return torch.stack(values).sum()
 
 
 def build_factor(config: Any, owner: str) -> Schedule | LossRatio:

@@ -59,6 +59,12 @@ def test_ratio_may_be_a_schedule():
     assert found == [2.0, 1.0, 0.0]
 
 
+def test_nothing_to_weigh_is_on_the_device_of_the_own_loss():
+    with fake_cuda():
+        found = build_factor(RATIO, "test").at(START, dict(loss=torch.ones((), device="cuda")), {})
+        assert found.device.type == "cuda"
+
+
 def test_factor_waits_for_no_device():
     with fake_cuda():
         own, terms = dict(loss=torch.ones((), device="cuda")), dict(loss_a=torch.ones((), device="cuda"))

@@ -192,6 +192,14 @@ def test_what_is_merged_may_be_overridden(tmp_path):
         "  b: {config: a.py, options: {<<: *some, lr: 2}}\n"
     )
     assert load_suite(tmp_path / "suite.yaml").entries["b"].options == {"lr": 2}
+    # Also in what is merged itself, and before its own turn to be read.
+    (tmp_path / "suite.yaml").write_text(
+        "name: x\nseeds: [0]\nentries:\n  a: {config: a.py, options: &some {lr: 1}}\n"
+        "  b: {config: a.py, options: &more {<<: *some, lr: 2}}\noptions: {<<: *more, momentum: 3}\n"
+    )
+    suite = load_suite(tmp_path / "suite.yaml")
+    assert suite.options == {"lr": 2, "momentum": 3}
+    assert suite.entries["b"].options == {"lr": 2}
 
 
 def test_a_suite_that_is_no_yaml_or_not_there_is_named(tmp_path):

@@ -54,8 +54,9 @@ def load_suite(path: str | Path) -> Suite:
 class _Loader(yaml.SafeLoader):
     """A safe loader that refuses a key twice, of which PyYAML keeps the last one silently."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        # Before merge keys (`<<`) are resolved: what is merged may be overridden.
+    def compose_mapping_node(self, anchor: dict[str, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        # Merge keys (`<<`) are resolved later: what is merged may be overridden.
         seen: dict[str, int] = {}
         for key, _ in node.value:
             if key.tag == "tag:yaml.org,2002:merge" or not isinstance(key, yaml.ScalarNode):
@@ -66,7 +67,7 @@ class _Loader(yaml.SafeLoader):
                     problem=f"{key.value!r} stands in line {seen[key.value]} and again in line {line}"
                 )
             seen[key.value] = line
-        return super().construct_mapping(node, deep)
+        return node
 
 
 # -- What the file may contain -----------------------------------------------------------------------------------------
