@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 _RANGE = re.compile(
-    r"^(?P<log>log:)?(?P<low>[^.,:]+(?:\.\d*)?(?:e[+-]?\d+)?)\.\.(?P<high>.+)$", re.IGNORECASE
+    r"^(?P<log>log:)?(?P<low>(?:[^.,:]+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)\.\.(?P<high>.+)$", re.IGNORECASE
 )
 
 
@@ -50,6 +50,13 @@ class Parameter:
             return distributions.IntDistribution(int(self.low), int(self.high), log=self.log)
         return distributions.FloatDistribution(self.low, self.high, log=self.log)
 
+    @property
+    def example(self) -> bool | int | float | str:
+        """One of the values."""
+        if self.choices:
+            return self.choices[0]
+        return int(self.low) if self.integer else self.low
+
     def allows(self, value: Any) -> bool:
         """Whether a value is one of those that are searched."""
         if self.choices:
@@ -70,7 +77,13 @@ def parse_parameter(text: str) -> Parameter:
         raise ConfigError(_wrong(text, "it is not like KEY=VALUES"))
     found = _RANGE.match(values)
     if found is None:
+        if set("[](){}") & set(values):
+            raise ConfigError(
+                _wrong(text, "numbers, words, True and False can be searched, and no lists or dicts")
+            )
         choices = tuple(_value(one) for one in values.split(","))
+        if "None" in choices:
+            raise ConfigError(_wrong(text, "None is none of the values that can be searched"))
         if len(set(choices)) < 2:
             raise ConfigError(_wrong(text, "a choice needs two different values at least"))
         return Parameter(key, choices=choices)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lad.base import processes
 from lad.base.config import merge_options
+from lad.base.json_lines import end_last_line
 from lad.base.processes import Processes, is_locked, locked
 from lad.base.status import clock
 from lad.engine.checkpoints import write_whole
@@ -85,6 +86,9 @@ class Search:
         self.work_dir = work_dir
         self.print_line = print_line
         self.processes = Processes()
+        # Before anything is written: a mistake in a key is mended by the same command with another.
+        values = {one.key: one.example for one in settings.parameters}
+        merge_options(_copy(cfg), values, "--space")
         self._check_same()
         self.split = split_training_data(cfg, work_dir / "data", settings.share, settings.seed)
         self.study = self._open()
@@ -128,7 +132,12 @@ class Search:
         own = json.loads(json.dumps(own))
         file = self.work_dir / SETTINGS
         if file.is_file():
-            before = json.loads(file.read_text())
+            try:
+                before = json.loads(file.read_bytes())
+            except ValueError as error:
+                raise DataError(
+                    f"{file} cannot be read ({error}): remove it to go on with the search."
+                ) from error
             changed = [key for key, value in own.items() if before.get(key) != value]
             if changed:
                 raise ConfigError(
@@ -141,16 +150,26 @@ class Search:
     def _open(self) -> optuna.Study:
         try:
             import optuna
-            from optuna.storages.journal import JournalFileBackend
+            from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
         except ImportError as error:
             raise MissingPackageError("a search needs optuna: pip install optuna.") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        journal = self.work_dir / JOURNAL
+        if journal.is_file():
+            lock = JournalFileSymlinkLock(str(journal))
+            lock.acquire()
+            try:
+                # Optuna would append to what a killed process left of a line.
+                with open(journal, "ab+") as file:
+                    end_last_line(file)
+            finally:
+                lock.release()
         steps = self.cfg.train_cfg.get("max_epochs") or self.cfg.train_cfg.get("max_iters") or 1
         # Trials report after each evaluation, the first of which is number 1.
         evaluations = -(-steps // self.cfg.train_cfg.get("val_interval", 1))
         study = optuna.create_study(
             study_name="search",
-            storage=optuna.storages.JournalStorage(JournalFileBackend(str(self.work_dir / JOURNAL))),
+            storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
             load_if_exists=True,
             direction="maximize",
             sampler=optuna.samplers.TPESampler(seed=self.settings.seed, n_startup_trials=STARTUP_TRIALS),
@@ -250,7 +269,7 @@ class Search:
         return error
 
     def _write_config(self, trial: optuna.Trial, folder: Path) -> Path:
-        cfg = Config(self.split._cfg_dict.to_dict())
+        cfg = _copy(self.split)
         options = {**trial.params, "randomness.seed": self.settings.seed}
         merge_options(cfg, options, "the search's values")
         checkpoints = (cfg.get("default_hooks") or {}).get("checkpoint")
@@ -272,10 +291,14 @@ class Search:
         best = self.best
         if best is None:
             return
-        cfg = Config(self.cfg._cfg_dict.to_dict())
+        cfg = _copy(self.cfg)
         merge_options(cfg, best.params, "the search's values")
         write_whole(self.work_dir / BEST, cfg.pretty_text.encode())
         write_whole(self.work_dir / TABLE, results_table(self._finished(), self.settings).encode())
+
+
+def _copy(cfg: Config) -> Config:
+    return Config(cfg._cfg_dict.to_dict(), filename=cfg.filename)
 
 
 def results_table(finished: list[optuna.trial.FrozenTrial], settings: SearchSettings) -> str:

@@ -264,3 +264,38 @@ def test_a_killed_search_of_real_trainings_goes_on(tmp_path):
     again = subprocess.run([*command, "--work-dir", "killed"], cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "killed/search.md").read_text() == (tmp_path / "straight/search.md").read_text()
+
+
+def test_a_mistake_in_a_key_leaves_the_folder_to_the_command_without_it(config, tmp_path):
+    config.param_scheduler = [dict(gamma=0.1)]
+    with pytest.raises(ConfigError, match=r"--space.*config\.py"):
+        search(config, tmp_path, space="param_scheduler.9.gamma=0.1..1.0")
+    assert not (tmp_path / "search/search.json").exists()
+    assert search(config, tmp_path, trials=1)[0].run()
+
+
+def test_a_half_written_line_of_the_journal_is_passed_over(config, tmp_path):
+    assert search(config, tmp_path, trials=2)[0].run()
+    with open(tmp_path / "search/study.journal", "a") as file:
+        file.write('{"op_code": 8, "worker')
+    for trials_wanted in (3, 4):
+        one, _ = search(config, tmp_path, trials=trials_wanted)
+        assert one.run()
+        assert len(one.study.trials) == trials_wanted
+
+
+def test_broken_settings_of_a_search_are_named(config, tmp_path):
+    search(config, tmp_path)
+    (tmp_path / "search/search.json").write_text("{")
+    with pytest.raises(DataError, match=r"search\.json cannot be read .*: remove it to go on"):
+        search(config, tmp_path)
+
+
+@pytest.mark.parametrize("space", ["a=[1,2],[3,4]", "a=None,True", "a={},3"])
+def test_lists_and_none_are_no_choices(space):
+    with pytest.raises(ConfigError, match="--space"):
+        parse_parameter(space)
+
+
+def test_a_bound_may_begin_with_its_point():
+    assert (parse_parameter("a=.5..1.0").low, parse_parameter("a=log:.5..1.0").log) == (0.5, True)

@@ -423,3 +423,21 @@ def test_a_whole_last_record_without_a_line_end_is_kept(fake, tmp_path):
     append_record(file, record(fake, "lad", 1, 6))
     assert set(read_records(file)) == {Key("lad", 0), Key("lad", 1)}
     assert file.read_text().count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"row": "caf\xe9"}\n', "is no text in UTF-8"),
+        (
+            b'{"suite": "s", "entry": "e", "network": "", "seed": 0, "row": "e", "status": "ok", "config": "c", '
+            b'"digest": "d", "metrics": null}\n',
+            "line 1 is no record: metrics is None",
+        ),
+    ],
+)
+def test_records_that_are_none_are_one_line(content, message, tmp_path):
+    file = tmp_path / "results.jsonl"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_records(file)

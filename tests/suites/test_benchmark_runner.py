@@ -66,7 +66,7 @@ def test_a_training_that_others_need_and_that_detects_nothing_has_no_row(fake):
         entries = content["entries"]
         entries["pretraining"] = dict(config=entries["teacher"]["config"], evaluate=False)
         entries["lad"]["needs"]["pretrained"] = dict(entry="pretraining", seed="same")
-        entries["lad"]["options"] = {"teacher_checkpoint": "{pretrained}"}
+        entries["lad"]["options"] = {"teacher_checkpoint": "{pretrained}", "model.init": "{teacher}"}
     assert run(fake, only=["lad"])[0] == 0  # an evaluation would not know its detections
     assert {key.row for key in records(fake)} == {"teacher", "lad"}
     for seed in (0, 1):
@@ -529,10 +529,15 @@ def test_a_teacher_that_was_trained_anew_makes_its_students_stale(fake):
     assert changed_since(fake.suite, fake.root, records(fake)) == {Key("lad", 1): OTHER}
 
 
-def test_a_folder_of_an_older_format_is_recognised_by_its_config(fake):
+@pytest.mark.parametrize(
+    "content",
+    [json.dumps(dict(parts=dict(model="0"), needs={}, digest="0")), '{"parts": {"mo', '{"format": 2}', "[1]"],
+    ids=["older", "cut off", "without parts", "list"],
+)
+def test_a_folder_whose_state_cannot_be_read_is_recognised_by_its_config(fake, content):
     run(fake, only=["student"], seeds=[0])
     state = fake.folder("student/0") / "benchmark.json"
-    state.write_text(json.dumps(dict(parts=dict(model="0"), needs={}, digest="0")))
+    state.write_text(content)
     assert run(fake, only=["student"], seeds=[0])[0] == 0
     assert len(fake.starts("student/0")) == 1
     assert json.loads(state.read_text())["parts"]["model"] != "0"

@@ -144,6 +144,16 @@ def test_a_need_may_be_named_deep_in_an_option(tmp_path):
         ),
         (dict(claims=[dict(text="x", better="lad")]), "claim 'x' needs either better and than"),
         (dict(claims=[dict(text="x", better="a", statements=[])]), "claim 'x' needs either better and than"),
+        (dict(claims=[dict(text="x", better="lad", than="lad")]), "claim 'x': 'lad' is compared with itself"),
+        (dict(entries__lad__baseline="lad"), "entry 'lad': its baseline is itself"),
+        (
+            dict(entries__lad__options={"train_cfg.max_epochs": 3}),
+            r"entry 'lad': needs.teacher: no option uses it: write '\{teacher\}'",
+        ),
+        (
+            dict(options={"model.teacher.checkpoint": "{teacher}"}),
+            r"options: \{teacher\} stands for what an entry",
+        ),
         (dict(claims=[dict(text="x", better="lad", than="nobody")]), "claim 'x': there is no 'nobody'"),
         (
             dict(claims=[dict(text="x", statements=[dict(better="lad", than="student", decides=1)])]),
@@ -158,6 +168,8 @@ def test_a_need_may_be_named_deep_in_an_option(tmp_path):
         (dict(entries=["lad"]), "entries must be a mapping, got a list"),
         (dict(entries={}), "entries must be non-empty"),
         (dict(options=3), "options must be a mapping, got 3"),
+        (dict(seeds=[-1]), r"seeds\[0\] must be a whole number from 0 on, got -1"),
+        (dict(seeds=[2**32]), r"seeds\[0\] must be a whole number below 2\^32"),
     ],
 )
 def test_what_a_suite_cannot_say_is_answered_in_one_line(tmp_path, changes, message):

@@ -9,8 +9,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
+from lad.base.json_lines import end_last_line
 from lad.errors import DataError
 from suites import files
 
@@ -110,7 +111,10 @@ def read_records(path: Path, record_type: type[RecordType] = Record) -> dict[Key
     """
     if not path.is_file():
         return {}
-    lines = path.read_text().split("\n")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text in UTF-8 ({error}); move it away, or mend it.") from error
     known = {field.name for field in dataclasses.fields(record_type)}
     records = {}
     for number, line in enumerate(lines, 1):
@@ -121,6 +125,8 @@ def read_records(path: Path, record_type: type[RecordType] = Record) -> dict[Key
             for key in known.intersection(TUPLES):
                 content[key] = tuple(content.get(key, ()))
             record = record_type(**{key: value for key, value in content.items() if key in known})
+            if not isinstance(record.metrics, dict):
+                raise TypeError(f"metrics is {record.metrics!r:.60}")
         except (ValueError, TypeError, AttributeError) as error:
             if number == len(lines):
                 continue  # no line end: half-written
@@ -139,24 +145,7 @@ def append_record(path: Path, record: Record) -> None:
     line = json.dumps(dataclasses.asdict(record)) + "\n"
     with open(path, "ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
-        # Where the end is now: another process may have added to it since it was opened.
-        file.seek(0, os.SEEK_END)
-        if file.tell() > 0:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                _end_last_line(file)
+        end_last_line(file)
         file.write(line.encode())
         file.flush()
         os.fsync(file.fileno())
-
-
-def _end_last_line(file: BinaryIO) -> None:
-    file.seek(0)
-    content = file.read()
-    start = content.rfind(b"\n") + 1
-    try:
-        json.loads(content[start:])
-    except ValueError:
-        file.truncate(start)
-    else:
-        file.write(b"\n")  # at the end: the file is open for appending

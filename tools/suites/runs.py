@@ -29,7 +29,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 STATE = "benchmark.json"
-# Of that file. One of another format is passed over: the training is recognised by the config that is written in it.
+# Of that file. One of another format, or one that cannot be read, is passed over: the training is recognised by the
+# config that is written in it.
 FORMAT = 2
 # Folder of the configs that are handed to tools/train.py and tools/test.py.
 GIVEN = "given"
@@ -199,8 +200,14 @@ def _state(run: Run) -> dict[str, Any] | None:
     file = run.folder / STATE
     if not file.is_file():
         return None
-    state = json.loads(file.read_text())
-    return state if state.get("format") == FORMAT else None
+    try:
+        state = json.loads(file.read_bytes())
+    except ValueError:
+        return None
+    is_whole = (
+        isinstance(state, dict) and state.get("format") == FORMAT and {"parts", "needs"} <= state.keys()
+    )
+    return state if is_whole else None
 
 
 def trained_on(run: Run) -> dict[str, str | None]:

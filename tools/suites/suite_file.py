@@ -104,7 +104,8 @@ def _needed_seed(seed: Any) -> int | None:
 SAME = "same"
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Title = Annotated[str, Field(coerce_numbers_to_str=True)]
-Seeds = Annotated[list[StrictInt], Field(min_length=1), AfterValidator(_all_different)]
+Seed = Annotated[StrictInt, Field(ge=0, lt=2**32)]  # NumPy takes no other
+Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_all_different)]
 NeededSeed = Annotated[int | None, BeforeValidator(_needed_seed)]
 Options = Annotated[dict[Any, Any], AfterValidator(_flatten)]
 
@@ -263,6 +264,8 @@ class SuiteFile(_Section):
 
 #: What a value has to be, by pydantic's type of error.
 _EXPECTED = {
+    "greater_than_equal": "a whole number from 0 on",
+    "less_than": "a whole number below 2^32",
     "string_type": "a string",
     "int_type": "a whole number",
     "bool_type": "true or false",
@@ -348,6 +351,8 @@ def _check_references(suite: Suite, where: str) -> None:
         for network in entry.networks:
             if network.baseline is not None:
                 _check_known(network.baseline, rows, f"{own}: baseline")
+                if network.baseline == network.row:
+                    raise ConfigError(f"{own}: its baseline is itself; name another, or leave it out.")
         for key, need in entry.needs.items():
             _check_known(need.entry, suite.entries, f"{own}: needs.{key}")
             needed = suite.entries[need.entry]
@@ -368,11 +373,25 @@ def _check_references(suite: Suite, where: str) -> None:
                 )
         for wanted in sorted(placeholders(entry.options)):
             _check_known(wanted, entry.needs, f"{own}: options: {{{wanted}}} is not among its needs")
+    if wanted := placeholders([suite.options, suite.schedule]):
+        raise ConfigError(
+            f"{where}: options: {{{min(wanted)}}} stands for what an entry needs; write it into the entry's options."
+        )
     _check_order(suite, where)
+    for entry in suite.entries.values():
+        for key in entry.needs.keys() - placeholders(entry.options):
+            raise ConfigError(
+                f"{where}: entry {entry.name!r}: needs.{key}: no option uses it: write '{{{key}}}' where its "
+                "checkpoint is to stand."
+            )
     for claim in suite.claims:
         for statement in claim.statements:
             for row in (statement.better, statement.than):
                 _check_known(row, rows, f"{where}: claim {claim.text!r}")
+            if statement.better == statement.than:
+                raise ConfigError(
+                    f"{where}: claim {claim.text!r}: {statement.better!r} is compared with itself; name two rows."
+                )
 
 
 def _check_order(suite: Suite, where: str) -> None:
