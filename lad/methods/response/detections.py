@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, get_args
 
+from lad.base.draws import step_generator
 from lad.base.replace import replaced
 from lad.base.schedules import Schedule, build_schedule
 from lad.base.settings import check_numbers
@@ -147,9 +148,7 @@ class DetectionDistillation(DistillationMethod):
         """
         if self.targets == "hard":
             return [self.min_score] * count
-        # All processes draw the same: the default generator was given the same seed in each, but they may have drawn
-        # from it unequally since.
-        generator = torch.Generator().manual_seed((torch.initial_seed() + iteration) % 2**63)
+        generator = step_generator(iteration)  # the same in all processes
         total, first = count * get_world_size(), count * get_rank()
         drawn = float(torch.rand((), generator=generator))
         parts = torch.randperm(total, generator=generator)[first : first + count].tolist()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, get_args
 
+from lad.base.draws import step_generator
 from lad.base.settings import checked_flag, is_whole
 from lad.errors import ConfigError, UnsupportedError
 from lad.methods.base import Link, Step
@@ -153,16 +154,19 @@ class SharedQueryDistillation(AnswerDistillation):
         return self.named(values)
 
     def _noise(self, step: Step) -> Queries | None:
-        """What random queries are made of: drawn here and not by the teacher, from the step's random state."""
+        """What random queries are made of: drawn here and not by the teacher, others for the images of each process."""
         if not self.num_random:
             return None
         shape, device = (len(step.data_samples), self.num_random), step.inputs.device
-        centres, sizes = torch.rand(*shape, self.family.num_coordinates, device=device).tensor_split(
-            (2,), dim=2
-        )
+        generator = step_generator(step.progress.iteration, device, each_process=True)
+        coordinates = torch.rand(*shape, self.family.num_coordinates, device=device, generator=generator)
+        centres, sizes = coordinates.tensor_split((2,), dim=2)
         return Queries(
             torch.cat([centres, sizes.clamp(min=MIN_SIZE)], dim=2),
-            {name: torch.randn(*shape, self.width, device=device) for name in self.family.contents},
+            {
+                name: torch.randn(*shape, self.width, device=device, generator=generator)
+                for name in self.family.contents
+            },
         )
 
     def _of_students_width(self, queries: Queries) -> Queries:
