@@ -68,6 +68,11 @@ class Schedule:
         """Whether it is 0 throughout, so that what it weights need not be computed."""
         return self.end == 0 and (self.start == 0 or self.type == "constant")
 
+    @property
+    def unit(self) -> str:
+        """What its length counts, as in :class:`Window`: ``'iters'``, ``'epochs'`` or ``'part'`` of the run."""
+        return "iters" if self.iters is not None else "epochs" if self.epochs is not None else "part"
+
     def at(self, progress: Progress) -> float:
         """The value at a place in a run."""
         return self.start + (self.end - self.start) * RAMPS[self.type](self._part(progress))

@@ -38,18 +38,18 @@ def check_places(methods: Mapping[str, BoundMethod], max_epochs: int | None, max
     warnings = []
     ends = dict(iters=max_iters, epochs=max_epochs, part=1)
     for setting, value in scheduled(methods):
-        if isinstance(value, Schedule):
-            unit = "epochs" if value.epochs is not None else "iters" if value.iters is not None else "part"
-        else:
-            unit = value.unit
-        if unit == "epochs" and max_epochs is None:
+        if value.unit == "epochs" and max_epochs is None:
             raise ConfigError(
                 f"{setting} counts epochs, and this run counts iterations, so that it would stay in the first one: use "
                 "iters, a part of the run, or an epoch-based train_cfg."
             )
-        end = ends[unit]
+        end = ends[value.unit]
         if end is not None and value.begin >= end:
-            place = f"{unit} {value.begin:g}" if unit != "part" else f"part {value.begin:g} of the run"
+            place = (
+                f"{value.unit} {value.begin:g}"
+                if value.unit != "part"
+                else f"part {value.begin:g} of the run"
+            )
             warnings.append(
                 f"{setting} begins with {place}, and the run has {end} (counted from 0): it never does."
             )

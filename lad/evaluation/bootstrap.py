@@ -298,7 +298,7 @@ def _limits(images: np.ndarray, scatter: Sequence[tuple[float | None, int]]) -> 
         images: (B,) the mean on resampled images.
         scatter: Of each detector that seeds make scatter, their standard deviation (None: one seed) and their number.
     """
-    sums = np.sort(images)
+    sums = images
     for deviation, seeds in scatter:
         if deviation is None:
             continue
