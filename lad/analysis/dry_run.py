@@ -264,6 +264,8 @@ def describe(model: BaseDetector) -> str:
             parts.append(f"pretraining of {name}: {own.length}; {', '.join(learning)} learn.")
         if not one.active.is_whole:
             parts.append(f"{name} is active in {one.active}.")
+        elif model.student_loss and not one.acts(Progress()):
+            parts.append(f"{name} has a factor of 0 in the first step, and does not run there.")
         if isinstance(one.method, CoLearningAssignment):
             switch = one.method.switch
             parts.append(f"{type(switch).__name__} chooses who teaches, per {switch.per}.")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from lad.cli.blame import original_error, settings_to_blame
 from lad.cli.config_settings import has_setting, resolved_settings
 from lad.cli.config_types import shown
+from lad.cli.file_errors import explain_file_error
 from lad.compat.messages import (
     INTERNAL_WARNINGS,
     MMENGINE_NO_CHECKPOINT,
@@ -172,7 +173,7 @@ def explain(error: Exception) -> str | None:
         return message
     built = _config_being_built(error)
     if built is None:
-        return None
+        return explain_file_error(error) if isinstance(error, OSError) else None
     reason = message or type(error).__name__
     return f"{built} of the config cannot be built: {reason} (LAD_TRACEBACK=1 shows where)."
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from lad.base.progress import Progress
 from lad.base.schedules import Schedule, Window
 from lad.detectors.loss_ratio import LossRatio
 from lad.methods.base import DistillationMethod, SeveralTeachersMethod
@@ -37,6 +38,15 @@ class BoundMethod:
     prefix: str
     active: Window = field(default_factory=Window)
     factor: Schedule | LossRatio = field(default_factory=lambda: Schedule(1.0))
+
+    def has_terms(self, progress: Progress) -> bool:
+        """Whether a step's factor leaves anything of its loss terms, as far as it is known before the step."""
+        schedule = self.factor.ratio if isinstance(self.factor, LossRatio) else self.factor
+        return schedule.at(progress) != 0
+
+    def acts(self, progress: Progress) -> bool:
+        """Whether it does anything in a step: it is active, and has loss terms or changes the own loss."""
+        return self.active.covers(progress) and (self.has_terms(progress) or self.method.changes_own_loss)
 
     @property
     def learner(self) -> str:

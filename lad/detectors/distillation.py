@@ -231,7 +231,10 @@ class DistillationDetector(NetworksDetector):
 
     def _task_losses(self, progress: Progress, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
         images = self._network_images(inputs, data_samples)
-        active = {name: one for name, one in self.bound.items() if one.active.covers(progress)}
+        # Without the student's own loss a step keeps those of all methods, be they zeros.
+        active = {
+            name: one for name, one in self.bound.items() if not self.student_loss or one.acts(progress)
+        }
         with ExitStack() as observing:
             outputs = self._capture(observing, self.bound, is_pretraining=False)
             batch = Batch(progress, images, data_samples, outputs, self.student_loss)

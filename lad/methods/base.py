@@ -169,6 +169,12 @@ class DistillationMethod(BaseModule):
         """
         return 1.0
 
+    @property
+    def changes_own_loss(self) -> bool:
+        """Whether it can change its learners' own losses or label assignments; otherwise it adds loss terms alone."""
+        hooks = ("steer", "own_loss_weight", "own_class_weight")
+        return any(getattr(type(self), hook) is not getattr(DistillationMethod, hook) for hook in hooks)
+
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Loss terms to add to the student's own, by name (``loss_...``)."""
         return {}
@@ -247,6 +253,11 @@ class JointMethod(DistillationMethod):
     def modules_of(self, learner: str) -> tuple[str, ...]:
         """The modules of one of its networks whose outputs it reads; by default :attr:`student_modules`."""
         return self.student_modules
+
+    @property
+    def changes_own_loss(self) -> bool:
+        """Whether it computes the own losses of its networks."""
+        return type(self).own_losses is not JointMethod.own_losses or super().changes_own_loss
 
     def own_losses(self, steps: Mapping[str, Step]) -> dict[str, dict[str, Any]]:
         """The own losses that it computes in one go, and what is logged beside them, by network; by default none.

@@ -105,8 +105,46 @@ def test_a_factor_fades_all_terms_of_a_method(teachers):
     fading = dict(type="linear", start=1.0, end=0.0, epochs=4, begin=2)
     model = distilled(teachers, dict(HINT, taught_by="near", factor=fading)).eval()
     unit = losses_at(model, 0)["near.loss_hint"]
-    for epoch, factor in ((1, 1.0), (2, 1.0), (3, 0.75), (5, 0.25), (6, 0.0), (9, 0.0)):
+    for epoch, factor in ((1, 1.0), (2, 1.0), (3, 0.75), (5, 0.25)):
         torch.testing.assert_close(losses_at(model, epoch)["near.loss_hint"], factor * unit)
+
+
+@pytest.mark.parametrize("ratio", [False, True])
+def test_a_method_that_has_faded_rests_and_its_teacher_does_not_run(teachers, ratio):
+    fading = dict(type="linear", start=1.0, end=0.0, epochs=4)
+    factor = dict(type="loss_ratio", ratio=fading) if ratio else fading
+    model, plain = (
+        distilled(teachers, dict(HINT, taught_by="near", factor=factor)),
+        build(small_paa()).train(),
+    )
+    counts = runs_of(model)
+    assert "near.loss_hint" in losses_at(model, 3)
+    assert counts["near"] == 1
+    losses = losses_at(model, 4)
+    assert counts["near"] == 1
+    assert losses.keys() == plain.loss(*make_batch()).keys()
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.distillation.parameters())
+
+
+def test_a_faded_method_goes_on_to_change_the_own_loss(teachers):
+    model = distilled(teachers, dict(LAD, taught_by="near", factor=0))
+    counts = runs_of(model)
+    losses_at(model, 0)
+    assert counts["near"] == 1
+
+
+def test_without_labels_a_faded_method_leaves_losses_of_zeros(teachers):
+    soft = dict(type="SoftLabelDistillation", factor=dict(type="linear", start=1.0, end=0.0, epochs=2))
+    losses = losses_at(distilled({"near": teachers["near"]}, soft, student_loss=False), 2)
+    assert losses
+    assert all(not value.any() for value in losses.values())
+
+
+def test_report_says_that_a_method_does_not_run_at_first(teachers):
+    rising = dict(type="linear", start=0.0, end=1.0, epochs=4)
+    report = describe(distilled(teachers, dict(HINT, name="hints", taught_by="near", factor=rising)))
+    assert "hints has a factor of 0 in the first step, and does not run there." in report
 
 
 def test_report_names_the_part_of_the_run(teachers):
