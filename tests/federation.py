@@ -92,7 +92,7 @@ class Pretence:
             return self.code
         state = {
             name: value + (self.step if value.is_floating_point() else 1)
-            for name, value in load_safely(folder / "initial.pth").items()
+            for name, value in load_safely(folder / "initial.pth")["state_dict"].items()
         }
         write_torch(folder / UPDATE, dict(state_dict=state, images=self.images, loss=self.step))
         return 0

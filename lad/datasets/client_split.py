@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -12,6 +13,34 @@ from lad.errors import DataError, listed, nearest
 import numpy as np
 
 Content = dict[str, Any]
+#: What an entry needs to be given to a client: numbers or texts.
+NEEDS = dict(images=("id",), annotations=("image_id", "category_id"), categories=("id", "name"))
+
+
+def check_entries(content: Content, file: str) -> None:
+    """Refuse content whose images, annotations or categories cannot be told apart or do not belong anywhere.
+
+    Args:
+        content: Of a COCO file: ``images``, ``annotations`` and ``categories``.
+        file: Its path, for errors.
+
+    Raises:
+        DataError: names the first entry without an id or a name, and how many there are.
+    """
+    for kind, keys in NEEDS.items():
+        for key in keys:
+            wrong = [
+                number
+                for number, one in enumerate(content[kind])
+                if not isinstance(one.get(key), (int, float, str))
+            ]
+            if wrong:
+                one = content[kind][wrong[0]]
+                named = f" (id {one['id']})" if "id" in one and key != "id" else ""
+                raise DataError(
+                    f"{file}: {len(wrong)} of {len(content[kind])} {kind} have no {key} that is a number or a text, "
+                    f"the first being entry {wrong[0]}{named}: give it one, or take it out."
+                )
 
 
 def split_by_classes(content: Content, classes: Mapping[str, Sequence[str]], seed: int) -> dict[str, Content]:
@@ -61,17 +90,17 @@ def split_by_dirichlet(
     Args:
         content: Of a COCO file.
         clients: Names.
-        alpha: Concentration, above 0: small for one class a client, large for equal clients.
+        alpha: Concentration, above 0 and finite: small for one class a client, large for equal clients.
         seed: Of the draws.
 
     Returns:
         The content for each client; all have all categories.
 
     Raises:
-        DataError: alpha is not positive, or there are fewer images than clients.
+        DataError: alpha is not positive and finite, or there are fewer images than clients.
     """
-    if not alpha > 0:
-        raise DataError(f"alpha must be above 0, got {alpha}.")
+    if not (alpha > 0 and math.isfinite(alpha)):
+        raise DataError(f"alpha must be above 0 and finite, got {alpha}.")
     _check_enough(content, len(clients))
     generator = np.random.default_rng(seed)
     main = _main_class(content)
@@ -99,6 +128,8 @@ def split_by_folder(content: Content) -> dict[str, Content]:
     """
     folders = []
     for image in content["images"]:
+        if "file_name" not in image:
+            raise DataError(f"image {image['id']} has no file_name: clients cannot be told by folders.")
         parts = PurePosixPath(str(image["file_name"]).replace("\\", "/")).parts
         if len(parts) < 2:
             raise DataError(

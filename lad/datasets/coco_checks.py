@@ -277,7 +277,8 @@ def _check_annotations(
         for kind, message, fatal in found:
             report(kind, _place(annotation), message, fatal)
         is_wanted = hashable(annotation.get("category_id")) in wanted
-        usable += not found and is_wanted and not annotation.get("iscrowd", False)
+        left_out = annotation.get("iscrowd") or annotation.get("ignore")
+        usable += not found and is_wanted and not left_out
     for annotation in annotations if use.evaluated or use.masks or use.evaluated_masks else ():
         # Of nearly all: the exact questions below take seconds for COCO's 860,000.
         if _plainly_meets_needs(annotation, use):

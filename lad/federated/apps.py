@@ -11,7 +11,7 @@ from typing import Any
 
 from lad.engine.checkpoints import write_whole
 from lad.federated.client import Client
-from lad.federated.flower import FederatedAveraging, answer
+from lad.federated.flower import FederatedAveraging, answer, answer_name
 from lad.federated.processes import end_with, one_of, run_training
 from lad.federated.server import Server, ServerOptions
 
@@ -77,8 +77,17 @@ server_app = ServerApp()
 @client_app.train()
 def train_client(message: Message, context: Context) -> Message:
     """A client's round."""
-    content = json.loads(Path(str(context.node_config[CLIENT])).read_text())
-    return answer(message, make_client(ClientOptions(**content)))
+    return answer(message, make_client(_options_of(context)), _tell)
+
+
+@client_app.query()
+def name_client(message: Message, context: Context) -> Message:
+    """A client's name."""
+    return answer_name(message, _options_of(context).name)
+
+
+def _options_of(context: Context) -> ClientOptions:
+    return ClientOptions(**json.loads(Path(str(context.node_config[CLIENT])).read_text()))
 
 
 @server_app.main()

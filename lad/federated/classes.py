@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from lad.datasets.coco_file import read_coco
+from lad.datasets.coco_file import hashable, read_coco
 from lad.datasets.configured import annotation_file, classes_of, datasets_of, is_labelled, is_plain_coco
 from lad.engine.checkpoints import write_whole
 from lad.errors import ConfigError, DataError, listed, nearest
@@ -15,6 +18,22 @@ from mmengine.config import Config
 
 #: The setting that holds a client's training data.
 _WHERE = "train_dataloader"
+
+
+@dataclass(frozen=True)
+class MappedFile:
+    """The content of a COCO file in the classes of a federation.
+
+    Attributes:
+        content: With the federation's classes for its categories, and their annotations alone.
+        absent: The federation's classes that the file had no category of.
+        left_out: Number of annotations of each category that the federation does not have, by its name; categories
+            without annotations are not named.
+    """
+
+    content: dict[str, Any]
+    absent: tuple[str, ...]
+    left_out: Mapping[str, int]
 
 
 def federation_classes(cfg: Config) -> tuple[str, ...] | None:
@@ -70,42 +89,74 @@ def align_classes(cfg: Config, classes: Sequence[str], client: str, folder: Path
         mapped = with_categories(path, classes, client)
         if mapped is not None:
             out = folder.resolve() / f"annotations_{number}.json"
-            write_whole(out, json.dumps(mapped).encode())
+            write_whole(out, json.dumps(mapped.content).encode())
             dataset["ann_file"] = str(out)
             told.append(
                 f"client {client}: the categories of {path} are mapped by name to {listed(classes, 10)}"
+                f"{_left_out(mapped)}"
             )
     return told
 
 
-def with_categories(path: Path, classes: Sequence[str], client: str) -> dict | None:
-    """The content of a COCO file with the given classes for its categories; None if it has them already.
+def _left_out(mapped: MappedFile) -> str:
+    """What is lost of a client's file, as the end of a line; empty if nothing is."""
+    if not mapped.left_out:
+        return ""
+    counts = listed((f"{count} of {name!r}" for name, count in mapped.left_out.items()), 10)
+    # What has another name there is most often one of these.
+    absent = f"; the file has no {listed(map(repr, mapped.absent), 10)}" if mapped.absent else ""
+    return f"; left out are the objects of classes that the federation does not have: {counts}{absent}"
+
+
+def with_categories(path: Path, classes: Sequence[str], client: str) -> MappedFile | None:
+    """A client's COCO file with the given classes for its categories; None if it has them already.
+
+    Raises:
+        DataError: it cannot be read, names a category twice, or has none of the classes.
+    """
+    return mapped_file(path, classes, f"client {client}")
+
+
+def mapped_file(path: Path, classes: Sequence[str], owner: str) -> MappedFile | None:
+    """A COCO file with the given classes for its categories; None if it has them already.
+
+    Args:
+        path: The file.
+        classes: The federation's class names in the order of the detector's outputs.
+        owner: Whose file it is, for errors.
 
     Raises:
         DataError: it cannot be read, names a category twice, or has none of the classes.
     """
     content, problems = read_coco(path)
     if content is None:
-        raise DataError(f"client {client}: {path}: {problems[0].message}.")
-    names = [category.get("name") for category in content["categories"]]
+        raise DataError(f"{owner}: {path}: {problems[0].message}.")
+    names = [hashable(category.get("name")) for category in content["categories"]]
     if names == list(classes):
         return None
     if len(set(names)) < len(names):
-        raise DataError(f"client {client}: {path} names a category twice: {listed(map(str, names), 10)}.")
+        raise DataError(f"{owner}: {path} names a category twice: {listed(map(str, names), 10)}.")
     if not set(names) & set(classes):
         raise DataError(
-            f"client {client}: {path} has none of the federation's classes {listed(classes, 10)}, but "
+            f"{owner}: {path} has none of the federation's classes {listed(classes, 10)}, but "
             f"{listed(map(str, names), 10)}."
         )
-    numbers = {
-        category["id"]: 1 + classes.index(category["name"])
-        for category in content["categories"]
-        if category.get("name") in classes
-    }
-    annotations = [
-        dict(one, category_id=numbers[one["category_id"]])
-        for one in content["annotations"]
-        if one.get("category_id") in numbers
-    ]
+    numbers, others = {}, {}
+    for category, name in zip(content["categories"], names, strict=True):
+        if name in classes:
+            numbers[hashable(category.get("id"))] = 1 + classes.index(name)
+        else:
+            others[hashable(category.get("id"))] = str(name)
+    annotations, left_out = [], Counter[str]()
+    for one in content["annotations"]:
+        number = hashable(one.get("category_id"))
+        if number in numbers:
+            annotations.append(dict(one, category_id=numbers[number]))
+        elif number in others:
+            left_out[others[number]] += 1
     categories = [dict(id=number, name=name) for number, name in enumerate(classes, start=1)]
-    return dict(content, annotations=annotations, categories=categories)
+    return MappedFile(
+        content=dict(content, annotations=annotations, categories=categories),
+        absent=tuple(name for name in classes if name not in names),
+        left_out=dict(left_out),
+    )

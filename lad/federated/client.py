@@ -12,14 +12,15 @@ from typing import Any
 
 from lad.base.config import load_config, merge_options
 from lad.compat.safe_loading import load_safely
-from lad.datasets.coco_file import read_coco
-from lad.datasets.configured import annotation_file, datasets_of, is_labelled, is_plain_coco
+from lad.datasets.configured import datasets_of
 from lad.engine.checkpoints import write_torch, write_whole
 from lad.errors import DataError
 from lad.federated.aggregation import State, norm_keys
 from lad.federated.classes import align_classes
 from lad.federated.embedding_evaluation import is_knn_hook
 from lad.federated.history import ClientReport
+from lad.federated.labels import is_without_labels
+from lad.federated.round_names import round_name, round_number
 from lad.federated.settings import FederationSettings, Norm, federation_of
 
 import torch
@@ -109,7 +110,7 @@ class Client:
             LadError: the training failed, or the client's data do not fit the federation.
         """
         own = self.folder / task.federation
-        folder = own / f"round_{task.number:04d}"
+        folder = own / round_name(task.number)
         weights = dict(weights)
         if task.norm == "local":
             weights |= self._own_norm(own, task.number)
@@ -144,10 +145,10 @@ class Client:
         own = fingerprint(weights)
         if received.is_file() and received.read_text() != own:
             shutil.rmtree(folder)
-        if not received.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_torch(folder / INITIAL, weights)
-            write_whole(received, own.encode())
+        if not (folder / UPDATE).is_file():
+            # As hooks know a checkpoint (EMAHook reads its ``state_dict``).
+            write_torch(folder / INITIAL, dict(state_dict=dict(weights)))
+        write_whole(received, own.encode())
 
     def _config(self, task: Task, folder: Path) -> Config:
         cfg = load_config(self.config)
@@ -161,14 +162,25 @@ class Client:
 
     def _own_norm(self, own: Path, number: int) -> dict[str, Tensor]:
         """Batch-norm layers after the client's last round before this one; empty before its first."""
-        before = [path for path in own.glob(f"round_*/{NORM}") if path.parent.name < f"round_{number:04d}"]
-        return load_safely(max(before)) if before else {}
+        before = _before(own, NORM, number)
+        return load_safely(before[max(before)][0]) if before else {}
 
     def _clear(self, own: Path, number: int) -> None:
         """Remove the checkpoints of the rounds before; their configs, logs and batch-norm layers stay."""
-        for path in own.glob("round_*/*.pth"):
-            if path.parent.name < f"round_{number:04d}" and path.name != NORM:
-                path.unlink()
+        for paths in _before(own, "*.pth", number).values():
+            for path in paths:
+                if path.name != NORM:
+                    path.unlink()
+
+
+def _before(own: Path, pattern: str, number: int) -> dict[int, list[Path]]:
+    """Files in the folders of the rounds before one, by the number of their round."""
+    found: dict[int, list[Path]] = {}
+    for path in own.glob(f"round_*/{pattern}"):
+        of_round = round_number(path.parent.name)
+        if of_round is not None and of_round < number:
+            found.setdefault(of_round, []).append(path)
+    return found
 
 
 def round_config(cfg: Config, settings: FederationSettings, client: str, task: Task, folder: Path) -> Config:
@@ -220,26 +232,6 @@ def round_seed(seed: int, client: str, number: int) -> int:
     """
     digest = hashlib.sha256(f"{seed}/{client}/{number}".encode()).digest()
     return int.from_bytes(digest[:4], "big") % 2**31
-
-
-def is_without_labels(cfg: Config) -> bool:
-    """Whether no image of a client's training data has labels, as far as local COCO files tell.
-
-    Data sets without labels (``labelled=False``) are such by intention, and train.
-
-    Raises:
-        DataError: an annotation file cannot be read.
-    """
-    for dataset in datasets_of(cfg.train_dataloader.dataset):
-        path = annotation_file(dataset, "train_dataloader")
-        if path is None or not is_plain_coco(dataset) or not is_labelled(dataset):
-            return False
-        content, problems = read_coco(path)
-        if content is None:
-            raise DataError(f"{path}: {problems[0].message}.")
-        if any(not one.get("iscrowd") for one in content["annotations"]):
-            return False
-    return True
 
 
 def fingerprint(state: State) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from lad.errors import LadError, MissingPackageError
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 try:
-    from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+    from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
     from flwr.serverapp import Grid
     from flwr.serverapp.strategy import FedAvg
 except ImportError as error:
@@ -74,16 +74,22 @@ def read_task(record: Mapping[str, Any]) -> Task:
     )
 
 
-def answer(message: Message, client: Client) -> Message:
-    """A client's reply to the server's message: the weights after a round, or why there are none."""
+def answer(message: Message, client: Client, failed: Callable[[str], None] = lambda reason: None) -> Message:
+    """A client's reply to the server's message: the weights after a round, or why there are none.
+
+    Args:
+        message: The server's.
+        client: The client.
+        failed: Takes why there are none, where the server's log is not the client's own.
+    """
     task = read_task(message.content.config_records[CONFIG])
     try:
         update = client.round(task, to_state(message.content.array_records[ARRAYS]))
     except LadError as error:
         # The round goes on with the others, and the server's log tells why.
-        client.tell(str(error))
         update = None
         reason = " ".join(str(error).split())
+        failed(reason)
     report = ClientReport(0) if update is None else update.report
     # All replies have the same entries, as Flower wants it.
     metrics: dict[str, Any] = {
@@ -97,6 +103,11 @@ def answer(message: Message, client: Client) -> Message:
         {ARRAYS: to_arrays(state), METRICS: MetricRecord(metrics), CLIENT: ConfigRecord(about)}
     )
     return Message(content=content, reply_to=message)
+
+
+def answer_name(message: Message, name: str) -> Message:
+    """A client's reply to the server's question for its name."""
+    return Message(content=RecordDict({CLIENT: ConfigRecord({"name": name})}), reply_to=message)
 
 
 def read_answer(content: RecordDict) -> tuple[str, Update | str]:
@@ -116,9 +127,10 @@ def read_answer(content: RecordDict) -> tuple[str, Update | str]:
 class FederatedAveraging(FedAvg):
     """Flower's ``FedAvg`` with the rounds, the sampling and the average of a :class:`lad.federated.server.Server`.
 
-    What differs: round numbers go on where a stopped federation was; which clients train is a function of the seed; the
-    average keeps data types, does not depend on which reply comes first, and leaves out replies that have no images or
-    no numbers; all replies without images are no division by zero.
+    What differs: round numbers go on where a stopped federation was; which clients train is a function of the seed and
+    their names, which the server asks for where not all train, since Flower numbers its nodes at random; the average
+    keeps data types, does not depend on which reply comes first, and leaves out replies that have no images or no
+    numbers; all replies without images are no division by zero.
 
     Args:
         server: The server.
@@ -135,6 +147,8 @@ class FederatedAveraging(FedAvg):
         self.offset = max(server.next_round, 1) - 1
         self._is_first = True
         self._asked = 0
+        #: Names of the clients by their nodes, as far as they were asked.
+        self._names: dict[int, str] = {}
 
     def run(self, grid: Grid) -> None:
         """Run the rounds that are left."""
@@ -163,7 +177,7 @@ class FederatedAveraging(FedAvg):
         """The messages of a round, to the clients that train in it."""
         number = self.offset + server_round
         task = self.server.begin(number)
-        nodes = self.server.sample(self._wait_for_nodes(grid), number)
+        nodes = self._draw(grid, self._wait_for_nodes(grid), number)
         self._asked = len(nodes)
         record = RecordDict({ARRAYS: arrays, CONFIG: task_record(task)})
         return self._construct_messages(record, nodes, "train")
@@ -180,6 +194,29 @@ class FederatedAveraging(FedAvg):
                 self.server.tell(f"waiting for clients: {told} of {wanted} are connected")
             time.sleep(1)
         return nodes
+
+    def _draw(self, grid: Grid, nodes: list[int], number: int) -> list[int]:
+        """The nodes whose clients train in a round."""
+        if self.server.settings.fraction == 1:
+            return sorted(nodes)
+        self._ask_names(grid, [node for node in sorted(nodes) if node not in self._names])
+        named: dict[str, list[int]] = {}
+        for node in sorted(nodes):
+            if node in self._names:
+                named.setdefault(self._names[node], []).append(node)
+        return [node for name in self.server.sample(named, number) for node in named[name]]
+
+    def _ask_names(self, grid: Grid, nodes: list[int]) -> None:
+        """Ask nodes for the names of their clients; those that do not tell it do not train in this round."""
+        if not nodes:
+            return
+        messages = self._construct_messages(RecordDict(), nodes, MessageType.QUERY)
+        for reply in grid.send_and_receive(messages, timeout=self.server.settings.timeout):
+            if not reply.has_error():
+                name = reply.content.config_records[CLIENT]["name"]
+                self._names[reply.metadata.src_node_id] = str(name)
+        if missing := [node for node in nodes if node not in self._names]:
+            self.server.fail(f"{len(missing)} of {len(nodes)} clients did not tell their names")
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

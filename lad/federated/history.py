@@ -46,6 +46,7 @@ class Round:
         clients: Those that took part, by name.
         failures: Why others did not, a line each.
         seconds: Of the whole round.
+        updated: Whether any client's weights counted.
     """
 
     number: int
@@ -53,6 +54,7 @@ class Round:
     clients: Mapping[str, ClientReport] = field(default_factory=dict)
     failures: Sequence[str] = ()
     seconds: float = 0.0
+    updated: bool = True
 
     @property
     def mean_precision(self) -> float | None:
@@ -119,6 +121,11 @@ class History:
     def last(self) -> int | None:
         """Number of the last finished round; None before the first evaluation."""
         return self.rounds[-1].number if self.rounds else None
+
+    @property
+    def was_updated(self) -> bool:
+        """Whether the weights of any client have counted in any round."""
+        return any(each.updated for each in self.rounds if each.number > 0)
 
     @property
     def forgetting(self) -> float | None:

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from lad.federated.client import Client
-from lad.federated.flower import FederatedAveraging, answer
+from lad.federated.flower import FederatedAveraging, answer, answer_name
 from lad.federated.server import Server
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -39,6 +39,8 @@ class LocalGrid(Grid):
 
     def _answer(self, message: Message) -> Message:
         client = self.clients[message.metadata.dst_node_id]
+        if message.metadata.message_type == MessageType.QUERY:
+            return answer_name(message, client.name)
         try:
             return answer(message, client)
         except Exception as error:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lad.base.config import load_config, merge_options
+from lad.base.config import kind_of, load_config, merge_options
 from lad.compat.safe_loading import load_safely
-from lad.detectors.configs import describes_detectors
+from lad.datasets.configured import first_difference
+from lad.detectors.configs import PRETRAINING, describes_detectors
 from lad.detectors.state import DISTILLATION
 from lad.engine.checkpoints import write_torch
 from lad.errors import CheckpointError, ConfigError, DataError, listed
@@ -21,8 +24,11 @@ from lad.federated.classes import federation_classes
 from lad.federated.client import Task, Update
 from lad.federated.evaluation import deployed_state, evaluation_of
 from lad.federated.history import History, Round, read_history
+from lad.federated.round_names import round_name, round_number
 from lad.federated.settings import FederationSettings, federation_of
 from lad.federated.update_hook import shared_state
+from lad.federated.validation_classes import align_validation
+from lad.networks.verified_checkpoint import class_names
 
 import mmengine.runner
 from mmdet.registry import MODELS
@@ -74,11 +80,14 @@ class Server:
         self.classes = federation_classes(self.cfg)
         seed = options.seed if options.seed is not None else (self.cfg.get("randomness") or {}).get("seed")
         self.history = self._history(int(seed or 0))
+        #: The config by which its model is evaluated.
+        self.evaluated = self._evaluated()
         self._evaluate: Callable[[State], dict[str, float]] | None = None
         self.state = self._restore() if self.history.last is not None else self._initial()
         self._round_began = time.monotonic()
         self._clients: dict[str, Any] = {}
         self._failures: list[str] = []
+        self._updated = False
 
     # -- State ---------------------------------------------------------------------------------------------------------
 
@@ -103,6 +112,14 @@ class Server:
                 )
         return history
 
+    def _evaluated(self) -> Config:
+        """The config with its validation data in the federation's classes."""
+        cfg = copy.deepcopy(self.cfg)
+        if self.classes is not None and cfg.get("val_dataloader") and kind_of(cfg.model) != PRETRAINING:
+            for line in align_validation(cfg, self.classes, self.folder / "evaluation"):
+                self.tell(line)
+        return cfg
+
     def _initial(self) -> dict[str, Tensor]:
         """The weights that the first round begins with: those of ``load_from``, or random ones of the seed."""
         mmengine.runner.set_random_seed(self.history.seed)
@@ -113,7 +130,7 @@ class Server:
         return shared_state(model)
 
     def _load(self, model: nn.Module, path: str) -> None:
-        """Load what the first round begins with; what is not in it, or of another shape, is refused."""
+        """Load what the first round begins with; refused if it lacks entries, or its shapes or classes are others."""
         if not Path(path).is_file():
             raise CheckpointError(f"load_from: there is no checkpoint {path!r}.")
         loaded = load_safely(path, map_location="cpu")
@@ -127,7 +144,25 @@ class Server:
             raise CheckpointError(
                 f"load_from: {path} does not fit the detector: {listed(odd, 3)} missing or of another shape."
             )
+        self._check_classes(model, path, class_names(loaded.get("meta")))
         model.load_state_dict(state, strict=False)
+
+    def _check_classes(self, model: nn.Module, path: str, known: tuple[str, ...] | None) -> None:
+        """Refuse a checkpoint whose outputs mean other classes than the federation's, or the same in another order."""
+        # A pretraining has no outputs of classes, and with classes as text they are not the checkpoint's.
+        is_fixed = not any(hasattr(module, "language_model") for module in model.modules())
+        if known is None or self.classes is None or known == self.classes or not is_fixed:
+            return
+        if kind_of(self.cfg.model) == PRETRAINING:
+            return
+        label, first = first_difference(known, self.classes), ""
+        if label is not None:
+            first = f" (label {label} is {known[label]!r} there, {self.classes[label]!r} here)"
+        raise CheckpointError(
+            f"load_from: {path} is of the classes {listed(known, 5)}, and the federation's are "
+            f"{listed(self.classes, 5)}{first}: give train_dataloader's metainfo the checkpoint's classes in their "
+            "order, or another checkpoint."
+        )
 
     def _restore(self) -> dict[str, Tensor]:
         path = self._state_file(self.history.last or 0)
@@ -138,14 +173,14 @@ class Server:
         return load_safely(path)
 
     def _state_file(self, number: int) -> Path:
-        return self.folder / STATES / f"round_{number:04d}.pth"
+        return self.folder / STATES / f"{round_name(number)}.pth"
 
     # -- Rounds --------------------------------------------------------------------------------------------------------
 
     def begin(self, number: int) -> Task:
         """The task of a round."""
         self._round_began = time.monotonic()
-        self._clients, self._failures = {}, []
+        self._clients, self._failures, self._updated = {}, [], False
         return Task(self.history.federation, number, self.history.seed, self.classes, self.settings.norm)
 
     def fail(self, reason: str) -> None:
@@ -158,8 +193,14 @@ class Server:
 
         Args:
             updates: By client.
+
+        Raises:
+            DataError: no update counts, and this is the last round or none has counted in any round; the round is not
+                finished, so that the same federation repeats it. Or no client has an image with labels: where a
+                fraction of them trains, at the end of the federation.
         """
         used = {}
+        failed = bool(self._failures)
         for name, update in sorted(updates.items()):
             self._clients[name] = update.report
             if update.report.images == 0:
@@ -168,18 +209,41 @@ class Server:
                 self.fail(f"client {name} does not count: {odd}")
             else:
                 used[name] = update
-        if updates and self.settings.fraction == 1 and not any(one.report.images for one in updates.values()):
-            raise DataError(
-                f"round {self.next_round}: no client has an image with labels ({listed(sorted(updates), 10)}): there "
-                "is nothing to train on; check their annotation files."
-            )
         if not used:
-            self.fail("no client has sent weights that count: the model stays as it was")
+            self._go_over(updates, failed)
             return self.state
+        self._updated = True
         weights = [update.report.images for update in used.values()]
         average = weighted_average([update.state for update in used.values()], weights)
         self.state = {name: average[name].to(value.dtype) for name, value in self.state.items()}
         return self.state
+
+    def _go_over(self, updates: Mapping[str, Update], failed: bool) -> None:
+        """Go over a round without an update.
+
+        Args:
+            updates: By client; none counts.
+            failed: Whether other clients have sent none.
+
+        Raises:
+            DataError: see :meth:`average`.
+        """
+        number = self.next_round
+        unlabelled = not failed and bool(updates) and not any(one.report.images for one in updates.values())
+        if unlabelled and self.settings.fraction == 1:
+            raise DataError(
+                f"round {number}: no client has an image with labels ({listed(sorted(updates), 10)}): there "
+                "is nothing to train on; check their annotation files."
+            )
+        is_first, is_last = not self.history.was_updated, number >= self.settings.rounds
+        # With a fraction, other rounds have clients with labels.
+        if (is_first and is_last) if unlabelled else (is_first or is_last):
+            first = self._failures[0] if self._failures else "no client was asked"
+            raise DataError(
+                f"round {number}: no client has sent weights that count; the first failure: {first.rstrip('.')}; the "
+                "same command repeats the round."
+            )
+        self.fail("no client has sent weights that count: the model stays as it was")
 
     def _misfit(self, state: State) -> str | None:
         if state.keys() != self.state.keys():
@@ -194,17 +258,18 @@ class Server:
     def finish(self, number: int) -> Round:
         """Evaluate the model after a round, and write everything down."""
         if self._evaluate is None:
-            self._evaluate = evaluation_of(self.cfg, self.folder / "evaluation")
+            self._evaluate = evaluation_of(self.evaluated, self.folder / "evaluation")
         metrics = {} if self._evaluate is None else self._evaluate(self.state)
         seconds = round(time.monotonic() - self._round_began, 2)
-        done = Round(number, metrics, self._clients, self._failures, seconds)
+        done = Round(number, metrics, self._clients, self._failures, seconds, self._updated)
         self.history.rounds.append(done)
         # The history last: it says what there is.
         write_torch(self._state_file(number), self.state)
         self._write_deployed()
         self.history.write(self.folder)
         for path in (self.folder / STATES).glob("round_*.pth"):
-            if path.name < self._state_file(number - 1).name:
+            of_round = round_number(path.stem)
+            if of_round is not None and of_round < number - 1:
                 path.unlink()
         return done
 
@@ -213,11 +278,13 @@ class Server:
         content = dict(meta=meta, state_dict=deployed_state(self.state))
         write_torch(self.folder / GLOBAL, content)
 
-    def sample(self, nodes: Sequence[int], number: int) -> list[int]:
-        """The nodes that train in a round: a function of seed, round and the sorted nodes."""
-        nodes = sorted(nodes)
-        count = max(1, int(self.settings.fraction * len(nodes)))
-        return sorted(random.Random(f"{self.history.seed}/{number}").sample(nodes, count))
+    def sample(self, names: Iterable[str], number: int) -> list[str]:
+        """The clients that train in a round: a function of seed, round and the set of names, in alphabetical order."""
+        ordered = sorted(names)
+        # Rounded down, but 0.58 of 50, which is 28.999999999999996 in floating point, is 29.
+        count = max(1, math.floor(self.settings.fraction * len(ordered) + 1e-6))
+        draw = random.Random(f"{self.history.seed}/{number}")
+        return sorted(draw.sample(ordered, min(count, len(ordered))))
 
 
 def read_federation(options: ServerOptions) -> Config:

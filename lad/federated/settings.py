@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from lad.base.settings import is_number, is_whole
+from lad.datasets.configured import datasets_of
 from lad.errors import ConfigError, listed, nearest
 
 from mmengine.config import Config
@@ -16,6 +17,16 @@ from mmengine.config import Config
 Norm = Literal["average", "local"]
 #: Settings of a client that are no settings of its training data.
 OPTIONS = "options"
+#: Settings of a client's training that a round decides, and those of an evaluation, which clients have none of.
+DECIDED = (
+    "federation",
+    "randomness.seed",
+    "load_from",
+    "resume",
+    "work_dir",
+    "default_hooks.checkpoint.save_best",
+    *(f"{part}_{kind}" for part in ("val", "test") for kind in ("dataloader", "evaluator", "cfg")),
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -25,12 +36,13 @@ class FederationSettings:
 
     Attributes:
         rounds: Number of rounds; in each every client trains as long as the config says.
-        clients: What is each client's own, by its name: settings of its innermost training data sets (``ann_file``,
-            ``data_root``, ...), and under ``options`` any others, as ``--cfg-options`` has them.
+        clients: What is each client's own, by its name: settings of its innermost training data set (``ann_file``,
+            ``data_root``, ...), and under ``options`` others, as ``--cfg-options`` has them, but for those that a
+            round decides (:data:`DECIDED`).
         norm: ``'average'`` batch-norm layers as all others, or keep each client's ``'local'``: Li et al., "FedBN:
             Federated Learning on Non-IID Features via Local Batch Normalization", ICLR 2021, arXiv 2102.07623. The
             server's model has their average in any case.
-        fraction: Share of the connected clients that train in a round, at least one.
+        fraction: Share of the connected clients that train in a round, rounded down, at least one.
         min_clients: From the second round on the server waits for so many to be connected; in the first it waits for
             all that ``clients`` names.
         timeout: Seconds after which a round goes on without those that have not answered.
@@ -79,6 +91,7 @@ def federation_of(cfg: Config) -> FederationSettings:
     if own.get("norm", "average") not in get_args(Norm):
         raise ConfigError(f"federation: norm must be 'average' or 'local', got {own['norm']!r:.60}.")
     _check_clients(own.get("clients", {}))
+    _check_one_data_set(cfg, own.get("clients", {}))
     clients = {name: dict(spec) for name, spec in own.get("clients", {}).items()}
     settings = FederationSettings(**{**own, "clients": clients})
     if clients and settings.min_clients > len(clients):
@@ -109,6 +122,36 @@ def _check_clients(clients: Any) -> None:
             raise ConfigError(
                 f"federation.clients.{name} must be a dict of settings of its training data, such as "
                 f"dict(ann_file='...'), with any others under {OPTIONS}; got {spec!r:.60}."
+            )
+        for path in _paths(spec.get(OPTIONS, {})):
+            decided = next((one for one in DECIDED if path == one or path.startswith(f"{one}.")), None)
+            if decided is not None:
+                raise ConfigError(
+                    f"federation.clients.{name}.{OPTIONS} sets {path}, and each round sets {decided} itself: take it "
+                    "out."
+                )
+
+
+def _paths(options: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    """The dotted paths of the settings that options override, those of nested dicts included."""
+    for key, value in options.items():
+        path = f"{within}{key}"
+        if isinstance(value, dict) and value:
+            yield from _paths(value, f"{path}.")
+        else:
+            yield path
+
+
+def _check_one_data_set(cfg: Config, clients: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse settings of a client's training data where there are several data sets, all of which would get them."""
+    datasets = list(datasets_of((cfg.get("train_dataloader") or {}).get("dataset")))
+    for name, spec in clients.items():
+        own = sorted(set(spec) - {OPTIONS})
+        if own and len(datasets) > 1:
+            raise ConfigError(
+                f"federation.clients.{name} sets {listed(own)} of its training data, and train_dataloader has "
+                f"{len(datasets)} data sets that would all get it: set each one's under {OPTIONS}, such as "
+                "'train_dataloader.dataset.datasets.0.ann_file'."
             )
 
 

@@ -1,6 +1,6 @@
 """A COCO file split among clients: nothing is lost or doubled but what a client does not annotate."""
 
-from lad.datasets.client_split import split_by_classes, split_by_dirichlet, split_by_folder
+from lad.datasets.client_split import check_entries, split_by_classes, split_by_dirichlet, split_by_folder
 from lad.errors import DataError
 
 import pytest
@@ -88,9 +88,36 @@ def test_what_cannot_be_split_is_refused():
         split_by_dirichlet(content(2), ["a", "b", "c"], 1.0, 0)
     with pytest.raises(DataError, match="alpha must be above 0"):
         split_by_dirichlet(content(), ["a"], 0.0, 0)
+    for alpha in (float("inf"), float("nan"), -1.0):
+        with pytest.raises(DataError, match="alpha must be above 0 and finite, got"):
+            split_by_dirichlet(content(), ["a"], alpha, 0)
     with pytest.raises(DataError, match="all images are in the folder 'a'"):
         split_by_folder(content(folders=("a",)))
     flat = content()
     flat["images"][3]["file_name"] = "3.jpg"
     with pytest.raises(DataError, match=r"'3\.jpg' is in no folder"):
         split_by_folder(flat)
+    del flat["images"][3]["file_name"]
+    with pytest.raises(DataError, match="image 13 has no file_name"):
+        split_by_folder(flat)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "place"),
+    [
+        ("images", "id", "entry 2"),
+        ("annotations", "image_id", r"entry 2 \(id 2\)"),
+        ("annotations", "category_id", r"entry 2 \(id 2\)"),
+        ("categories", "id", "entry 2"),
+        ("categories", "name", r"entry 2 \(id 3\)"),
+    ],
+)
+def test_entries_that_belong_nowhere_are_refused_in_one_line(kind, key, place):
+    broken = content()
+    check_entries(broken, "mine.json")
+    del broken[kind][2][key]
+    with pytest.raises(
+        DataError, match=rf"mine\.json: 1 of \d+ {kind} have no {key} .* {place}: give"
+    ) as error:
+        check_entries(broken, "mine.json")
+    assert "\n" not in str(error.value)

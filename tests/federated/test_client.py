@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from lad.compat.safe_loading import load_safely
 from lad.errors import ConfigError, DataError
 from lad.federated.classes import with_categories
 from lad.federated.client import Client, Task, fingerprint, round_seed
@@ -124,6 +125,60 @@ def test_client_without_labels_sends_what_came_with_no_images(data, tmp_path):
     assert told == ["client a: no image with labels in its training data: it sends nothing new"]
 
 
+LEFT_OUT = {
+    "ignored": dict(ignore=1),
+    "ignored, without area": dict(ignore=1, area=None),
+    "crowds": dict(iscrowd=1),
+    "below one pixel": dict(bbox=[1, 1, 0.5, 9]),
+    "outside the image": dict(bbox=[1000, 1000, 9, 9]),
+}
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_client_whose_objects_are_all_left_out_of_a_training_is_one_without_labels(data, tmp_path, case):
+    content = json.loads((data / "a.json").read_text())
+    for one in content["annotations"]:
+        one |= LEFT_OUT[case]
+    path = tmp_path / "left_out.json"
+    path.write_text(json.dumps(content))
+    training = Pretence()
+    update = client(data, tmp_path, training, a=dict(ann_file=str(path))).round(TASK, weights(2.0))
+    assert update.report.images == 0
+    assert not training.asked
+    # One that counts is enough.
+    content["annotations"][0] |= dict(ignore=0, iscrowd=0, bbox=[1, 1, 9, 9], area=81)
+    path.write_text(json.dumps(content))
+    assert client(data, tmp_path, training, a=dict(ann_file=str(path))).round(TASK, weights()).report.images
+
+
+def test_unreadable_annotations_are_told_in_one_line(data, tmp_path):
+    path = tmp_path / "broken.json"
+    path.write_text("{")
+    own = client(data, tmp_path, Pretence(), a=dict(ann_file=str(path)))
+    with pytest.raises(DataError, match=r"broken\.json: not a JSON file"):
+        own.round(Task("fed", 1, 5, None), weights())
+
+
+def test_initial_weights_are_a_checkpoint_with_a_state_dict(data, tmp_path):
+    client(data, tmp_path, Pretence()).round(TASK, weights(1.5))
+    content = load_safely(tmp_path / "work/a/fed/round_0001/initial.pth")
+    assert list(content) == ["state_dict"]
+    assert fingerprint(content["state_dict"]) == fingerprint(weights(1.5))
+
+
+def test_rounds_are_in_the_order_of_their_numbers_beyond_four_digits(data, tmp_path):
+    own = client(data, tmp_path, Pretence())
+    for number, value in ((9999, 1.0), (10000, 10.0)):
+        update = own.round(Task("fed", number, 5, DIGITS, "local"), weights(value))
+    # The norm layers of round 10000 go on from those after round 9999.
+    assert update.state["n.running_mean"].tolist() == [3.0, 3.0]
+    folder = tmp_path / "work/a/fed"
+    assert sorted(path.name for path in (folder / "round_9999").glob("*.pth")) == ["norm.pth"]
+    assert (folder / "round_10000/update.pth").is_file()
+    again = own.round(Task("fed", 10001, 5, DIGITS, "local"), weights(20.0))
+    assert again.state["n.running_mean"].tolist() == [4.0, 4.0]
+
+
 def test_categories_in_another_order_are_mapped_by_name(data, tmp_path):
     content = json.loads((data / "b.json").read_text())
     names = {category["id"]: category["name"] for category in content["categories"]}
@@ -149,7 +204,28 @@ def test_categories_in_another_order_are_mapped_by_name(data, tmp_path):
     ]
     assert len(told) == 1
     assert "mapped by name" in told[0]
+    assert told[0].endswith(
+        "left out are the objects of classes that the federation does not have: 1 of 'cat'"
+    )
     assert with_categories(path, tuple(one["name"] for one in others), "b") is None
+
+
+def test_left_out_objects_are_counted_by_class_and_unused_categories_pass(data, tmp_path):
+    content = json.loads((data / "a.json").read_text())
+    number = content["annotations"][0]["category_id"]
+    count = sum(one["category_id"] == number for one in content["annotations"])
+    own = next(category for category in content["categories"] if category["id"] == number)
+    name, own["name"] = own["name"], "other"
+    # A category without annotations teaches nothing wrong.
+    content["categories"].append(dict(id=99, name="dog"))
+    path = tmp_path / "renamed.json"
+    path.write_text(json.dumps(content))
+    mapped = with_categories(path, DIGITS, "a")
+    assert mapped.left_out == {"other": count}
+    assert mapped.absent == (name,)
+    told = []
+    client(data, tmp_path, Pretence(), told=told, a=dict(ann_file=str(path))).round(TASK, weights())
+    assert told[0].endswith(f": {count} of 'other'; the file has no {name!r}")
 
 
 def test_classes_that_the_federation_does_not_have_are_refused_in_one_line(data, tmp_path):
@@ -185,6 +261,26 @@ def test_data_set_inside_of_wrappers(data, tmp_path):
         ("dict(rounds=2, clients={'../a': dict()})", "letters, digits"),
         ("dict(rounds=2, clients=dict(a='a.json'))", "clients.a must be a dict"),
         ("dict(rounds=2, clients=dict(a=dict()), min_clients=2)", "wait for ever"),
+        (
+            "dict(rounds=2, clients=dict(a=dict(options={'randomness.seed': 5})))",
+            "each round sets randomness.seed",
+        ),
+        (
+            "dict(rounds=2, clients=dict(a=dict(options=dict(randomness=dict(seed=5)))))",
+            "sets randomness.seed, and",
+        ),
+        (
+            "dict(rounds=2, clients=dict(a=dict(options={'load_from': 'x.pth'})))",
+            "clients.a.options sets load_from",
+        ),
+        (
+            "dict(rounds=2, clients=dict(a=dict(options={'val_dataloader.batch_size': 5})))",
+            "sets val_dataloader itself",
+        ),
+        (
+            "dict(rounds=2, clients=dict(a=dict(options={'default_hooks.checkpoint.save_best': 'auto'})))",
+            "save_best itself",
+        ),
         ("None", "has no federation"),
     ],
 )
@@ -194,3 +290,27 @@ def test_wrong_settings_are_refused(setting, message):
     with pytest.raises(ConfigError, match=message) as error:
         federation_of(Config(dict(federation=eval(setting))))
     assert "\n" not in str(error.value)
+
+
+def test_other_options_of_a_client_are_its_own():
+    from lad.federated.settings import federation_of
+
+    options = {"randomness.deterministic": True, "default_hooks.checkpoint.interval": 2, "custom_hooks": []}
+    settings = federation_of(Config(dict(federation=dict(rounds=1, clients=dict(a=dict(options=options))))))
+    assert settings.options_of("a") == ({}, options)
+
+
+def test_settings_of_a_clients_data_are_refused_where_several_data_sets_would_get_them():
+    from lad.federated.settings import federation_of
+
+    def config(**spec):
+        parts = [dict(type="CocoDataset", ann_file=f"{name}.json") for name in "xy"]
+        data = dict(dataset=dict(type="ConcatDataset", datasets=parts))
+        return Config(dict(train_dataloader=data, federation=dict(rounds=1, clients=dict(a=spec))))
+
+    with pytest.raises(
+        ConfigError, match=r"clients\.a sets ann_file .* has 2 data sets that would all get it"
+    ):
+        federation_of(config(ann_file="a.json"))
+    options = {"train_dataloader.dataset.datasets.0.ann_file": "a.json"}
+    assert federation_of(config(options=options)).options_of("a") == ({}, options)

@@ -132,7 +132,7 @@ def test_fedntd_of_weight_zero_with_one_client_is_local_training_bit_for_bit(dat
     federated = load_safely(tmp_path / "federated/global.pth")["state_dict"]
     assert own.keys() == federated.keys()
     assert fingerprint(dict(own)) == fingerprint(federated)
-    begin = load_safely(round_dir / "initial.pth")
+    begin = load_safely(round_dir / "initial.pth")["state_dict"]
     assert fingerprint(begin) != fingerprint(federated)  # it has learnt something
     assert (
         json.loads((tmp_path / "federated/federation.json").read_text())["rounds"][1]["metrics"] is not None

@@ -5,8 +5,10 @@ import math
 
 from lad.compat.safe_loading import load_safely
 from lad.errors import CheckpointError, ConfigError, DataError
-from lad.federated.client import fingerprint
+from lad.federated.client import Update, fingerprint
+from lad.federated.history import ClientReport, Round
 from lad.federated.server import Server, ServerOptions
+from lad.federated.settings import FederationSettings
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from helpers import ROOT
 pytest.importorskip("flwr", reason="the extra federated")
 
 from lad.federated.flower import (
+    FederatedAveraging,
     answer,
     read_answer,
     read_task,
@@ -119,13 +122,86 @@ def test_failed_and_broken_clients_do_not_stop_a_round(data, tmp_path):
     assert "its disk is gone" in text
 
 
+class FailsIn(Pretence):
+    """A training that fails in some rounds."""
+
+    def __init__(self, *rounds, **settings):
+        super().__init__(**settings)
+        self.rounds = {f"round_{number:04d}" for number in rounds}
+
+    def __call__(self, config, folder, log):
+        self.code = int(folder.name in self.rounds)
+        return super().__call__(config, folder, log)
+
+
 def test_round_without_any_update_leaves_the_model(data, tmp_path):
-    told = []
-    server, clients = federation(data, tmp_path, told=told, a=Pretence(code=1), b=Pretence(code=1))
-    before = fingerprint(server.state)
+    told, options = [], {"federation.rounds": 3}
+    server, clients = federation(data, tmp_path, told=told, options=options, a=FailsIn(2), b=FailsIn(2))
+    before = dict(server.state)
     run_locally(server, clients)
-    assert fingerprint(server.state) == before
+    assert moved(server, before) == pytest.approx(2.0)  # by the first round and the third
     assert told[-1] == "no client has sent weights that count: the model stays as it was"
+    assert [each.updated for each in server.history.rounds] == [False, True, False, True]
+
+
+def test_federation_whose_clients_all_fail_at_once_ends_with_the_first_failure(data, tmp_path):
+    server, clients = federation(data, tmp_path, a=Pretence(code=1), b=Pretence(math.nan))
+    message = (
+        r"round 1: no client .* the first failure: client a: round 1 ended with exit code 1: error: no room"
+    )
+    with pytest.raises(DataError, match=message) as error:
+        run_locally(server, clients)
+    assert "\n" not in str(error.value)
+    assert server.history.last == 0
+
+
+def test_federation_whose_last_round_fails_ends_with_an_error_and_repeats_it(data, tmp_path):
+    def run(*fails):
+        server, clients = federation(
+            data,
+            tmp_path,
+            options={"federation.rounds": 4, "randomness.seed": 1},
+            a=FailsIn(*fails),
+            b=FailsIn(*fails),
+        )
+        run_locally(server, clients)
+        return server
+
+    with pytest.raises(DataError, match="round 4: no client has sent weights that count"):
+        run(3, 4)
+    server = run()
+    assert server.history.last == 4
+    assert [each.updated for each in server.history.rounds] == [False, True, True, False, True]
+
+
+def test_clients_that_fail_and_have_no_labels_are_not_told_that_none_has_labels(data, tmp_path):
+    server, clients = federation(data, tmp_path, a=Pretence(code=1), b=Pretence(images=0))
+    with pytest.raises(DataError, match="the first failure: client a: round 1 ended with exit code 1"):
+        run_locally(server, clients)
+
+
+def test_fraction_of_clients_without_labels_is_gone_over_unless_nothing_is_ever_trained(data, tmp_path):
+    options = {"federation.fraction": 0.5, "federation.rounds": 3}
+    server, clients = federation(
+        data, tmp_path / "0", options=options, a=Pretence(images=0), b=Pretence(images=0)
+    )
+    with pytest.raises(DataError, match=r"round 3: .* first failure: client [ab] has no image with labels"):
+        run_locally(server, clients)
+    server, _ = federation(data, tmp_path / "1", options=options, a=Pretence())
+    server.history.rounds = [Round(0, updated=False), Round(1), Round(2)]
+    server.begin(3)
+    assert server.average({"a": Update(server.state, ClientReport(0))}) is server.state
+
+
+def test_failure_of_a_client_is_told_once(data, tmp_path):
+    told, own = [], []
+    server, clients = federation(data, tmp_path, told=told, a=Pretence(code=1), b=Pretence())
+    for one in clients:
+        one.tell = own.append
+    run_locally(server, clients)
+    assert [line for line in told + own if line.startswith("client a: round 1 ended")] == [
+        "client a: round 1 ended with exit code 1: error: no room"
+    ]
 
 
 def test_all_clients_without_labels_end_it_in_one_line(data, tmp_path):
@@ -241,6 +317,93 @@ def test_sampling_is_a_function_of_seed_and_round(data, tmp_path):
     assert len({tuple(each) for each in drawn}) > 1
     assert drawn == [server.sample(nodes[::-1], number) for number in range(1, 9)]
     assert len(server.sample([5], 1)) == 1
+
+
+def test_number_of_clients_that_train_loses_none_to_floating_point(data, tmp_path):
+    def count(fraction, number):
+        settings = FederationSettings(1, fraction=fraction)
+        server.settings = settings
+        return len(server.sample(map(str, range(number)), 1))
+
+    server, _ = federation(data, tmp_path)
+    assert [count(*one) for one in ((0.58, 50), (0.29, 100), (2 / 3, 3), (0.5, 3), (0.1, 3))] == [
+        29,
+        29,
+        2,
+        1,
+        1,
+    ]
+
+
+def test_clients_that_train_are_drawn_by_name_whatever_flower_calls_their_nodes(data, tmp_path):
+    class Shuffled(LocalGrid):
+        """A grid with other node numbers."""
+
+        def __init__(self, clients, numbers):
+            super().__init__(clients)
+            self.clients = dict(zip(numbers, clients, strict=True))
+
+    found, states = [], []
+    options = {"federation.fraction": 0.34, "federation.rounds": 4, "randomness.seed": 3}
+    for run, numbers in enumerate(((1, 2, 3), (907, 33, 512), (5, 900, 4))):
+        steps = dict(a=Pretence(0.1), b=Pretence(0.7), c=Pretence(0.01))
+        server, clients = federation(data, tmp_path / str(run), options=options, **steps)
+        FederatedAveraging(server).run(Shuffled(clients, numbers))
+        found.append([sorted(each.clients) for each in server.history.rounds[1:]])
+        states.append(fingerprint(server.state))
+    assert found[0] == found[1] == found[2]
+    assert len(set(states)) == 1
+    assert len({tuple(each) for each in found[0]}) > 1
+    assert found[0] == [server.sample("cab", number) for number in (1, 2, 3, 4)]
+
+
+def test_clients_that_do_not_tell_their_names_are_left_out_and_asked_again(data, tmp_path):
+    class Silent(LocalGrid):
+        asked = []
+
+        def send_and_receive(self, messages, *, timeout=None):
+            messages = list(messages)
+            if messages and messages[0].metadata.message_type == "query":
+                self.asked.append([message.metadata.dst_node_id for message in messages])
+                messages = [one for one in messages if one.metadata.dst_node_id != 2]
+            return super().send_and_receive(messages, timeout=timeout)
+
+    told = []
+    options = {"federation.fraction": 0.9}
+    server, clients = federation(
+        data, tmp_path, told=told, options=options, a=Pretence(), b=Pretence(), c=Pretence()
+    )
+    FederatedAveraging(server).run(Silent(clients))
+    assert "1 of 3 clients did not tell their names" in told
+    assert "b" not in {name for each in server.history.rounds for name in each.clients}
+    assert Silent.asked == [[1, 2, 3], [2]]
+
+
+def test_states_of_rounds_beyond_four_digits_are_kept(data, tmp_path):
+    options = {"federation.rounds": 20000}
+    server, _ = federation(data, tmp_path, options=options)
+    for number in (9998, 9999, 10000):
+        server.finish(number)
+    assert sorted(path.name for path in (tmp_path / "work/states").iterdir()) == [
+        "round_10000.pth",
+        "round_9999.pth",
+    ]
+    again, _ = federation(data, tmp_path, options=options)
+    assert again.next_round == 10001
+
+
+def test_begins_with_no_checkpoint_of_the_classes_in_another_order(data, tmp_path):
+    first, _ = federation(data, tmp_path / "a")
+    path = tmp_path / "begin.pth"
+    for classes in (first.classes[::-1], (*first.classes[:9], "cat")):
+        torch.save(dict(state_dict=first.state, meta=dict(dataset_meta=dict(classes=classes))), path)
+        with pytest.raises(
+            CheckpointError, match=r"load_from: .* is of the classes .* \(label \d is"
+        ) as error:
+            federation(data, tmp_path / "b", options={"load_from": str(path)})
+        assert "\n" not in str(error.value)
+    torch.save(dict(state_dict=first.state, meta=dict(dataset_meta=dict(classes=first.classes))), path)
+    federation(data, tmp_path / "c", options={"load_from": str(path)})
 
 
 def test_messages_give_back_what_was_sent(data, tmp_path):
