@@ -16,6 +16,7 @@ from lad.base.capture import Outputs, levels_of, split_level
 from lad.base.config import detector_config
 from lad.base.progress import Progress
 from lad.base.replace import replaced
+from lad.cli.config_settings import check_settings
 from lad.detectors.bound import BoundMethod
 from lad.detectors.configs import describes_detectors, with_networks
 from lad.detectors.distillation import DistillationDetector
@@ -298,6 +299,7 @@ def describe_config(cfg: Config) -> str:
     """
     if not isinstance(cfg.get("model"), dict):
         raise ConfigError("the config has no 'model': it describes no training.")
+    check_settings(cfg)
     init_default_scope(cfg.get("default_scope", "mmdet"))
     # MMEngine lists every weight's initialisation where there is no log file.
     MMLogger.get_current_instance().setLevel(logging.WARNING)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,25 @@ from lad.errors import ConfigError, nearest
 
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
+from mmengine.runner import Runner
 from mmengine.utils import get_installed_path
 
+#: Top-level keys of a config that are no arguments of MMEngine's ``Runner``, and that it, MMDetection or this package
+#: reads.
+OTHER_KEYS = {
+    "activation_checkpointing",
+    "bad_data",
+    "compile",
+    "custom_imports",
+    "federation",
+    "find_unused_parameters",
+    "load_strict",
+    "model_wrapper_cfg",
+    "runner_type",
+    "sync_bn",
+    "tta_model",
+    "tta_pipeline",
+}
 #: Configs and tools that come with the package, under the name where MMEngine and OpenMIM look for them.
 SHIPPED = Path(__file__).resolve().parents[1] / ".mim"
 
@@ -67,12 +85,27 @@ def merge_options(cfg: Config, options: Mapping[str, Any], source: str) -> None:
     Raises:
         ConfigError: a key does not exist in the config.
     """
+    _check_first_keys(cfg, options, source)
     for key in options:
         _open_path(cfg, key.split("."))
     try:
         cfg.merge_from_dict(copy.deepcopy(dict(options)))
     except (TypeError, KeyError, IndexError, AssertionError) as error:
         raise ConfigError(f"{source} do not fit {cfg.filename}: {error}") from error
+
+
+def _check_first_keys(cfg: Config, options: Mapping[str, Any], source: str) -> None:
+    """Refuse options of a top-level key that is not in the config, and that nothing reads.
+
+    Below it, what is built from the settings refuses those that it does not take.
+    """
+    known = set(cfg) | set(signature(Runner.__init__).parameters) | OTHER_KEYS
+    for key in options:
+        first = key.split(".")[0]
+        if first not in known:
+            raise ConfigError(
+                f"{source}: there is no setting {first!r}{nearest(first, known)}: nothing would read {key}."
+            )
 
 
 def _open_path(cfg: Config, key: list[str]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
+from lad.datasets.configured import datasets_of
 from lad.errors import ConfigError
 
 import numpy as np
@@ -33,7 +35,8 @@ class ViewsDataset:
     With ``references=True`` a view of another image, drawn at random, goes with them: what the image is compared with.
 
     Args:
-        dataset: Config of the data set, whose pipeline loads the image alone (the default).
+        dataset: Config of the data set, whose pipeline loads the image alone (the default); wrappers such as
+            ``ConcatDataset`` work too.
         size: Height and width of a view in pixels, or a number for both.
         scale: Smallest and largest part of the image's area that a crop shows.
         flip: Probability of a horizontal flip.
@@ -69,8 +72,10 @@ class ViewsDataset:
                 f"ViewsDataset: scale must be like (0.2, 1.0), parts of the area; got {scale!r}."
             )
         if isinstance(dataset, dict):
-            config = dict(dataset)
-            config.setdefault("pipeline", [dict(type="LoadCheckedImageFromFile")])
+            config = copy.deepcopy(dataset)
+            # Wrappers have none; what they wrap loads the images.
+            for innermost in datasets_of(config):
+                innermost.setdefault("pipeline", [dict(type="LoadCheckedImageFromFile")])
             dataset = DATASETS.build(config)
         self.dataset = dataset
         self.references = references
@@ -96,10 +101,10 @@ class ViewsDataset:
     def full_init(self) -> None:
         """Load the list of images."""
         self.dataset.full_init()
-        if self.references and len(self) < 2:
+        if self.references and all(self._path(number) == self._path(0) for number in range(len(self))):
             raise ConfigError(
-                f"ViewsDataset: references=True shows another image beside each, and the data set has {len(self)}; "
-                "leave it out or add images."
+                "ViewsDataset: references=True shows another image beside each, and the data set has "
+                f"{min(len(self), 1)}; leave it out or add images."
             )
 
     def get_data_info(self, idx: int) -> dict:
@@ -114,11 +119,21 @@ class ViewsDataset:
         image, known = self._load(idx)
         items = {name: self._view(image, known) for name in VIEWS}
         if self.references:
-            # One of the others, each as likely.
-            other = int(torch.randint(len(self) - 1, ()))
-            items[REFERENCE] = self._view(*self._load(other + (other >= idx % len(self))))
+            items[REFERENCE] = self._view(*self._load(self._other(idx)))
         inputs, samples = ({name: item[part] for name, item in items.items()} for part in (0, 1))
         return dict(inputs=inputs, data_samples=samples)
+
+    def _other(self, idx: int) -> int:
+        """The number of another image, each as likely; a data set may have an image several times."""
+        own = self._path(idx)
+        while True:
+            other = int(torch.randint(len(self) - 1, ()))
+            other += other >= idx % len(self)
+            if self._path(other) != own:
+                return other
+
+    def _path(self, idx: int) -> Any:
+        return self.get_data_info(idx).get("img_path", idx)
 
     def _load(self, idx: int) -> tuple[Tensor, dict[str, Any]]:
         """An image, (C, H, W), and what is known of it."""

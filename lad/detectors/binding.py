@@ -90,6 +90,11 @@ def _build(config: dict, candidates: Candidates, others: Mapping[str, BoundMetho
         raise ConfigError(
             f"{owner}: a method that pretrains begins with the run: leave out active, or set pretrain=None."
         )
+    if factor != Schedule(1.0) and not method.has_terms:
+        raise ConfigError(
+            f"{owner}: it adds no loss terms that factor could multiply: leave factor out; active is the part of the "
+            "run in which it does something."
+        )
     if isinstance(getattr(method, "loss_weight", None), GradientShare) and factor != Schedule(1.0):
         raise ConfigError(
             f"{owner}: a loss_weight that keeps a share of the gradient makes up for factor: leave out one of them."

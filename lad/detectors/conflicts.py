@@ -65,7 +65,7 @@ def check_trains_without_labels(methods: Sequence[DistillationMethod], student: 
         ConfigError: no method adds a loss.
         UnsupportedError: a method needs labels, or a head is not trained.
     """
-    if not any(type(method).losses is not DistillationMethod.losses for method in methods):
+    if not any(method.has_terms for method in methods):
         raise ConfigError("student_loss=False leaves nothing to train on: no method adds a loss of its own.")
     for method in methods:
         method.check_without_labels(student)

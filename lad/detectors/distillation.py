@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
@@ -26,7 +26,7 @@ from lad.detectors.networks import NetworksDetector
 from lad.detectors.pretraining import find_pretraining, phase_of, pretrained
 from lad.detectors.steps import Batch, modules_to_capture, steps_of
 from lad.detectors.terms import add_terms, reach_adapters, scaled_terms, weighted_losses
-from lad.errors import ConfigError
+from lad.errors import ConfigError, listed
 from lad.methods.base import DistillationMethod, JointMethod, Step
 from lad.networks.cache import take_fingerprints
 from lad.networks.forward import part_of, run_dense
@@ -267,7 +267,12 @@ class DistillationDetector(NetworksDetector):
         for name in steps:
             method = self.bound[name].method
             if isinstance(method, JointMethod):
-                own.update(method.own_losses(steps[name]))
+                if start is not None:
+                    start.restore()
+                with explaining_single_values(listed(steps[name]), images[self.deploy]):
+                    joint = method.own_losses(steps[name])
+                for learner, losses in joint.items():
+                    own[learner] = weighted_losses(losses, *self._own_weights(learner, steps))
         for learner in self._loss_order:
             if learner in own:
                 continue
@@ -296,24 +301,34 @@ class DistillationDetector(NetworksDetector):
         data_samples: SampleList,
     ) -> dict[str, Any]:
         """The own loss of one network or exit, in the contexts of the methods that steer it."""
-        network, weight, class_weight = self.learners[learner], 1.0, 1.0
+        network = self.learners[learner]
         if start is not None:
             start.restore()
             data_samples = samples_for(network, data_samples)
         with ExitStack() as steering:
-            for name in steps:
-                one = self.bound[name]
-                if learner in one.learners and not one.method.is_joint:
-                    step = steps[name][learner]
-                    steering.enter_context(one.method.steer(step))
-                    weight *= one.method.own_loss_weight(step.progress)
-                    class_weight *= one.method.own_class_weight(step.progress)
+            for one in self._methods_of(learner, steps):
+                steering.enter_context(one.method.steer(steps[one.name][learner]))
             with explaining_single_values(learner, inputs):
                 if self.student_loss:
-                    return weighted_losses(network.loss(inputs, data_samples), weight, class_weight)
+                    losses = network.loss(inputs, data_samples)
+                    return weighted_losses(losses, *self._own_weights(learner, steps))
                 names = self._captures[False][learner].names
                 run_dense(network, inputs, set(map(part_of, names)), data_samples)
             return {}
+
+    def _methods_of(self, learner: str, names: Iterable[str]) -> list[BoundMethod]:
+        """Those of the named methods that train a learner alone."""
+        methods = [self.bound[name] for name in names]
+        return [one for one in methods if learner in one.learners and not one.method.is_joint]
+
+    def _own_weights(self, learner: str, steps: Mapping[str, Mapping[str, Step]]) -> tuple[float, float]:
+        """Factors of a learner's own losses, and further ones of its classification losses."""
+        weight, class_weight = 1.0, 1.0
+        for one in self._methods_of(learner, steps):
+            progress = steps[one.name][learner].progress
+            weight *= one.method.own_loss_weight(progress)
+            class_weight *= one.method.own_class_weight(progress)
+        return weight, class_weight
 
     def _pretraining_losses(
         self, progress: Progress, inputs: Tensor, data_samples: SampleList

@@ -8,6 +8,7 @@ from typing import Any
 
 from lad.base.config import kind_of
 from lad.base.progress import Progress
+from lad.base.settings import checked_flag
 from lad.datasets.teacher_detections import DetectionsOfBatch
 from lad.detectors.ensemble import ENSEMBLE, merge_settings, predict_together
 from lad.detectors.state import EXITS, NETWORKS, SNAPSHOTS, inside_name, network_state, outside_name
@@ -97,7 +98,7 @@ class NetworksDetector(BaseDetector):
             self._build_exits({} if exits is None else exits, trained)
             if keep_exits:
                 self._prepare_kept_exits(trained)
-        self.keep_exits = keep_exits
+        self.keep_exits = checked_flag(type(self).__name__, "keep_exits", keep_exits)
         self.teachers: dict[str, FrozenTeacher] = {}
         self._register_state_dict_hook(_rename_outside)
 

@@ -35,6 +35,13 @@ def check_places(methods: Mapping[str, BoundMethod], max_epochs: int | None, max
     Raises:
         ConfigError: a schedule or a window counts epochs, and the run does not.
     """
+    if max_epochs is None:
+        for name, one in methods.items():
+            for setting, instead in one.method.counts_epochs.items():
+                raise ConfigError(
+                    f"{name}: {setting} counts epochs, and this run counts iterations, so that it would stay in the "
+                    f"first one: use {instead}, or an epoch-based train_cfg."
+                )
     warnings = []
     ends = dict(iters=max_iters, epochs=max_epochs, part=1)
     for setting, value in scheduled(methods):

@@ -19,10 +19,24 @@ from mmengine.fileio import LocalBackend
 #: The file in a work_dir that names the checkpoint to resume from; MMEngine's own name.
 LAST_CHECKPOINT = "last_checkpoint"
 PARTIAL = ".partial"
+#: What to do where a checkpoint cannot be written.
+CHECKPOINT_ADVICE = (
+    "earlier checkpoints are untouched: make room or set default_hooks.checkpoint.out_dir, "
+    "then go on with --resume"
+)
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(
+    path: Path,
+    content: bytes,
+    advice: str = "what was there before is kept: make room, or name another place",
+) -> None:
     """Write a file atomically: a crash at any moment leaves the old content or the new, never a part.
+
+    Args:
+        path: The file; its folders are made.
+        content: What it will hold.
+        advice: What is left and what to do where it cannot be written, for the message; without a full stop.
 
     Raises:
         CheckpointError: it cannot be written (for example because the disk is full); the old content is kept.
@@ -40,8 +54,7 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise CheckpointError(
-            f"cannot write {path} ({len(content) / 2**20:.0f} MB): {error.strerror or error}; earlier checkpoints are "
-            "untouched: make room or set default_hooks.checkpoint.out_dir, then go on with --resume."
+            f"cannot write {path} ({len(content) / 2**20:.0f} MB): {error.strerror or error}; {advice}."
         ) from error
 
 
@@ -58,7 +71,7 @@ def write_torch(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: it cannot be written; the old content is kept.
     """
-    write_whole(path, torch_bytes(content))
+    write_whole(path, torch_bytes(content), CHECKPOINT_ADVICE)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -74,7 +87,7 @@ class AtomicLocalBackend(LocalBackend):
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes to a file."""
-        write_whole(Path(filepath), obj)
+        write_whole(Path(filepath), obj, CHECKPOINT_ADVICE)
 
 
 ATOMIC = dict(backend=AtomicLocalBackend.__name__)
@@ -89,13 +102,19 @@ def remove_partial_files(folder: Path) -> None:
 
 def write_last_checkpoint(work_dir: str | Path, checkpoint: str) -> None:
     """Write the path of a checkpoint, which must be completely written, to ``last_checkpoint``."""
-    write_whole(Path(work_dir) / LAST_CHECKPOINT, checkpoint.encode())
+    write_whole(Path(work_dir) / LAST_CHECKPOINT, checkpoint.encode(), CHECKPOINT_ADVICE)
 
 
 def read_last_checkpoint(work_dir: str | Path) -> Path | None:
-    """The path in ``last_checkpoint``; None if the file is absent or empty."""
+    """The checkpoint that ``last_checkpoint`` names; None if the file is absent or empty.
+
+    It names a path. In a copy of a work_dir that is the original's, and the file of that name in the copy is meant.
+    """
     name = _last_name(work_dir)
-    return Path(name) if name else None
+    if not name:
+        return None
+    own = Path(work_dir) / Path(name).name
+    return own if own.is_file() else Path(name)
 
 
 def _last_name(work_dir: str | Path) -> str:
@@ -184,7 +203,7 @@ def find_resumable(work_dir: str | Path) -> Resumable:
             check_resumable(path)
         except NoTrainingError as error:
             # Single networks' weights and bad batches lie beside the checkpoints.
-            if str(path) == last:
+            if path == read_last_checkpoint(work_dir):
                 refused.append(str(error))
         except CheckpointError as error:
             refused.append(str(error))

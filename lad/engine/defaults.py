@@ -99,8 +99,9 @@ def _replace_type(config: Any, types: dict[str, str]) -> None:
 def resume_request(work_dir: str, requested: str | None) -> str | None:
     """Checkpoint to resume from: ``'auto'``, a path or None.
 
-    A run that torchrun or Slurm restarted resumes from its own last checkpoint also without ``--resume``. ``'auto'``
-    becomes None if there is no checkpoint yet, so a job script can always pass ``--resume``.
+    A run that torchrun or Slurm restarted resumes from its own last checkpoint, also without ``--resume``, and where
+    that names the checkpoint that the run began with. ``'auto'`` becomes None if there is no checkpoint yet, so a job
+    script can always pass ``--resume``.
 
     Args:
         work_dir: The run's folder.
@@ -111,7 +112,7 @@ def resume_request(work_dir: str, requested: str | None) -> str | None:
     """
     if requested == "auto":
         return "auto" if find_resumable(work_dir).path is not None else None
-    if requested is None and _restarts() > 0 and os.path.isfile(os.path.join(work_dir, LAST_CHECKPOINT)):
+    if _restarts() > 0 and os.path.isfile(os.path.join(work_dir, LAST_CHECKPOINT)):
         return "auto"
     return requested
 

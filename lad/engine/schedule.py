@@ -51,6 +51,13 @@ def followed_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return plain(settings)
 
 
+def learnt_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a config that say what is learnt from what, as plain data by dotted name: the model and its data."""
+    loader = cfg.get("train_dataloader")
+    dataset = loader.get("dataset") if isinstance(loader, Mapping) else None
+    return {"model": plain(cfg.get("model")), "train_dataloader.dataset": plain(dataset)}
+
+
 def _optimizers(wrapper: Mapping[str, Any]) -> dict[str, Any]:
     if "optimizer" in wrapper:
         return {key: wrapper[key] for key in _RESTORED if wrapper.get(key) is not None}

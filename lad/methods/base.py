@@ -170,6 +170,11 @@ class DistillationMethod(BaseModule):
         return 1.0
 
     @property
+    def has_terms(self) -> bool:
+        """Whether it adds loss terms of its own to the task's."""
+        return type(self).losses is not DistillationMethod.losses
+
+    @property
     def changes_own_loss(self) -> bool:
         """Whether it can change its learners' own losses or label assignments; otherwise it adds loss terms alone."""
         hooks = ("steer", "own_loss_weight", "own_class_weight")
@@ -184,6 +189,11 @@ class DistillationMethod(BaseModule):
 
         The learner's own loss is not computed, and ``step.outputs`` is filled only where some of it learns.
         """
+        return {}
+
+    @property
+    def counts_epochs(self) -> dict[str, str]:
+        """Its settings that count epochs and are no schedules, and what to set where a run counts iterations."""
         return {}
 
     def links(self) -> list[Link]:
@@ -253,6 +263,11 @@ class JointMethod(DistillationMethod):
     def modules_of(self, learner: str) -> tuple[str, ...]:
         """The modules of one of its networks whose outputs it reads; by default :attr:`student_modules`."""
         return self.student_modules
+
+    @property
+    def has_terms(self) -> bool:
+        """Whether it adds loss terms of its own to the networks'."""
+        return type(self).joint_losses is not JointMethod.joint_losses
 
     @property
     def changes_own_loss(self) -> bool:

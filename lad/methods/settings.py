@@ -25,8 +25,13 @@ def checked_loss_name(owner: str, name: Any, begins: bool = False) -> str:
     return name
 
 
-def checked_classes(owner: str, classes: Any) -> tuple[str, ...] | None:
-    """The student's class names, where a config gives them.
+def checked_classes(owner: str, classes: Any, setting: str = "classes") -> tuple[str, ...] | None:
+    """Class names, where a config gives them.
+
+    Args:
+        owner: What the setting belongs to, for the message.
+        classes: The names; None if there are none.
+        setting: What they are called in the config.
 
     Raises:
         ConfigError: it is no list of names.
@@ -36,6 +41,6 @@ def checked_classes(owner: str, classes: Any) -> tuple[str, ...] | None:
     listed = isinstance(classes, Sequence) and not isinstance(classes, str)
     if not listed or not all(isinstance(name, str) for name in classes):
         raise ConfigError(
-            f"{owner}: classes must be a list of the student's class names, got {classes!r:.60}."
+            f"{owner}: {setting} must be a list of class names in the order of the head, got {classes!r:.60}."
         )
     return tuple(classes)

@@ -43,7 +43,8 @@ class TeacherRoute:
     @property
     def key(self) -> tuple[tuple[str, ...], str | None]:
         """Routes with the same key have the same view of a batch."""
-        return self.names, getattr(self.teacher, "combination", None)
+        combination = "apart" if self.teacher is None else getattr(self.teacher, "combination", None)
+        return self.names, combination
 
     def view(self, views: Mapping[str, TeacherView]) -> TeacherView | None:
         """The view of a batch of a method of one teacher, given each teacher's; None if it takes them apart."""

@@ -190,6 +190,13 @@ def test_tools_errors_are_one_line_with_the_nearest_names(dry_run):
     assert re.search(r"no module 'backbone.layr3'; nearest: backbone.layer3", line)
 
 
+def test_values_of_another_kind_are_refused_as_in_a_training(dry_run):
+    code, out, err = dry_run("model.methods.1.gamma=heavy")
+    assert (code, out) == (2, "")
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert "model.methods.1.gamma must be" in line
+
+
 def test_networks_that_learn_together_are_told_with_their_switch():
     networks = dict(small=small_paa(), big=small_paa(base=16))
     config = co_learning(networks, dict(type="FisherSwitch", per="gt"))

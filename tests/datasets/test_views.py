@@ -1,5 +1,7 @@
 """Two random views of each image."""
 
+import copy
+
 from lad.engine.randomness import Draw, SeededItems
 from lad.errors import ConfigError
 
@@ -147,3 +149,32 @@ def test_single_image_has_no_reference(tmp_path):
     cv2.imwrite(str(tmp_path / "only.png"), np.zeros((64, 64, 3), np.uint8))
     with pytest.raises(ConfigError, match=r"references=True .* the data set has 1"):
         views(tmp_path, references=True)
+
+
+def test_wrapped_data_sets_load_their_images_by_default(folder):
+    images = dict(type="CocoDataset", labelled=False, data_prefix=dict(img=str(folder)))
+    wrapped = dict(
+        type="ConcatDataset", datasets=[images, dict(type="RepeatDataset", times=2, dataset=images)]
+    )
+    before = copy.deepcopy(wrapped)
+    dataset = views(folder, dataset=wrapped, **NOTHING)
+    assert len(dataset) == 6
+    assert torch.equal(dataset[0]["inputs"]["first"], dataset[4]["inputs"]["first"])
+    assert wrapped == before
+
+
+def test_image_that_a_data_set_has_several_times_is_not_its_own_reference(folder):
+    images = dict(type="CocoDataset", labelled=False, data_prefix=dict(img=str(folder)))
+    repeated = dict(type="RepeatDataset", times=5, dataset=images)
+    dataset = views(folder, dataset=repeated, **NOTHING, references=True)
+    torch.manual_seed(0)
+    for _ in range(20):
+        samples = dataset[3]["data_samples"]
+        assert samples["reference"].img_path != samples["first"].img_path
+
+
+def test_single_image_that_is_repeated_has_no_reference(tmp_path):
+    cv2.imwrite(str(tmp_path / "only.png"), np.zeros((64, 64, 3), np.uint8))
+    images = dict(type="CocoDataset", labelled=False, data_prefix=dict(img=str(tmp_path)))
+    with pytest.raises(ConfigError, match=r"references=True .* the data set has 1"):
+        views(tmp_path, dataset=dict(type="RepeatDataset", times=3, dataset=images), references=True)

@@ -128,10 +128,10 @@ def test_a_method_that_has_faded_rests_and_its_teacher_does_not_run(teachers, ra
 
 
 def test_a_faded_method_goes_on_to_change_the_own_loss(teachers):
-    model = distilled(teachers, dict(LAD, taught_by="near", factor=0))
-    counts = runs_of(model)
-    losses_at(model, 0)
-    assert counts["near"] == 1
+    balanced = dict(type="ClassBalancedDistillation", taught_by="near", alpha=0.25, factor=0)
+    model, plain = distilled(teachers, balanced), build(small_paa()).train()
+    expected = plain.loss(*make_batch())["loss_cls"]
+    torch.testing.assert_close(losses_at(model, 0)["loss_cls"], 0.75 * expected)
 
 
 def test_without_labels_a_faded_method_leaves_losses_of_zeros(teachers):

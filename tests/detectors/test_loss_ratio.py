@@ -38,18 +38,15 @@ def test_what_gives_no_factor_leaves_the_method_out(own, taught):
     assert factor(dict(loss=torch.tensor(own)), dict(loss_a=torch.tensor(taught))) == 0
 
 
-def test_method_without_terms_of_its_own_has_nothing_to_weigh(tmp_path):
+def test_method_without_terms_of_its_own_is_refused(tmp_path):
     """LAD changes the assignment of the own loss."""
-    model = distillation_of(
-        tmp_path,
-        small_paa(),
-        small_paa(base=16),
-        dict(type="LabelAssignmentDistillation", factor=RATIO),
-    )
-    losses = model.loss(*make_batch())
-    assert set(OWN) <= set(losses)
-    total, _ = model.parse_losses(losses)
-    assert total.isfinite()
+    with pytest.raises(ConfigError, match="it adds no loss terms that factor could multiply"):
+        distillation_of(
+            tmp_path,
+            small_paa(),
+            small_paa(base=16),
+            dict(type="LabelAssignmentDistillation", factor=RATIO),
+        )
 
 
 def test_ratio_may_be_a_schedule():

@@ -161,6 +161,8 @@ def test_batch_of_one_image_and_batches_without_views_are_refused(views):
         (dict(methods=[dict(type="HintDistillation")]), "no method of SelfSupervisedPretraining"),
         (dict(methods=[dict(type="ContrastLearning")]), "nearest: ContrastiveLearning"),
         (dict(methods=[dict(type="ContrastiveLearning", temperature=0)]), "temperature"),
+        (dict(methods=[dict(type="ContrastiveLearning", loss_weight=-1)]), "loss_weight must be positive"),
+        (dict(methods=[dict(type="ContrastiveLearning", loss_weight=float("nan"))]), "loss_weight must be a"),
         (dict(methods=[dict(type="ContrastiveLearning")] * 2), "is taken"),
         (dict(methods=[dict(type="ContrastiveLearning", name="projection")]), "is taken"),
         (dict(projection=dict(num_layers=0)), "at least 1"),

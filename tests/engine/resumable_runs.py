@@ -18,10 +18,14 @@ from mmengine.runner import Runner
 
 @MODELS.register_module()
 class TwoLayers(BaseModel):
-    """Two linear layers and a batch norm; ``width`` changes shapes, ``extra`` adds a layer."""
+    """Two linear layers and a batch norm.
 
-    def __init__(self, width=4, extra=False):
+    ``width`` changes shapes, ``extra`` adds a layer, ``note`` changes nothing, ``second_loss`` adds a loss.
+    """
+
+    def __init__(self, width=4, extra=False, note=None, second_loss=False):
         super().__init__()
+        self.second_loss = second_loss
         torch.manual_seed(0)
         self.backbone = torch.nn.Linear(3, width)
         self.norm = torch.nn.BatchNorm1d(width)
@@ -31,7 +35,15 @@ class TwoLayers(BaseModel):
 
     def forward(self, inputs, mode="tensor"):
         outputs = self.head(self.norm(self.backbone(torch.stack(list(inputs)))).relu())
-        return dict(loss=outputs.square().mean()) if mode == "loss" else [outputs.detach()]
+        if mode != "loss":
+            return [outputs.detach()]
+        second = dict(loss_second=outputs.abs().mean()) if self.second_loss else {}
+        return dict(loss_first=outputs.square().mean(), **second)
+
+
+@MODELS.register_module()
+class SameTwoLayers(TwoLayers):
+    """The same under another name."""
 
 
 @DATASETS.register_module()

@@ -1,11 +1,18 @@
 """Checkpoints: written whole, pointed to afterwards, the old ones removed last."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from unittest import mock
 
-from lad.engine.checkpoints import AtomicLocalBackend, find_resumable, read_last_checkpoint, write_whole
+from lad.engine.checkpoints import (
+    AtomicLocalBackend,
+    find_resumable,
+    read_last_checkpoint,
+    write_last_checkpoint,
+    write_whole,
+)
 from lad.engine.hooks import AtomicCheckpointHook, PreemptionHook
 from lad.errors import CheckpointError, ConfigError
 
@@ -122,6 +129,31 @@ def test_new_run_in_an_old_folder_forgets_the_old_last_checkpoint_but_keeps_the_
     runner.call_hook("before_run")
     assert read_last_checkpoint(tmp_path) is None
     assert checkpoints(tmp_path) == ["epoch_1.pth", "epoch_2.pth"]
+
+
+def test_run_that_begins_with_a_named_checkpoint_forgets_the_old_last_checkpoint(tmp_path):
+    """Else a restart before its first checkpoint would go on with the earlier run."""
+    make_runner(tmp_path, epochs=2, interval=1).train()
+    runner = make_runner(tmp_path, epochs=2, interval=1, resume=True)
+    runner._load_from = str(tmp_path / "epoch_1.pth")
+    runner.train_loop  # noqa: B018 -- builds it: without one this is a test, not a training
+    runner.call_hook("before_run")
+    assert read_last_checkpoint(tmp_path) is None
+    assert runner._load_from == str(tmp_path / "epoch_1.pth")
+
+
+def test_copy_of_a_work_dir_has_its_own_last_checkpoint(tmp_path):
+    make_runner(tmp_path / "original", epochs=2, interval=1).train()
+    shutil.copytree(tmp_path / "original", tmp_path / "copy")
+    assert find_resumable(tmp_path / "copy").path == tmp_path / "copy/epoch_2.pth"
+    assert find_resumable(tmp_path / "original").path == tmp_path / "original/epoch_2.pth"
+
+
+def test_checkpoints_in_a_folder_of_their_own_are_found_by_their_path(tmp_path):
+    make_runner(tmp_path / "elsewhere", epochs=1, interval=1).train()
+    (tmp_path / "run").mkdir()
+    write_last_checkpoint(tmp_path / "run", str(tmp_path / "elsewhere/epoch_1.pth"))
+    assert find_resumable(tmp_path / "run").path == tmp_path / "elsewhere/epoch_1.pth"
 
 
 def test_files_that_no_training_can_be_resumed_from_are_passed_over(tmp_path):

@@ -12,6 +12,7 @@ import torch
 from helpers import build, small_paa
 from mmdet.registry import DATASETS
 from mmengine.registry import init_default_scope
+from mmengine.runner import IterBasedTrainLoop
 from view_runs import pretraining
 
 NUMBERS = dict(size=32, batch_size=5)
@@ -42,7 +43,9 @@ class Runner(SimpleNamespace):
         super().__init__(
             model=model,
             train_dataloader=SimpleNamespace(dataset=dataset),
+            train_loop=None,
             epoch=0,
+            iter=0,
             logger=SimpleNamespace(info=self.logged.append),
             visualizer=SimpleNamespace(
                 add_scalar=lambda name, value, step: self.scalars.append((name, value, step))
@@ -78,6 +81,28 @@ def test_it_is_measured_before_training_and_after_epochs_of_its_interval(folder,
     )
 
 
+def test_a_resumed_run_is_not_measured_as_before_training(folder, training):
+    training.iter = 6
+    hook = KNNAccuracyHook(digits(folder, "val"), **NUMBERS)
+    hook.before_train(training)
+    assert not training.scalars
+    hook.after_train_epoch(training)
+    assert [step for _, _, step in training.scalars] == [1]
+
+
+def test_a_run_that_counts_iterations_is_measured_after_iterations(folder, training):
+    training.train_loop = object.__new__(IterBasedTrainLoop)
+    with pytest.raises(ConfigError, match="interval counts epochs, and this run counts iterations"):
+        KNNAccuracyHook(digits(folder, "val"), **NUMBERS).before_train(training)
+    hook = KNNAccuracyHook(digits(folder, "val"), interval=3, by_epoch=False, **NUMBERS)
+    hook.before_train(training)
+    for training.iter in range(7):
+        hook.after_train_iter(training, 0)
+    hook.after_train_epoch(training)
+    assert [step for _, _, step in training.scalars] == [0, 3, 6]
+    assert "after iteration 3: " in training.logged[1]
+
+
 def test_all_objects_of_all_images_are_cut_out_with_their_classes(folder, training):
     hook = KNNAccuracyHook(digits(folder, "val"), **NUMBERS)
     hook.before_train(training)
@@ -95,9 +120,29 @@ def test_all_objects_of_all_images_are_cut_out_with_their_classes(folder, traini
 
 
 def test_at_most_so_many_objects_are_taken(folder, training):
-    hook = KNNAccuracyHook(digits(folder, "val"), max_objects=12, **NUMBERS)
+    hook = KNNAccuracyHook(digits(folder, "val"), max_objects=6, **NUMBERS)
+    decoded = []
+    build_dataset = hook._build_dataset
+
+    class Counted:
+        """A data set that tells which images were decoded."""
+
+        def __init__(self, dataset):
+            self.dataset = dataset
+
+        def __len__(self):
+            return len(self.dataset)
+
+        def __getitem__(self, number):
+            decoded.append(number)
+            return self.dataset[number]
+
+    hook._build_dataset = lambda: Counted(build_dataset())
     hook.before_train(training)
-    assert len(hook.crops.images) == 12
+    assert len(hook.crops.images) == 6
+    # No image is decoded that has none of them.
+    assert decoded == sorted(set(hook.crops.sources.tolist()))
+    assert len(decoded) < len(build_dataset())
 
 
 def test_features_are_those_of_normalised_crops_in_eval_mode(folder, training):

@@ -175,8 +175,11 @@ def test_restarted_run_resumes_without_being_asked_from_its_own_checkpoint_alone
     assert resume_request(str(tmp_path), None) is None
     (tmp_path / "last_checkpoint").write_text("epoch_1.pth")
     assert resume_request(str(tmp_path), None) == "auto"
+    # It began with some.pth, and has come further.
+    assert resume_request(str(tmp_path), "some.pth") == "auto"
     monkeypatch.setenv(variable, "0")
     assert resume_request(str(tmp_path), None) is None
+    assert resume_request(str(tmp_path), "some.pth") == "some.pth"
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Resuming: the same run or one line; whose schedule it goes on with; accumulated gradients."""
 
 import copy
+from types import SimpleNamespace
 
-from lad.engine.hooks.resume import SCHEDULE
+from lad.engine.hooks.resume import SCHEDULE, _check_same_kind
 from lad.engine.saved_config import UNKNOWN, read_saved_config
 from lad.errors import CheckpointError, ConfigError
 
@@ -237,12 +238,44 @@ def test_momentum_stays_that_of_the_checkpoint_with_the_configs_schedule(tmp_pat
             dict(optim_wrapper__type="BFloat16OptimWrapper"),
             "optim_wrapper.type 'OptimWrapper' -> 'BFloat16Opt",
         ),
+        (dict(model__note="another"), "model.note None -> 'another'"),
+        (
+            dict(model=dict(_delete_=True, type="SameTwoLayers")),
+            "model TwoLayers() -> SameTwoLayers()",
+        ),
+        (
+            dict(train_dataloader__dataset__length=24, train_dataloader__batch_size=8),
+            "train_dataloader.dataset.length 12 -> 24",
+        ),
     ],
 )
 def test_changed_setting_that_takes_effect_is_named_too(tmp_path, after, says):
     Run(config(), tmp_path / "old").train()
     part = Run(config(**after), tmp_path / "part", tmp_path / "old/epoch_1.pth").train()
     assert len(part.warnings("in effect from here on", says)) == 1, part.lines
+
+
+def test_losses_that_a_changed_model_does_not_have_are_logged_no_more(tmp_path):
+    """They would be logged with their last value for ever."""
+    Run(config(model__second_loss=True), tmp_path / "old").train()
+    part = Run(config(), tmp_path / "part", tmp_path / "old/epoch_1.pth").train()
+    logged = part.runner.message_hub.log_scalars
+    assert "train/loss" in logged
+    assert "train/loss_second" not in logged
+    whole = Run(config(model__second_loss=True), tmp_path / "whole", tmp_path / "old/epoch_1.pth").train()
+    # An unchanged run keeps its history: the losses of 4 epochs of 3 iterations.
+    assert len(whole.runner.message_hub.log_scalars["train/loss_second"].data[0]) == 12
+
+
+@pytest.mark.parametrize("kinds", [("DistillationDetector", "PAA"), ("PAA", "DistillationDetector")])
+def test_distillation_is_not_gone_on_with_as_a_plain_detector_nor_the_reverse(kinds):
+    """Weights of a distillation whose methods have none fit the plain detector."""
+    saved, own = (dict(model=dict(type=kind)) for kind in kinds)
+    with pytest.raises(CheckpointError, match="leave out --resume and set load_from") as caught:
+        _check_same_kind(saved, SimpleNamespace(cfg=own), "checkpoint a.pth")
+    assert f"is of a training of a {kinds[0]} and the config's is one of a {kinds[1]}" in str(caught.value)
+    for same in (own, {}, dict(model=None), dict(model=UNKNOWN), dict(model=dict(type=UNKNOWN))):
+        _check_same_kind(same, SimpleNamespace(cfg=own), "checkpoint a.pth")
 
 
 def test_checkpoint_of_plain_mmengine_is_compared_by_its_config(tmp_path):

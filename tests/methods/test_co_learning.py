@@ -8,6 +8,7 @@ from lad.errors import ConfigError, UnsupportedError
 from lad.exchange.co_learning.paa import PAACoLearning, separation
 from lad.exchange.switching import StdMeanSwitch
 from lad.heads.batched_paa_head import BatchedPAAHead
+from lad.methods import CoLearningAssignment
 
 import pytest
 import torch
@@ -342,6 +343,18 @@ def test_two_of_three_networks_learn_together_and_the_third_alone():
     assert "b.share" not in losses
     for key, value in alone.items():
         torch.testing.assert_close(of(losses, "b")[key], value, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("switch", "shown"),
+    [("StdMeanSwitch", "'StdMeanSwitch'"), (None, "None"), (dict(type="MaxIoUAssigner"), "'MaxIoUAssigner'")],
+    ids=str,
+)
+def test_what_is_no_switch_is_refused(switch, shown):
+    if isinstance(switch, dict):
+        switch = dict(switch, pos_iou_thr=0.5, neg_iou_thr=0.4)
+    with pytest.raises(ConfigError, match=f"switch must be like dict.type='StdMeanSwitch'., got {shown}"):
+        CoLearningAssignment(switch)
 
 
 @pytest.mark.parametrize(

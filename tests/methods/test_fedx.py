@@ -147,8 +147,9 @@ def test_batches_without_other_images_are_refused_and_so_are_needless_ones():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(local_relation=-1), "local_relation must not be negative"),
-        (dict(local_relation=float("nan")), "local_relation must not be negative"),
+        (dict(local_relation=-1), "local_relation must be at least 0"),
+        (dict(local_relation=float("nan")), "local_relation must be a number"),
+        (dict(global_relation=float("inf")), "global_relation must be a number"),
         (dict(temperature=0), "temperature must be positive"),
         (dict(global_contrastive=0, local_relation=0, global_relation=0), "all weights are 0"),
     ],

@@ -78,6 +78,16 @@ def test_networks_of_the_same_run_know_the_students_classes():
             UnsupportedError,
             "teachers 'a' and 'b' were trained on other classes",
         ),
+        (
+            dict(taught=dict(a=None), counts=dict(a=3), knows=dict(a=("red", "white")), classes=None),
+            ConfigError,
+            "teacher 'a' has 3 classes, and the names are red, white",
+        ),
+        (
+            dict(taught=dict(a=None), counts=dict(a=3), knows=dict(a=("red", "red", "x")), classes=None),
+            ConfigError,
+            "teacher 'a' has 3 classes, and the names are red, red, x",
+        ),
         (dict(taught=dict(a=CLASSES), classes=("red", "red", "white")), ConfigError, "3 classes once"),
         (dict(taught=dict(a=CLASSES), classes=("red", "white")), ConfigError, "3 classes once"),
         (dict(taught=dict(a=CLASSES), knows=dict(aa=["red"])), ConfigError, "knows names no teacher 'aa'"),

@@ -8,6 +8,7 @@ from lad.analysis.dry_run import describe
 from lad.analysis.pictures.curves import choose_keys, split_key
 from lad.analysis.training_logs import Curve, Scalars
 from lad.cli.checks import _check_teacher_classes
+from lad.detectors.places import check_places
 from lad.engine.hooks.bad_teachers import _modules_read
 from lad.errors import ConfigError, DataError, UnsupportedError
 from lad.exchange.labels import DenseLabels
@@ -333,6 +334,41 @@ def test_candidates_above_the_number_of_cells_are_capped_and_logged_once(folder,
     assert len(messages) == 1
 
 
+def test_padding_of_a_smaller_image_has_no_candidates(folder):
+    """Its terms are those of the image alone, whatever else is in the batch, also where cells run out."""
+    for candidates in (50, 100_000):
+        model = distil(folder, candidates=candidates)
+        inputs, samples = make_batch((2,), size=(64, 64))
+        alone = model.loss(inputs, copy.deepcopy(samples))
+        padded = torch.nn.functional.pad(inputs, (0, 128, 0, 64))
+        beside = model.loss(padded, copy.deepcopy(samples))
+        queries = []
+        given = model.methods[0].source.queries
+
+        def recorded(*args, given=given, queries=queries):
+            queries.extend(given(*args))
+            return iter(queries)
+
+        model.methods[0].source.queries = recorded
+        model.loss(padded, copy.deepcopy(samples))
+        [found] = queries
+        # Cells of 64x64 in levels of strides 8 to 128, with 9 anchors and 3 classes each.
+        assert found.known.any(dim=1).sum() == min(candidates, (64 + 16 + 4 + 1 + 1) * 9 * 3)
+        assert set(alone) == set(beside)
+        assert all(value.isfinite().all() for value in beside.values() if isinstance(value, torch.Tensor))
+
+
+def test_epochs_of_the_attention_are_refused_where_a_run_counts_iterations(folder):
+    bound = distil(folder).bound
+    assert check_places(bound, 3, 30) == []
+    with pytest.raises(
+        ConfigError, match=r"attention_epochs counts epochs, .* use max_attention_temperature=1"
+    ):
+        check_places(bound, None, 30)
+    for settings in (dict(attention="mean"), dict(max_attention_temperature=0.5)):
+        assert check_places(distil(folder, **settings).bound, None, 30) == []
+
+
 def test_every_cell_has_the_gate_of_its_level_and_class(folder):
     """With all cells for candidates; gates are numbered by level and class."""
     model = distil(folder, candidates=10**6)
@@ -450,7 +486,7 @@ def test_dense_queries_on_cuda_tensors_wait_for_nothing():
             setattr(known, name, getattr(known, name).cuda())
 
         def levels(classes):
-            return [torch.randn(2, 9 * classes, size, size, device="cuda") for size in (4, 2)]
+            return [torch.randn(2, 9 * classes, size, size, device="cuda") for size in (4, 2, 1, 1, 1)]
 
         views = {
             name: SimpleNamespace(
@@ -460,11 +496,14 @@ def test_dense_queries_on_cuda_tensors_wait_for_nothing():
             for name, own in heads.items()
         }
         step = SimpleNamespace(
-            student=SimpleNamespace(bbox_head=head), outputs=dict(bbox_head=[levels(3)]), teachers=views
+            student=SimpleNamespace(bbox_head=head),
+            outputs=dict(bbox_head=[levels(3)]),
+            teachers=views,
+            data_samples=[SimpleNamespace(metainfo=dict(pad_shape=shape)) for shape in ((32, 32), (32, 16))],
         )
-        labels = torch.zeros(2, 180, dtype=torch.long, device="cuda")
+        labels = torch.zeros(2, 207, dtype=torch.long, device="cuda")
         observed = SimpleNamespace(labels=lambda *_: DenseLabels(labels, labels == 0, labels == 0, 1.0))
-        [queries] = source.queries(step, observed, torch.ones(2, 2, 3, device="cuda"))
+        [queries] = source.queries(step, observed, torch.ones(2, 5, 3, device="cuda"))
         assert queries.teachers.shape == queries.gates.shape == queries.known.shape == (2, 2, 20)
         assert {value.device.type for value in vars(queries).values() if isinstance(value, torch.Tensor)} == {
             "cuda"
@@ -481,11 +520,16 @@ def test_dense_queries_on_cuda_tensors_wait_for_nothing():
         (dict(attention_epochs=0), "attention_epochs must be"),
         (dict(temperature=0.0), "temperature must be above 0"),
         (dict(loss_weight=-1.0), "loss_weight must be at least 0"),
-        (dict(max_attention_temperature=0.0), "max_attention_temperature must be above 0"),
+        (dict(max_attention_temperature=0.0), "max_attention_temperature must be positive"),
         (dict(loss_name="mulde"), "must contain 'loss'"),
         (dict(attention="none"), "attention must be one of contrastive, mean, got 'none'"),
         (dict(gated="no"), "gated must be True or False, got 'no'"),
         (dict(knows=["red"]), "knows must be like"),
+        (dict(knows=dict(a="red")), "knows.a must be a list of class names"),
+        (dict(knows=dict(a=[1, 2])), "knows.a must be a list of class names"),
+        (dict(knows=dict(a=3)), "knows.a must be a list of class names"),
+        (dict(max_attention_temperature=dict(type="linear", end=2.0)), "max_attention_temperature must be a"),
+        (dict(log_classes="no"), "log_classes must be True or False"),
         (dict(ensemble="average"), "leave out ensemble"),
         (dict(classes=("red", "white", "dog")), "no teacher knows the class 'dog'"),
         (dict(known=dict(a=None, b=CLASSES)), r"teacher 'a' records none: add knows=dict\(a="),

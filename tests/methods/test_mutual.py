@@ -255,11 +255,16 @@ def test_with_weight_zero_every_network_trains_as_it_does_alone(kind):
         network.load_state_dict(model.trained_networks[name].state_dict())
     alone = {name: logged_steps(network) for name, network in alone.items()}
     for losses in logged_steps(model):
-        assert all(value == 0 for value in terms_of(losses).values())
+        assert not terms_of(losses)
         for name, plain in alone.items():
             for key, value in next(plain).items():
                 if key != "loss":
                     assert losses[f"{name}.{key}"] == pytest.approx(value, rel=1e-6, abs=1e-6)
+
+
+def test_sum_of_the_terms_is_no_loss_whatever_it_is_called():
+    losses = losses_of(learn(mutual=dict(loss_name="loss_mutual_loss")))
+    assert [name for name in losses if "sum" in name] == ["sum_mutual_sum"]
 
 
 def test_with_weight_zero_networks_with_exits_train_as_without_the_method():

@@ -208,12 +208,19 @@ def test_schedules_give_at_each_place_what_constants_give():
             alpha=dict(type="linear", end=0.5, epochs=4),
             temperature=dict(type="cosine", start=4.0, end=1.0),
             feature_weight=dict(type="exponential", end=0.03, epochs=5),
+            loss=dict(type="KDLoss"),
         )
     ).eval()
     place = Progress(iteration=50, epoch=2, max_iters=100)
     # Half of 0.5; half-way between 4 and 1; 0.03 e^(-5 * 0.6^2).
     constant = distil(
-        dict(SELF, alpha=0.25, temperature=2.5, feature_weight=0.03 * 0.16529888822158653)
+        dict(
+            SELF,
+            alpha=0.25,
+            temperature=2.5,
+            feature_weight=0.03 * 0.16529888822158653,
+            loss=dict(type="KDLoss"),
+        )
     ).eval()
     for own, expected in zip(
         loss_of(scheduled, BATCH, place).items(), loss_of(constant, BATCH).items(), strict=True
@@ -437,6 +444,7 @@ def test_batch_of_one_image_whose_norms_need_two_is_answered_in_one_line():
         ([dict(SELF, temperature=0)], {}, "SelfDistillation: temperature must be above 0, got 0"),
         ([dict(SELF, feature_weight="x")], {}, "SelfDistillation: feature_weight must be a number"),
         ([dict(SELF, loss=dict(type="KDLoss", temperature=2))], {}, "temperature is a setting of the method"),
+        ([dict(SELF, temperature=3.0)], {}, "temperature has no meaning for QualityKDLoss: leave it out"),
         (
             [SELF],
             dict(exits=dict()),

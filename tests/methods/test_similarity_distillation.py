@@ -60,6 +60,12 @@ def test_losses_are_nt_xent_and_the_divergence_from_the_other_of_each_network():
     assert describe_weights["big.loss_similarity"] == "0.5"
 
 
+@pytest.mark.parametrize("weight", [0, dict(small=0, big=0.0)])
+def test_weights_that_leave_nothing_to_learn_are_refused(weight):
+    with pytest.raises(ConfigError, match="weight is 0 for all networks"):
+        SimilarityDistillation(weight=weight)
+
+
 def test_default_weight_is_the_authors_at_their_batch_size():
     """They average the 256 x 256 terms and weigh them by 100; here the mean is over 256 rows."""
     method = SimilarityDistillation()
@@ -206,12 +212,12 @@ def test_learning_rates_that_decay_layer_by_layer_are_refused():
         (dict(student=small_paa()), "SelfSupervisedPretraining needs student=CONFIG, or several .* got both"),
         (dict(networks=dict(a=small_paa())), "two trained networks or more"),
         (dict(deploy="medium"), "deploy='medium' is no network"),
-        (dict(method=dict(weight=-1)), "weight must not be negative, got -1"),
+        (dict(method=dict(weight=-1)), "weight must be at least 0, got -1"),
         (dict(method=dict(weight="1")), "weight must be a number, got '1'"),
         (dict(method=dict(weight=True)), "weight must be a number, got True"),
         (dict(method=dict(weight=dict(small=1, bug=1))), "weight names 'bug'.*nearest: big"),
         (dict(method=dict(weight=dict(small=1))), "no factor of network 'big'"),
-        (dict(method=dict(weight=dict(small=1, big=-1))), "weight of big must not be negative"),
+        (dict(method=dict(weight=dict(small=1, big=-1))), "weight of big must be at least 0"),
         (dict(method=dict(temperature=0)), "temperature must be positive, got 0"),
         (dict(method=dict(temperature=None)), "temperature must be a number, got None"),
     ],

@@ -20,12 +20,13 @@ from mmengine.runner import Runner
 
 @HOOKS.register_module()
 class RoleSwitchHook(Hook):
-    """Shows which network of a :class:`CoLearningAssignment` taught what share of the objects.
+    """Shows which network of each :class:`CoLearningAssignment` taught what share of the objects.
 
     Every ``interval`` iterations the average share since the last time goes to the visualizer (TensorBoard, where its
     backend is configured) as ``role_switch/NETWORK``. At the end of training ``role_switch.png`` in the work_dir
-    shows the whole run, resumed parts included. Of several processes the first one's batches are counted, and
-    iterations without a teaching network (no objects; TOOD's initial epochs) are not.
+    shows the whole run, resumed parts included; of several methods ``role_switch_METHOD.png``. Of several processes
+    the first one's batches are counted, and iterations without a teaching network (no objects; TOOD's initial epochs)
+    are not.
 
     Args:
         interval: Iterations that a point averages over.
@@ -47,16 +48,17 @@ class RoleSwitchHook(Hook):
                 f"RoleSwitchHook shows the roles of a CoLearningAssignment, which this {type(model).__name__} has not: "
                 "take the hook out of custom_hooks."
             )
-        self.names = list(found[0].learners)
-        self._seen = len(_history(self.names[0]))
+        #: Networks that share their labels, by the name of their method.
+        self.groups = {one.name: list(one.learners) for one in found}
+        self._seen = {name: len(_history(name)) for names in self.groups.values() for name in names}
 
     @master_only
     def after_train_iter(self, runner: Runner, batch_idx: int, **kwargs: Any) -> None:  # noqa: D102
         if not self.every_n_train_iters(runner, self.interval):
             return
-        shares = {f"role_switch/{name}": _history(name)[self._seen :] for name in self.names}
-        means = {tag: float(np.mean(values)) for tag, values in shares.items() if len(values)}
-        self._seen += max(map(len, shares.values()))
+        shares = {name: _history(name)[seen:] for name, seen in self._seen.items()}
+        means = {f"role_switch/{name}": float(np.mean(own)) for name, own in shares.items() if len(own)}
+        self._seen = {name: seen + len(shares[name]) for name, seen in self._seen.items()}
         if means:
             runner.visualizer.add_scalars(means, step=runner.iter + 1)
 
@@ -66,9 +68,11 @@ class RoleSwitchHook(Hook):
         # Registering this hook must not load what draws.
         from lad.analysis.pictures.role_switch import draw_shares
 
-        shares = {name: _history(name) for name in self.names}
-        if all(len(values) for values in shares.values()):
-            draw_shares(shares, self.interval, Path(runner.work_dir) / "role_switch.png")
+        for method, names in self.groups.items():
+            shares = {name: _history(name) for name in names}
+            file = "role_switch.png" if len(self.groups) == 1 else f"role_switch_{method}.png"
+            if all(len(values) for values in shares.values()):
+                draw_shares(shares, self.interval, Path(runner.work_dir) / file)
 
 
 def _history(name: str) -> np.ndarray:

@@ -49,12 +49,11 @@ class AtomicCheckpointHook(CheckpointHook):
         if not isinstance(runner._train_loop, BaseLoop):
             return  # a test or a validation, perhaps of a run that is going on in this folder
         _check_shared_work_dir(runner)
-        if not runner._resume:
-            if is_main_process():
-                # A restart must not resume from an earlier run in the same folder.
-                (Path(runner.work_dir) / LAST_CHECKPOINT).unlink(missing_ok=True)
-        elif runner._load_from is None:
+        if runner._resume and runner._load_from is None:
             runner._load_from = _broadcast_checkpoint(runner)
+        elif is_main_process():
+            # A restart must not resume from an earlier run in the same folder.
+            (Path(runner.work_dir) / LAST_CHECKPOINT).unlink(missing_ok=True)
 
     def before_train(self, runner: Runner) -> None:
         """Select the atomic backend for local folders and remove temporary files."""

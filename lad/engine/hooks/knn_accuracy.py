@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lad.base.modes import evaluating
-from lad.base.settings import is_whole
+from lad.base.settings import checked_flag, is_whole
 from lad.detectors.self_supervised import SelfSupervisedPretraining
 from lad.engine.model import detector_of
 from lad.errors import ConfigError, DataError
@@ -21,7 +22,7 @@ from mmdet.structures import DetDataSample
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor
 
 #: Name of the accuracy in the logs.
@@ -51,9 +52,9 @@ class KNNAccuracyHook(Hook):
 
     Each object is cut out and scaled to a square, and classified by its nearest neighbours among the objects of *other
     images* of the same data set, by the pooled features of the network in training (before the projection). It is
-    measured before the first step, which tells what random weights are worth, and after every ``interval`` epochs; it
-    is in the log, and ``knn_accuracy`` in the visualizer's scalars, of several networks ``NETWORK.knn_accuracy`` of
-    each. Training is bit for bit the same without it. Rank 0 does it.
+    measured before the first step, which tells what random weights are worth, and after every ``interval`` epochs or
+    iterations; it is in the log, and ``knn_accuracy`` in the visualizer's scalars, of several networks
+    ``NETWORK.knn_accuracy`` of each. Training is bit for bit the same without it. Rank 0 does it.
 
     Args:
         dataset: Config of a labelled data set with ``bbox`` annotations, usually the validation set; its pipeline is
@@ -62,7 +63,8 @@ class KNNAccuracyHook(Hook):
         neighbours: How many vote.
         max_objects: At most so many objects, from the first images on.
         batch_size: Crops that pass the network at once.
-        interval: Epochs between measurements.
+        interval: Epochs or iterations between measurements.
+        by_epoch: Whether ``interval`` counts epochs; False in runs that count iterations.
 
     Raises:
         ConfigError: a setting is wrong, or the model is no pretraining.
@@ -77,6 +79,7 @@ class KNNAccuracyHook(Hook):
         max_objects: int = 2000,
         batch_size: int = 64,
         interval: int = 1,
+        by_epoch: bool = True,
     ) -> None:
         numbers = dict(
             size=size,
@@ -93,6 +96,7 @@ class KNNAccuracyHook(Hook):
         self.dataset = dataset
         self.size, self.neighbours, self.max_objects = size, neighbours, max_objects
         self.batch_size, self.interval = batch_size, interval
+        self.by_epoch = checked_flag("KNNAccuracyHook", "by_epoch", by_epoch)
         self.crops: Crops | None = None
 
     @master_only
@@ -104,6 +108,11 @@ class KNNAccuracyHook(Hook):
                 f"KNNAccuracyHook looks at the features of a SelfSupervisedPretraining, and the model is a "
                 f"{type(model).__name__}: take the hook out of custom_hooks."
             )
+        if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ConfigError(
+                "KNNAccuracyHook: interval counts epochs, and this run counts iterations: set by_epoch=False, and "
+                "interval to a number of iterations."
+            )
         dataset = self._build_dataset()
         if common := _paths(dataset) & _paths(runner.train_dataloader.dataset):
             raise DataError(
@@ -111,13 +120,21 @@ class KNNAccuracyHook(Hook):
                 "validation data."
             )
         self.crops = self._cut_out(dataset)
-        self._measure(runner)
+        # A resumed run has measured it before its first start.
+        if runner.iter == 0:
+            self._measure(runner)
 
     @master_only
     def after_train_epoch(self, runner: Runner) -> None:
         """Measure."""
-        if self.every_n_epochs(runner, self.interval):
+        if self.by_epoch and self.every_n_epochs(runner, self.interval):
             self._measure(runner, finished=runner.epoch + 1)
+
+    @master_only
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Measure."""
+        if not self.by_epoch and self.every_n_train_iters(runner, self.interval):
+            self._measure(runner, finished=runner.iter + 1)
 
     def accuracies(self, model: SelfSupervisedPretraining) -> dict[str, float]:
         """The accuracy by the features of each network of a pretraining, by its name.
@@ -141,8 +158,8 @@ class KNNAccuracyHook(Hook):
         return DATASETS.build(dict(self.dataset, pipeline=PIPELINE, test_mode=True))
 
     def _cut_out(self, dataset: Any) -> Crops:
-        crops = [crop for number in range(len(dataset)) for crop in self._objects(dataset[number], number)]
-        crops = crops[: self.max_objects]
+        objects = (crop for number in range(len(dataset)) for crop in self._objects(dataset[number], number))
+        crops = list(islice(objects, self.max_objects))
         sources = torch.tensor([source for _, _, source in crops])
         if len(sources.unique()) < 2:
             raise DataError(
@@ -170,7 +187,8 @@ class KNNAccuracyHook(Hook):
 
     def _measure(self, runner: Runner, finished: int = 0) -> None:
         model = detector_of(runner)
-        when = f"after epoch {finished}" if finished else "before training"
+        unit = "epoch" if self.by_epoch else "iteration"
+        when = f"after {unit} {finished}" if finished else "before training"
         several = len(model.trained_networks) > 1
         found = self.accuracies(model)
         assert self.crops is not None

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
+from lad.base.config import kind_of
+from lad.detectors.distillation import DistillationDetector
+from lad.detectors.self_supervised import SelfSupervisedPretraining
 from lad.engine.accumulation import ACCUMULATED, accumulated_gradients, restore_accumulated
 from lad.engine.checkpoints import check_training_state
 from lad.engine.hooks.checkpoint_fit import compare_detector
 from lad.engine.loops import DATA_ORDER
 from lad.engine.model import loaded_model
-from lad.engine.saved_config import read_saved_config
+from lad.engine.saved_config import UNKNOWN, read_saved_config
 from lad.engine.schedule import (
     Position,
     changes,
     described,
     fast_forward,
     followed_settings,
+    learnt_settings,
     replace_settings,
     restored_settings,
     wrappers,
@@ -96,7 +101,8 @@ class ResumeHook(Hook):
                 f"{source} has averaged weights (EMAHook) and the config has no EMAHook: training goes on from the "
                 "average."
             )
-        self._report_followed(runner, saved_config)
+        _check_same_kind(saved_config, runner, source)
+        self._report_followed(runner, saved_config, checkpoint)
         self._choose_schedule(runner, checkpoint, saved)
 
     def before_train(self, runner: Runner) -> None:
@@ -146,10 +152,17 @@ class ResumeHook(Hook):
             if problem:
                 raise CheckpointError(f"{source} {problem}; {advice}")
 
-    def _report_followed(self, runner: Runner, saved_config: dict[str, Any]) -> None:
+    def _report_followed(self, runner: Runner, saved_config: dict[str, Any], checkpoint: dict) -> None:
         if not saved_config:
             return
         found = changes(followed_settings(saved_config), followed_settings(runner.cfg))
+        learnt = changes(learnt_settings(saved_config), learnt_settings(runner.cfg))
+        if any(one.path.startswith("model") for one in learnt):
+            # What is not computed any more would be logged with its last value for ever.
+            scalars = checkpoint["message_hub"].get("log_scalars", {})
+            for name in [name for name in scalars if name.startswith("train/") and "loss" in name]:
+                del scalars[name]
+        found += learnt
         if found:
             runner.logger.warning(
                 "Changed since the checkpoint and in effect from here on: "
@@ -256,6 +269,22 @@ def _other_optimizer(state: dict, wrapper: OptimWrapper) -> str:
                     f"parameter {tuple(parameter.shape)}"
                 )
     return ""
+
+
+def _check_same_kind(saved_config: dict[str, Any], runner: Runner, source: str) -> None:
+    """Refuse to go on with a distillation as with a plain detector, and the reverse: the weights may fit all the same.
+
+    Raises:
+        CheckpointError: names the detectors.
+    """
+    models = [cfg.get("model") for cfg in (saved_config, runner.cfg)]
+    saved, own = (kind_of(model) if isinstance(model, Mapping) else None for model in models)
+    ours = {one.__name__ for one in (DistillationDetector, SelfSupervisedPretraining)}
+    if saved not in (None, UNKNOWN, own) and {saved, own} & ours:
+        raise CheckpointError(
+            f"{source} is of a training of a {saved} and the config's is one of a {own}: resume with the config of "
+            "that run, or start a new one from its weights: leave out --resume and set load_from."
+        )
 
 
 def _check_schedulers(runner: Runner, checkpoint: dict) -> None:

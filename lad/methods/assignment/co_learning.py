@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lad.base.random_state import RandomState
+from lad.errors import ConfigError
 from lad.exchange.co_learning import find_co_learning
-from lad.exchange.switching import RoleSwitch
+from lad.exchange.switching import RoleSwitch, Switch
 from lad.methods.base import JointMethod, Step
 
 from mmdet.models.detectors import BaseDetector
@@ -39,7 +40,12 @@ class CoLearningAssignment(JointMethod):
 
     def __init__(self, switch: dict, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg=init_cfg)
-        self.switch = TASK_UTILS.build(switch)
+        self.switch = TASK_UTILS.build(switch) if isinstance(switch, dict) else switch
+        if not isinstance(self.switch, Switch):
+            raise ConfigError(
+                "CoLearningAssignment: switch must be like dict(type='StdMeanSwitch'), got "
+                f"{type(self.switch).__name__ if isinstance(switch, dict) else switch!r:.60}."
+            )
 
     def bind_together(self, networks: Mapping[str, BaseDetector]) -> None:
         """Refuse networks that cannot share their labels."""

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from itertools import accumulate
 from typing import Any
 
+from lad.assignment.priors import prior_grid
 from lad.errors import UnsupportedError
 from lad.exchange.labels import LabelReader, reading_labels
-from lad.heads.dense import class_logits
+from lad.heads.dense import class_logits, level_sizes
 from lad.methods.base import Step
 from lad.methods.response.dense import (
     check_dense_heads,
     check_labels_known,
     check_same_count,
     labels_of,
-    level_counts,
 )
 from lad.methods.specialists.classes import KnownClasses
 from lad.methods.specialists.queries import Queries, QuerySource
@@ -36,7 +35,7 @@ class DenseQueries(QuerySource):
         student: The learner.
         teachers: By name.
         known: Which of the student's classes each teacher knows.
-        candidates: K, how many cells of each image.
+        candidates: K, how many cells of each image; those in its padding are none.
 
     Raises:
         UnsupportedError: heads do not correspond cell by cell.
@@ -74,7 +73,11 @@ class DenseQueries(QuerySource):
         logits = class_logits(head, outputs)
         num_classes = logits.shape[2]
         cells = logits.flatten(1)
-        chosen = cells.detach().topk(self._num_candidates(cells.shape[1]), dim=1, sorted=False).indices
+        grid = prior_grid(head.prior_generator, level_sizes(outputs[0]), logits.device)
+        inside = grid.inside([sample.metainfo for sample in step.data_samples], allowed_border=-1)
+        # What lies in the padding of a smaller image is no candidate: it depends on the other images of the batch.
+        open_cells = logits.detach().masked_fill(~inside[:, :, None], -torch.inf).flatten(1)
+        chosen = open_cells.topk(self._num_candidates(cells.shape[1]), dim=1, sorted=False).indices
         priors, classes = chosen // num_classes, chosen % num_classes
         taught = []
         # Their heads have other numbers of classes.
@@ -85,13 +88,14 @@ class DenseQueries(QuerySource):
             channel = priors * scores.shape[2] + index[classes]
             taught.append(scores.flatten(1).gather(1, channel).float())
         labels = labels_of(head, outputs, observed)
-        ends = priors.new_tensor([*accumulate(level_counts(head, outputs[0]))])
-        levels = torch.bucketize(priors, ends, right=True)
+        levels = grid.level[priors]
+        # Of an image with fewer cells than candidates some lie in the padding all the same.
+        known = self.known.known[:, classes].transpose(0, 1) & inside.gather(1, priors)[:, None]
         yield Queries(
             student=cells.gather(1, chosen),
             teachers=torch.stack(taught, dim=1),
             gates=gates[:, levels, classes].transpose(0, 1),
-            known=self.known.known[:, classes].transpose(0, 1),
+            known=known,
             classes=classes,
             targets=(labels.labels.gather(1, priors) == classes).float(),
             labelled=labels.counts.gather(1, priors).float(),

@@ -78,6 +78,8 @@ def find_known_classes(
                 f"{owner}: knows names no teacher {name!r}{nearest(name, teachers)}; there are {listed(teachers, 5)}."
             )
     taught = {name: _names(owner, name, teacher, knows.get(name)) for name, teacher in teachers.items()}
+    for name, given in knows.items():
+        _check_number(owner, name, given, counts[name])
     if classes is None:
         return _same_classes(owner, num_classes, taught, counts)
     classes = tuple(classes)
@@ -96,11 +98,7 @@ def find_known_classes(
                 f"{owner}: classes are looked up by name, and the checkpoint of teacher {name!r} records none: add "
                 f"knows=dict({name}=[...]), its {counts[name]} classes in its order."
             )
-        if len(set(own)) != len(own) or len(own) != counts[name]:
-            raise ConfigError(
-                f"{owner}: teacher {name!r} has {counts[name]} classes, and the names are {listed(own, 5)}: give "
-                f"knows=dict({name}=[...]), its classes in its order."
-            )
+        _check_number(owner, name, own, counts[name])
         if not set(own) & set(classes):
             raise ConfigError(
                 f"{owner}: teacher {name!r} knows none of the student's classes {listed(classes, 5)}; it was trained "
@@ -115,6 +113,15 @@ def find_known_classes(
                 "or leave the class out."
             )
     return KnownClasses(classes, found)
+
+
+def _check_number(owner: str, name: str, names: Sequence[str], count: int) -> None:
+    """Refuse names that are not one for each class of a teacher's head."""
+    if len(set(names)) != len(names) or len(names) != count:
+        raise ConfigError(
+            f"{owner}: teacher {name!r} has {count} classes, and the names are {listed(names, 5)}: give "
+            f"knows=dict({name}=[...]), its classes in its order."
+        )
 
 
 def _names(

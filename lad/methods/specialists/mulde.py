@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Literal, get_args
 
 from lad.base.schedules import build_schedule
-from lad.base.settings import checked_flag, is_whole
+from lad.base.settings import check_numbers, checked_flag, is_whole
 from lad.errors import ConfigError, UnsupportedError
 from lad.losses import (
     attention_temperature,
@@ -116,7 +116,7 @@ class MulDE(SeveralTeachersMethod):
         self.loss_weight = build_schedule(loss_weight, f"{owner}: loss_weight", minimum=0)
         self.gate_weight = build_schedule(gate_weight, f"{owner}: gate_weight", minimum=0)
         if max_attention_temperature is not None:
-            build_schedule(max_attention_temperature, f"{owner}: max_attention_temperature", above=0)
+            check_numbers(owner, above=0, max_attention_temperature=max_attention_temperature)
         if attention not in get_args(Attention):
             raise ConfigError(
                 f"{owner}: attention must be one of {', '.join(get_args(Attention))}, got {attention!r}."
@@ -126,15 +126,27 @@ class MulDE(SeveralTeachersMethod):
                 f"{owner}: knows must be like dict(TEACHER=['ring', 'trophozoite']), got {knows!r}."
             )
         self.classes = checked_classes(owner, classes)
-        self.knows = dict(knows or {})
+        self.knows = {
+            name: checked
+            for name, names in (knows or {}).items()
+            if (checked := checked_classes(owner, names, f"knows.{name}")) is not None
+        }
         self.candidates = candidates
         self.attention_epochs = attention_epochs
         self.max_attention_temperature = max_attention_temperature
         self.attention = attention
         self.gated = checked_flag(owner, "gated", gated)
-        self.log_classes = log_classes
+        self.log_classes = None if log_classes is None else checked_flag(owner, "log_classes", log_classes)
         self.loss_name = checked_loss_name(owner, loss_name)
         self.gate_loss_name = f"{loss_name}_gates"
+
+    @property
+    def counts_epochs(self) -> dict[str, str]:
+        """The epochs of the attention's temperature, where it rises."""
+        maximum = self.max_attention_temperature
+        if self.attention == "mean" or (maximum is not None and maximum <= 1):
+            return {}
+        return {"attention_epochs": "max_attention_temperature=1, or attention='mean'"}
 
     def bind_teachers(self, student: BaseDetector, teachers: Mapping[str, SingleTeacher]) -> None:
         """Refuse heads and classes that do not fit; make the gates."""

@@ -48,8 +48,11 @@ class MeanWeights(nn.Module):
 
     @torch.no_grad()
     def add(self, weights: Tensor, queries: Queries) -> None:
-        """Add the weights (n, M, K) of the candidates of queries; those of background are left out."""
-        rows = torch.cat([weights, torch.ones_like(weights[:, :1])], dim=1)
+        """Add the weights (n, M, K) of the candidates of queries; those of background are left out.
+
+        So are those that no teacher knows.
+        """
+        rows = torch.cat([weights, queries.known.any(dim=1, keepdim=True).to(weights.dtype)], dim=1)
         num_rows, num_classes = self._sums.shape
         sums = rows.new_zeros(num_classes + 1, num_rows)
         sums.index_add_(0, queries.classes.flatten(), rows.transpose(1, 2).flatten(0, 1))

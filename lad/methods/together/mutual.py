@@ -42,15 +42,15 @@ class MutualLogitDistillation(JointMethod):
 
     In the log the terms are called ``loss_mutual.LEARNER.TEACHER``: ``loss_mutual.a.early.b`` is what the exit
     ``early`` of ``a`` learns from ``b``, ``loss_mutual.a.b.early`` what ``a`` learns from the exit of ``b``.
-    ``sum_mutual`` is their sum.
+    ``sum_mutual`` is their sum, before the method's ``factor``.
 
     Args:
         pairs: ``'output'``: main heads alone; ``'all'``: every predictor learns from every predictor of the other
             networks, exits too.
         loss: Config of a loss of (n, C) logits, as for ``DenseLogitDistillation``. By default ``QualityKDLoss`` for
             sigmoid classifiers of dense heads, ``KDLoss`` at a temperature of 1 for all others.
-        weight: Factor of every term, a number or a schedule (:func:`lad.base.schedules.build_schedule`). Of K networks
-            Zhang et al. take the mean over peers, a weight of 1 / (K - 1).
+        weight: Factor of every term, a number or a schedule (:func:`lad.base.schedules.build_schedule`). Of K
+            networks Zhang et al. take the mean over peers, a weight of 1 / (K - 1). With 0 nothing is compared.
         loss_name: What the names of the terms begin with.
         init_cfg: As in MMEngine.
 
@@ -79,7 +79,8 @@ class MutualLogitDistillation(JointMethod):
         self.loss_config = loss
         self.weight = build_schedule(weight, f"{owner}: weight", minimum=0)
         self.loss_name = checked_loss_name(owner, loss_name, begins=True)
-        self.sum_name = loss_name.replace("loss", "sum", 1)
+        # What is called a loss would be added to the losses.
+        self.sum_name = loss_name.replace("loss", "sum")
 
     def bind_together(self, networks: Mapping[str, BaseDetector]) -> None:
         """Refuse networks whose class logits cannot be compared."""
@@ -120,12 +121,17 @@ class MutualLogitDistillation(JointMethod):
     @contextmanager
     def observe(self, step: Step) -> Iterator[None]:
         """Record the labels or proposals of a learner's own loss."""
+        if self.weight.is_zero:
+            yield
+            return
         with self.comparison.observe(step) as observed:
             step.observations.setdefault(self, {})[step.learner] = observed
             yield
 
     def joint_losses(self, steps: Mapping[str, Step]) -> dict[str, Tensor]:
         """A term for each pair, and ``sum_mutual``, which is only logged."""
+        if self.weight.is_zero:
+            return {}
         first = next(iter(steps.values()))
         weight = self.weight.at(first.progress)
         losses = self.comparison.losses(steps, first.observations[self])

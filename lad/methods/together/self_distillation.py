@@ -62,7 +62,8 @@ class SelfDistillation(DenseDistillation):
         alpha: Weight of the logits against the labels, in [0, 1]. A number, or a schedule such as
             ``dict(type='linear', end=0.3, epochs=5)``; see :func:`lad.base.schedules.build_schedule`. So are the next
             two.
-        temperature: Of a KL, above 0. It has no meaning for a ``loss`` without one.
+        temperature: Of a KL, above 0, by default 3. A loss without one, such as the default of sigmoid classifiers,
+            takes none.
         feature_weight: Weight of the features; with 0 they are not compared.
         loss: Config of a loss of (n, C) logits. By default ``QualityKDLoss`` for sigmoid classifiers and ``KDLoss`` for
             softmax; ``dict(type='KDLoss')`` is the paper's for both.
@@ -79,7 +80,7 @@ class SelfDistillation(DenseDistillation):
     def __init__(
         self,
         alpha: float | dict = 0.3,
-        temperature: float | dict = 3.0,
+        temperature: float | dict | None = None,
         feature_weight: float | dict = 0.03,
         loss: dict | None = None,
         connector: dict | str | None = "auto",
@@ -87,7 +88,10 @@ class SelfDistillation(DenseDistillation):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self.alpha = build_schedule(alpha, "SelfDistillation: alpha", minimum=0, maximum=1)
-        self.temperature = build_schedule(temperature, "SelfDistillation: temperature", above=0)
+        self.has_temperature = temperature is not None
+        self.temperature = build_schedule(
+            3.0 if temperature is None else temperature, "SelfDistillation: temperature", above=0
+        )
         self.feature_weight = build_schedule(feature_weight, "SelfDistillation: feature_weight", minimum=0)
         if loss is not None and "temperature" in loss:
             raise ConfigError("SelfDistillation: temperature is a setting of the method, not of its loss.")
@@ -111,6 +115,11 @@ class SelfDistillation(DenseDistillation):
         for part in (self.logits, self.features):
             if part is not None:
                 part.bind(student, teacher)
+        if self.logits is not None and self.has_temperature and not hasattr(self.logits.loss, "temperature"):
+            raise ConfigError(
+                f"SelfDistillation: temperature has no meaning for {type(self.logits.loss).__name__}: leave it out, or "
+                "set loss=dict(type='KDLoss')."
+            )
 
     @contextmanager
     def observe(self, step: Step) -> Iterator[None]:

@@ -26,14 +26,14 @@ class ContrastiveLearning(WithoutLabelsMethod):
         init_cfg: As in MMEngine.
 
     Raises:
-        ConfigError: the temperature is not positive.
+        ConfigError: the temperature or the factor is not positive.
     """
 
     def __init__(
         self, temperature: float = 0.1, loss_weight: float = 1.0, init_cfg: dict | None = None
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        check_numbers("ContrastiveLearning", above=0, temperature=temperature)
+        check_numbers("ContrastiveLearning", above=0, temperature=temperature, loss_weight=loss_weight)
         self.temperature = temperature
         self.loss_weight = loss_weight
         self.terms: dict[str, str] = {}

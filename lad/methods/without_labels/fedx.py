@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from lad.base.settings import check_numbers
 from lad.errors import ConfigError
 from lad.losses import nt_xent_loss, relation_agreement_loss
 from lad.methods.without_labels.base import Embeddings, SnapshotEmbeddings, ViewsStep, WithoutLabelsMethod
@@ -64,14 +65,10 @@ class FedX(WithoutLabelsMethod):
             local_relation=local_relation,
             global_relation=global_relation,
         )
-        for name, value in self.weights.items():
-            if not value >= 0:
-                raise ConfigError(f"FedX: {name} must not be negative, got {value!r}.")
+        check_numbers("FedX", minimum=0, **self.weights)
         if not any(self.weights.values()):
             raise ConfigError("FedX: all weights are 0: leave the method out, or set one of them.")
-        for name, value in dict(temperature=temperature, target_temperature=target_temperature).items():
-            if not value > 0:
-                raise ConfigError(f"FedX: {name} must be positive, got {value!r}.")
+        check_numbers("FedX", above=0, temperature=temperature, target_temperature=target_temperature)
         self.temperature = temperature
         self.target_temperature = target_temperature
         self.prediction_settings = prediction or {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lad.base.settings import is_number
+from lad.base.settings import check_numbers
 from lad.errors import ConfigError, listed, nearest
 from lad.losses import similarity_divergence
 from lad.methods.without_labels.base import Embeddings, ViewsStep, WithoutLabelsMethod
@@ -53,21 +53,20 @@ class SimilarityDistillation(WithoutLabelsMethod):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        self._check_number("temperature", temperature)
-        if not temperature > 0:
-            raise ConfigError(f"SimilarityDistillation: temperature must be positive, got {temperature!r}.")
-        for name, value in dict(weight).items() if isinstance(weight, Mapping) else [("", weight)]:
-            setting = f"weight of {name}" if name else "weight"
-            self._check_number(setting, value)
-            if value < 0:
-                raise ConfigError(f"SimilarityDistillation: {setting} must not be negative, got {value!r}.")
+        check_numbers("SimilarityDistillation", above=0, temperature=temperature)
+        weights = (
+            {f"weight of {name}": value for name, value in weight.items()}
+            if isinstance(weight, Mapping)
+            else dict(weight=weight)
+        )
+        check_numbers("SimilarityDistillation", minimum=0, **weights)
+        if not any(weights.values()):
+            raise ConfigError(
+                "SimilarityDistillation: weight is 0 for all networks, and nothing is learnt: leave the method out, or "
+                "give one a weight."
+            )
         self.weight = weight
         self.temperature = temperature
-
-    @staticmethod
-    def _check_number(setting: str, value: object) -> None:
-        if not is_number(value):
-            raise ConfigError(f"SimilarityDistillation: {setting} must be a number, got {value!r:.60}.")
 
     def bind(self, networks: Mapping[str, int]) -> None:
         """Refuse a single network, and weights of networks that are not there."""
