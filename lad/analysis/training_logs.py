@@ -67,15 +67,39 @@ class Scalars:
     predicts: str | None = None
 
 
-def read_runs(work_dirs: Sequence[str | os.PathLike[str]]) -> list[Scalars]:
+def check_distinct(work_dirs: Sequence[str | os.PathLike[str]]) -> None:
+    """Refuse a run that is named twice, by another path or a link too: it would count as two that agree.
+
+    Raises:
+        DataError: names both paths.
+    """
+    known: dict[Path, str] = {}
+    for work_dir in work_dirs:
+        name, place = str(work_dir), Path(work_dir).resolve()
+        if place in known:
+            raise DataError(f"{known[place]!r} and {name!r} are the same run: name it once.")
+        known[place] = name
+
+
+def read_runs(work_dirs: Sequence[str | os.PathLike[str]], *, predicts: bool = True) -> list[Scalars]:
     """Read the scalars of several runs, under names that differ.
 
     Where folders have the same name, as many parent folders are added as tell a run from every other:
     ``alone/seed_0`` and ``lad/seed_0``.
+
+    Args:
+        work_dirs: Their folders.
+        predicts: See :func:`read_scalars`.
+
+    Raises:
+        DataError: see :func:`read_scalars`.
     """
     parts = [Path(os.path.abspath(work_dir)).parts for work_dir in work_dirs]
     return [
-        replace(read_scalars(work_dir), name=_distinct_tail(own, [other for other in parts if other != own]))
+        replace(
+            read_scalars(work_dir, predicts=predicts),
+            name=_distinct_tail(own, [other for other in parts if other != own]),
+        )
         for work_dir, own in zip(work_dirs, parts, strict=True)
     ]
 
@@ -87,14 +111,20 @@ def _distinct_tail(parts: tuple[str, ...], others: Sequence[tuple[str, ...]]) ->
     return "/".join(parts[-count:])
 
 
-def read_scalars(work_dir: str | os.PathLike[str]) -> Scalars:
+def read_scalars(work_dir: str | os.PathLike[str], *, predicts: bool = True) -> Scalars:
     """Read ``TIMESTAMP/vis_data/scalars.json`` of every start of a run, and join them.
 
     Where starts overlap, the later one counts from its first iteration on: a run that is resumed from a checkpoint
     repeats what was lost. Starts without training (tests) are skipped, and so are lines that a crash cut off.
 
+    Args:
+        work_dir: Folder of the run.
+        predicts: Whether the network whose detections are evaluated is read from the config beside the newest log;
+            nothing else needs that file.
+
     Raises:
-        DataError: there is no such folder, or there are no logs of a training in it.
+        DataError: there is no such folder, or there are no logs of a training in it; a line of theirs has a position
+            that is no whole number; the config cannot be read.
     """
     work_dir = Path(work_dir)
     if not work_dir.is_dir():
@@ -123,7 +153,9 @@ def read_scalars(work_dir: str | os.PathLike[str]) -> Scalars:
         if of_key:
             iterations = np.array(sorted(of_key))
             curves[key] = Curve(iterations, np.array([of_key[iteration] for iteration in iterations]))
-    return Scalars(work_dir.name or str(work_dir), curves, per_epoch, _evaluated_network(files))
+    return Scalars(
+        work_dir.name or str(work_dir), curves, per_epoch, _evaluated_network(files) if predicts else None
+    )
 
 
 def _evaluated_network(files: Sequence[Path]) -> str | None:
@@ -131,22 +163,42 @@ def _evaluated_network(files: Sequence[Path]) -> str | None:
     configs = [file.with_name("config.py") for file in files if file.with_name("config.py").is_file()]
     if not configs:
         return None
-    # What the config imports is not needed to read it.
-    model = Config.fromfile(configs[-1], import_custom_modules=False).get("model") or {}
-    networks = model.get("networks") or {}
-    return model.get("predict_with") or model.get("deploy") or next(iter(networks), None)
+    try:
+        # What the config imports is not needed to read it.
+        model = Config.fromfile(configs[-1], import_custom_modules=False).get("model") or {}
+        networks = model.get("networks") or {}
+        return model.get("predict_with") or model.get("deploy") or next(iter(networks), None)
+    except Exception as error:  # a config is a program
+        raise DataError(
+            f"{configs[-1]} cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]}): mend it, or "
+            "take it away to do without the name of the network that predicts."
+        ) from error
 
 
 def _json_lines(file: Path) -> list[dict]:
     lines = []
-    for text in file.read_text().splitlines():
+    for number, text in enumerate(file.read_text(errors="replace").splitlines(), 1):
         try:
             line = json.loads(text)
         except json.JSONDecodeError:
             continue
         if isinstance(line, dict):
-            lines.append(line)
+            lines.append({**line, **_positions(line, f"{file}, line {number}")})
     return lines
+
+
+def _positions(line: dict, where: str) -> dict[str, int]:
+    """Iteration, epoch and step of a line, those that it has."""
+    positions = {}
+    for key in _POSITIONS:
+        value = line.get(key, 0)
+        if not isinstance(value, int | float) or isinstance(value, bool) or value % 1 or value < 0:
+            raise DataError(
+                f"{where}: {key} must be a whole number, got {value!r:.60}; mend or delete the line."
+            )
+        if key in line:
+            positions[key] = int(value)
+    return positions
 
 
 def _iterations_per_epoch(lines: Iterable[dict]) -> int | None:

@@ -26,8 +26,9 @@ from lad.datasets.configured import (
 )
 from lad.datasets.coverage import content_of, innermost
 from lad.datasets.problems import Problem, summary
+from lad.detectors.head_classes import head_classes
 from lad.detectors.inspection import bound_methods, deployed_network, teacher_label
-from lad.detectors.masks import check_loads_masks, mask_heads, num_mask_classes, predicts_masks
+from lad.detectors.masks import check_loads_masks, predicts_masks
 from lad.engine.model import detector_of
 from lad.errors import ConfigError, DataError, nearest
 from lad.evaluation.configured import evaluated_files
@@ -35,7 +36,6 @@ from lad.methods.base import DistillationMethod
 from lad.networks.channels import image_channels
 from lad.networks.shapes import check_shapes
 
-from mmdet.models.detectors import RPN
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
@@ -276,21 +276,6 @@ def _check_heads(model: nn.Module, classes: tuple[str, ...], highest: int) -> No
                 f"{place} has num_classes={known} but the training data has label {highest}: set num_classes, or the "
                 "data set's classes."
             )
-
-
-def head_classes(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """The box and mask heads that tell classes apart, and how many classes."""
-    # An RPN makes all labels 0.
-    agnostic = [name for name, module in model.named_modules() if isinstance(module, RPN)]
-    for name, head in model.named_modules():
-        # A cascade's are bbox_head.0 and so on.
-        counts = "bbox_head" in name.split(".")[-2:] and isinstance(getattr(head, "num_classes", None), int)
-        if counts and not any(name.startswith(f"{owner}." if owner else "") for owner in agnostic):
-            yield name, head.num_classes
-    for name, head in mask_heads(model).items():
-        known = num_mask_classes(head)
-        if known is not None:
-            yield name, known
 
 
 def _check_channels(cfg: Config, model: nn.Module) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lad.base.config import load_config, merge_options
-from lad.cli.checks import head_classes
+from lad.detectors.head_classes import head_classes
 from lad.engine.plain_config import student_only
-from lad.errors import CheckpointError, ConfigError
+from lad.errors import CheckpointError, ConfigError, listed
 from lad.networks.verified_checkpoint import class_names, load_verified
 
 from mmdet.models.detectors import BaseDetector
@@ -50,12 +50,17 @@ def load_weights(
 
     Raises:
         CheckpointError: it does not fit.
-        ConfigError: the classes have no names, or not as many as the heads have.
+        ConfigError: the classes have no names, the same ones, or not as many as the heads have.
     """
     meta = load_verified(model, checkpoint, owner=owner)
     names = tuple(classes or class_names(meta) or ())
     if not names:
         raise ConfigError("the checkpoint does not name its classes: give their names with --classes.")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigError(
+            f"{listed(map(repr, repeated))} is the name of more than one class: give each its own with --classes."
+        )
     for name, known in head_classes(model):
         if known != len(names):
             raise ConfigError(

@@ -170,13 +170,14 @@ def export_student(entry: Entry, args: argparse.Namespace) -> str:
     try:
         from lad.export import ExportSettings, OnnxDetector, export_onnx, input_rule
         from lad.export.evaluation import read_image
+        from lad.export.preparation import own_steps
 
         cfg = student_only(load_config(entry.config))
         detector = MODELS.build(cfg.model)
         load_verified(detector, str(checkpoint(args.work_dir / entry.folder)), owner="lad demo")
         paths = sorted((args.data / "images/val").iterdir())[:8]
         images = [read_image(path) for path in paths]
-        settings = ExportSettings(rule=input_rule(cfg), classes=DIGIT_CLASSES)
+        settings = ExportSettings(rule=input_rule(cfg), classes=DIGIT_CLASSES, pipeline=own_steps(cfg))
         file = args.work_dir / entry.folder / "student.onnx"
         export_onnx(detector, file, settings, images, entry.config)
     except LadError as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from lad.cli.messages import one_line_errors
@@ -18,10 +19,14 @@ from lad.cli.options import add_config_options
 from lad.cli.trained import load_weights, read_plain_config
 from lad.errors import ConfigError
 from lad.export import ExportSettings, OnnxDetector, check_exportable, export_onnx, input_rule
-from lad.export.compare import TOLERANCE
+from lad.export.compare import TOLERANCE, Difference
 from lad.export.evaluation import evaluate, real_images
 from lad.export.int8 import quantize
+from lad.export.onnx_file import check_numbers
+from lad.export.preparation import own_steps
+from lad.export.rule import InputRule
 
+import numpy as np
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -80,25 +85,30 @@ def export(args: argparse.Namespace) -> None:
         raise ConfigError(f"--out must end in .onnx, got {args.out!r}.")
     if args.num_images < 1 or args.num_calibration < 1:
         raise ConfigError("--num-images and --num-calibration must be at least 1.")
+    check_numbers(args.max_per_image, args.tolerance)
     cfg = read_plain_config(args.config, args.checkpoint, args.cfg_options)
     detector = MODELS.build(cfg.model)
     check_exportable(detector)  # before its weights are read
+    shape = None if args.shape is None else (args.shape[0], args.shape[1])
+    rule = input_rule(cfg, shape)
     classes = load_weights(detector, args.checkpoint, args.classes, "lad export")
     settings = ExportSettings(
-        rule=input_rule(cfg, None if args.shape is None else (args.shape[0], args.shape[1])),
+        rule=rule,
         classes=classes,
         num=args.max_per_image,
         dtype=torch.float32 if args.float_input else torch.uint8,
         tolerance=args.tolerance,
+        pipeline=own_steps(cfg, shape),
     )
     images = real_images(cfg, args.images, args.num_images)
     difference = export_onnx(detector, out, settings, images, args.config)
-    height, width = settings.rule.shape
+    height, width = rule.shape
     print(
-        f"{out}: {out.stat().st_size / 1e6:.1f} MB, images of {width} x {height}; {difference.count} detections in "
-        f"{len(images)} images, alone and in a batch, differ from PyTorch's by at most {difference.box:.1e} pixels and "
-        f"{difference.score:.1e} in score"
+        f"{out}: {out.stat().st_size / 1e6:.1f} MB, images of {width} x {height}; "
+        f"{agreement(difference, len(images))}"
     )
+    for warning in warnings_of(difference, rule, images):
+        print(f"warning: {warning}", file=sys.stderr)
     if args.int8:
         calibration = real_images(cfg, args.calibration, args.num_calibration, "train_dataloader")
         nodes = quantize(out, small, calibration)
@@ -108,6 +118,34 @@ def export(args: argparse.Namespace) -> None:
         )
         if not args.no_evaluation:
             print(table({path.name: evaluated(cfg, path) for path in (out, small)}))
+
+
+def agreement(difference: Difference, images: int) -> str:
+    """What the check found."""
+    if not difference.count:
+        return f"nothing is detected in {images} images, so no detections were compared with PyTorch's"
+    return (
+        f"{difference.count} detections in {images} images, alone and in a batch, differ from PyTorch's by at most "
+        f"{difference.box:.1e} pixels and {difference.score:.1e} in score"
+    )
+
+
+def warnings_of(difference: Difference, rule: InputRule, images: Sequence[np.ndarray]) -> list[str]:
+    """What a check that the file passed leaves open, a line each."""
+    lines = []
+    if not difference.count:
+        lines.append(
+            "the check is empty: neither PyTorch nor the file detects anything in its images; check with others "
+            "(--images FOLDER), or with a lower --cfg-options model.test_cfg.score_thr."
+        )
+    across = sum(map(rule.lies_across, images))
+    if across:
+        height, width = rule.shape
+        lines.append(
+            f"{across} of {len(images)} images lie across the input of {width} x {height}, and are smaller in it than "
+            f"in the config's own test; export a second file for them with --shape {width} {height}."
+        )
+    return lines
 
 
 def evaluated(cfg: Config, path: Path) -> dict[str, float]:

@@ -10,27 +10,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
+from lad.analysis.profiling.step import device_of
 from lad.cli.messages import one_line_errors
 from lad.cli.options import add_config_options
+from lad.cli.progress_bar import progress_bar
 from lad.cli.trained import load_weights, read_plain_config
 from lad.datasets.image_folder import image_files, unlabelled_coco
 from lad.engine.checkpoints import write_whole
 from lad.engine.labelling import (
-    UNFINISHED,
-    LabellingParameters,
     build_unlabelled,
+    check_out,
     coco_of,
     fingerprint,
+    images_fingerprint,
     label_images,
 )
+from lad.engine.unfinished_labels import UNFINISHED, LabellingParameters
 from lad.errors import ConfigError
 
 from mmdet.registry import MODELS
 from mmengine.device import get_device
-from mmengine.utils import ProgressBar
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,33 +57,35 @@ def parse_args() -> argparse.Namespace:
 def label(args: argparse.Namespace) -> None:
     """Label as the arguments say."""
     out, folder, checkpoint = Path(args.out), Path(args.images), Path(args.checkpoint)
-    if out.exists() and not args.force:
-        raise ConfigError(f"{out} exists: give another --out, or --force to replace it.")
+    # Whatever could stop the run later, when files are there that a further run finds.
+    check_out(out, args.force)
+    if args.workers < 0:
+        raise ConfigError(f"--workers must be at least 0, got {args.workers}.")
+    device = device_of(args.device or get_device())
     cfg = read_plain_config(args.config, args.checkpoint, args.cfg_options)
+    settings = fingerprint(cfg.pretty_text)
     model = MODELS.build(cfg.model)
     classes = load_weights(model, args.checkpoint, args.classes, "lad label")
     content = unlabelled_coco(folder, image_files(folder), classes)
     parameters = LabellingParameters(
         config=args.config,
+        settings=settings,
         checkpoint=fingerprint(checkpoint),
-        images=fingerprint(content),
+        folder=str(folder.resolve()),
+        images=images_fingerprint(content, folder),
         min_score=args.min_score,
         max_per_image=args.max_per_image,
         batch_size=args.batch_size,
     )
-    # The data set reads its images from a file.
+    # The data set reads its images from a file when it is built.
     listing = out.with_name(f"{out.name}.images")
-    dataset = build_unlabelled(cfg, content, folder, listing)
-    bar = ProgressBar(len(dataset), file=sys.stderr)
-    labels = label_images(
-        model.to(args.device or get_device()).eval(),
-        dataset,
-        out,
-        parameters,
-        workers=args.workers,
-        progress=bar.update,
-    )
-    print(file=sys.stderr)
+    try:
+        dataset = build_unlabelled(cfg, content, folder, listing)
+    finally:
+        listing.unlink(missing_ok=True)
+    model.to(device).eval()
+    with progress_bar(len(dataset)) as progress:
+        labels = label_images(model, dataset, out, parameters, workers=args.workers, progress=progress)
     info = dict(
         description="Detections of a trained detector, with their scores",
         config=args.config,
@@ -91,9 +94,10 @@ def label(args: argparse.Namespace) -> None:
         max_per_image=args.max_per_image,
     )
     labelled = coco_of(content, labels, info)
-    write_whole(out, json.dumps(labelled).encode())
-    for path in (listing, out.with_name(out.name + UNFINISHED)):
-        path.unlink(missing_ok=True)
+    unfinished = out.with_name(out.name + UNFINISHED)
+    advice = f"the detections are kept in {unfinished}: make room, and the same command goes on"
+    write_whole(out, json.dumps(labelled).encode(), advice)
+    unfinished.unlink(missing_ok=True)
     empty = sum(not found for found in labels.values())
     print(
         f"{out}: {len(labelled['annotations'])} detections in {len(labels)} images, {empty} without any; train on it "

@@ -19,24 +19,22 @@ from typing import Any
 from lad.analysis.pictures.stream import draw_stream, read_log
 from lad.base.config import load_config, merge_options
 from lad.base.status import StatusDisplay, clock
-from lad.cli.checks import head_classes
 from lad.cli.messages import config_errors, one_line_errors
 from lad.cli.options import add_config_options
 from lad.engine.plain_config import student_only
 from lad.errors import ConfigError, LadError
 from lad.online.building import Networks, build_student, build_trainer
 from lad.online.detector import FrameDetector
+from lad.online.files import LOG, OF_A_STREAM, PICTURE, STUDENT
 from lad.online.frames import Frames, open_frames
 from lad.online.object_weights import WORKS_WITH, ObjectWeighting
 from lad.online.process import Learning, LearningApart, LearningHere
 from lad.online.settings import OnlineSettings
 from lad.online.state import Tally
-from lad.online.stream import LOG, STATE, STUDENT, OnlineStream, StreamOptions
+from lad.online.stream import OnlineStream, StreamOptions
 
 from mmengine.device import get_device
 from rich.console import Console
-
-PICTURE = "stream.png"
 
 
 def parse_args() -> argparse.Namespace:
@@ -89,7 +87,7 @@ def online_distill(args: argparse.Namespace) -> None:
     """Serve a stream as the arguments say."""
     networks, settings = read_networks(args)
     folder = Path(args.work_dir or Path("work_dirs") / Path(args.config).stem)
-    for name in (STATE, STUDENT, LOG):
+    for name in OF_A_STREAM:
         if (folder / name).exists() and not (args.resume or args.force):
             raise ConfigError(
                 f"{folder} holds a stream ({name}): --resume goes on with it, --force begins anew in its place."
@@ -97,12 +95,7 @@ def online_distill(args: argparse.Namespace) -> None:
     options = StreamOptions(folder, args.save_every, not args.no_video, args.detections, args.frames)
     frames = open_frames(args.video)
     with config_errors():
-        student, classes = build_student(networks)
-    for name, count in head_classes(student.model):
-        if count != len(classes):
-            raise ConfigError(
-                f"{name} has {count} classes and {len(classes)} names are given: name all in --classes."
-            )
+        student, _ = build_student(networks)
     display = StatusDisplay(lambda line: print(line, flush=True), Console())
     stop = StopSignals()
     learning: Learning | None = None

@@ -16,10 +16,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lad.analysis.pictures.contact_sheet import draw_contact_sheet
+from lad.base.progress import last_epoch
 from lad.cli.messages import one_line_errors
 from lad.cli.options import add_config_options
 from lad.cli.trained import load_weights, read_plain_config
 from lad.engine.labelling import fingerprint
+from lad.engine.schedule import plain
 from lad.errors import ConfigError
 from lad.networks.building import without_pretraining
 from lad.networks.channels import image_channels
@@ -153,6 +155,8 @@ def synthesize(args: argparse.Namespace) -> None:
     layouts, drawn_from = _layouts(args, classes, size)
     settings = SynthesisSettings(
         config=args.config,
+        model=fingerprint(plain(cfg.model)),
+        epoch=last_epoch(cfg.get("train_cfg")),
         checkpoint=fingerprint(Path(args.checkpoint)),
         classes=classes,
         layouts=drawn_from,
@@ -174,7 +178,11 @@ def synthesize(args: argparse.Namespace) -> None:
     folder = SynthesisedFolder(Path(args.out), settings)
     model = model.to(args.device or get_device())
     synthesiser = ImageSynthesiser(
-        model, PixelScale.of(model, image_channels(model)), settings.objective, settings.schedule
+        model,
+        PixelScale.of(model, image_channels(model)),
+        settings.objective,
+        settings.schedule,
+        settings.epoch,
     )
     left = len(settings.batches()) - len(folder.batches)
     bar = ProgressBar(left * args.steps, file=sys.stderr) if left * args.steps else None

@@ -7,7 +7,9 @@ positives and who taught; a plain detector alone. Heads: PAA, TOOD, RTMDet, YOLO
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.max_objects < 1:
         parser.error(f"--max-objects must be at least 1, got {args.max_objects}")
+    if not 0 <= args.seed < 2**32:
+        parser.error(f"--seed must be from 0 to {2**32 - 1}, got {args.seed}")
     return args
 
 
@@ -156,6 +160,29 @@ def chosen(data: list[BaseDataset], images: list[str]) -> Iterator[dict[str, Any
         yield dataset[index]
 
 
+def picture_names(paths: Iterable[str]) -> dict[str, str]:
+    """The file name of each image's picture: that of the image, unless another image of the data set has it too.
+
+    Those then have their folders before it, from the one on in which they differ, and the image's ending where that
+    alone tells them apart: ``a/x.png`` and ``b/x.png``, or ``x.jpg.png``.
+
+    Args:
+        paths: Of all images of the data set.
+    """
+    same: dict[str, dict[str, Path]] = {}
+    for path in dict.fromkeys(paths):
+        same.setdefault(Path(path).stem, {})[path] = Path(path).absolute()
+    names = {}
+    for stem, own in same.items():
+        root = os.path.commonpath([place.parent for place in own.values()])
+        places = [(place.parent / stem).relative_to(root) for place in own.values()]
+        taken = Counter(places)
+        for path, place in zip(own, places, strict=True):
+            ending = Path(path).suffix if taken[place] > 1 else ""
+            names[path] = f"{place}{ending}.png"
+    return names
+
+
 def main() -> None:
     """Run ``lad visualize``."""
     args = parse_args()
@@ -176,9 +203,13 @@ def main() -> None:
         MessageHub.get_current_instance().update_info("epoch", 0)
         data = datasets(cfg, args.split)
         classes = data[0].metainfo.get("classes")
+        images = (
+            dataset.get_data_info(index)["img_path"] for dataset in data for index in range(len(dataset))
+        )
+        names = picture_names(images)
         for sample in chosen(data, args.images):
             (picture,) = assignment_pictures(model, pseudo_collate([sample]), classes)
-            out_file = Path(args.out_dir) / f"{Path(picture.name).stem}.png"
+            out_file = Path(args.out_dir) / names[sample["data_samples"].img_path]
             save_assignment(picture, out_file, picture.most_changed(args.max_objects))
             counts = ", ".join(
                 f"{panel.title} {sum(int(own.positive.sum()) for own in panel.objects)}"

@@ -6,14 +6,14 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lad.datasets.bad_images import check_image_loading
 from lad.datasets.configured import datasets_of
 from lad.engine.checkpoints import write_whole
-from lad.errors import ConfigError, DataError
+from lad.engine.unfinished_labels import UNFINISHED, LabellingParameters, read_unfinished
+from lad.errors import ConfigError, DataError, LadError
 
 import torch
 from mmdet.models.detectors import BaseDetector
@@ -21,40 +21,7 @@ from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, pseudo_collate
-from torch.utils.data import DataLoader, Subset
-
-#: Ending of the file in which an unfinished run keeps its detections, a line of JSON for each batch.
-UNFINISHED = ".unfinished"
-
-
-@dataclass(frozen=True)
-class LabellingParameters:
-    """What the labels depend on besides the images; a run is resumed with the same ones only.
-
-    Attributes:
-        config: Path of the detector's config.
-        checkpoint: Its SHA-256.
-        images: SHA-256 of the list of images and their sizes.
-        min_score: Detections below are left out.
-        max_per_image: The best so many detections of an image are kept.
-        batch_size: Images that are detected on at once; they are padded to one size.
-    """
-
-    config: str
-    checkpoint: str
-    images: str
-    min_score: float
-    max_per_image: int
-    batch_size: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.min_score <= 1:
-            raise ConfigError(f"min_score must be from 0 to 1, got {self.min_score}.")
-        if self.max_per_image < 1 or self.batch_size < 1:
-            raise ConfigError(
-                "max_per_image and batch_size must be at least 1, got "
-                f"{self.max_per_image} and {self.batch_size}."
-            )
+from torch.utils.data import DataLoader, Dataset
 
 
 def fingerprint(content: Any) -> str:
@@ -62,6 +29,32 @@ def fingerprint(content: Any) -> str:
     if isinstance(content, Path):
         return hashlib.sha256(content.read_bytes()).hexdigest()
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def images_fingerprint(content: Mapping[str, Any], folder: Path) -> str:
+    """SHA-256 of the list of images and classes, and of each file's size in bytes and time of change.
+
+    Args:
+        content: Of :func:`lad.datasets.image_folder.unlabelled_coco`.
+        folder: The folder of the images.
+    """
+    states = [(folder / image["file_name"]).stat() for image in content["images"]]
+    return fingerprint([content, [(state.st_size, state.st_mtime_ns) for state in states]])
+
+
+def check_out(out: Path, force: bool) -> None:
+    """Refuse a file that could not be written once all images are done.
+
+    Raises:
+        ConfigError: it exists and ``force`` is not set, it is a folder, or what should be its folder is a file.
+    """
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder: name a file in it with --out.")
+    blocked = next((path for path in out.parents if path.exists() and not path.is_dir()), None)
+    if blocked is not None:
+        raise ConfigError(f"{blocked} is a file, and {out} needs a folder there: give another --out.")
+    if out.exists() and not force:
+        raise ConfigError(f"{out} exists: give another --out, or --force to replace it.")
 
 
 def build_unlabelled(cfg: Config, content: dict, folder: Path, ann_file: Path) -> BaseDataset:
@@ -125,28 +118,33 @@ def label_images(
 
     Raises:
         ConfigError: the unfinished run had other parameters.
+        DataError: its file is damaged, or an image cannot be prepared for the detector.
     """
     unfinished = out.with_name(out.name + UNFINISHED)
-    done = _read_unfinished(unfinished, parameters)
+    done = read_unfinished(unfinished, parameters, [one["img_id"] for one in _entries(dataset)])
     if progress is not None and done:
         progress(len(done))
-    left = range(len(done), len(dataset))
     loader = DataLoader(
-        Subset(dataset, left),
+        _Rest(dataset, len(done)),
         batch_size=parameters.batch_size,
         num_workers=workers,
         collate_fn=pseudo_collate,
     )
-    with open(unfinished, "a", encoding="utf-8") as file:
-        for batch in loader:
-            with torch.no_grad():
-                samples = model.test_step(batch)
-            found = [(sample.img_id, detections(sample, parameters)) for sample in samples]
-            done.update(found)
-            file.write(json.dumps(found) + "\n")
-            file.flush()
-            if progress is not None:
-                progress(len(samples))
+    try:
+        with open(unfinished, "a", encoding="utf-8") as file:
+            for batch in loader:
+                with torch.no_grad():
+                    samples = model.test_step(batch)
+                found = [(sample.img_id, detections(sample, parameters)) for sample in samples]
+                done.update(found)
+                file.write(json.dumps(found) + "\n")
+                file.flush()
+                if progress is not None:
+                    progress(len(samples))
+    except LadError:
+        if not done:  # nothing to go on with, and it would be in the way once the images are mended
+            unfinished.unlink(missing_ok=True)
+        raise
     return done
 
 
@@ -190,21 +188,34 @@ def coco_of(
     return dict(content, info=dict(info), annotations=annotations)
 
 
-def _read_unfinished(path: Path, parameters: LabellingParameters) -> dict[int, list[dict]]:
-    """Detections of an interrupted run by image id; the file is begun where there is none."""
-    header = json.dumps(asdict(parameters))
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        write_whole(path, (header + "\n").encode())
-        return {}
-    if lines[0] != header:
-        raise ConfigError(
-            f"{path} is of a run with another checkpoint, other images or options: finish that one, or delete the file."
-        )
-    # The last line is empty, or was being written when the run was killed.
-    write_whole(path, "".join(line + "\n" for line in lines[:-1]).encode())
-    try:
-        return {number: found for line in lines[1:-1] for number, found in json.loads(line)}
-    except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}): delete it to begin anew.") from error
+class _Rest(Dataset):
+    """The images of a data set from one on; what the pipeline makes of an image that it cannot handle names the image.
+
+    Args:
+        dataset: The data set.
+        first: Its first image.
+    """
+
+    def __init__(self, dataset: BaseDataset, first: int) -> None:
+        self.dataset = dataset
+        self.first = first
+
+    def __len__(self) -> int:
+        return len(self.dataset) - self.first
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.dataset[self.first + index]
+        except LadError:
+            raise
+        except Exception as error:  # transforms may raise anything
+            info = self.dataset.get_data_info(self.first + index)
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(
+                f"image {info['img_path']} ({info['width']} x {info['height']} pixels) cannot be brought into the form "
+                f"that the detector takes: {reason}; take it out of the folder."
+            ) from error
+
+
+def _entries(dataset: BaseDataset) -> list[dict]:
+    return [dataset.get_data_info(index) for index in range(len(dataset))]

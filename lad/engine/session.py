@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lad.base.progress import tell_place
 from lad.base.replace import replaced
 from lad.engine.hooks.bad_batch import bad_terms
 from lad.engine.hooks.numerical_faults import DeviceFlag, not_finite
@@ -21,7 +22,6 @@ from lad.errors import CheckpointError, ConfigError
 import torch
 from mmdet.models.detectors import BaseDetector
 from mmengine.config import ConfigDict
-from mmengine.logging import MessageHub
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, build_optim_wrapper
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -100,9 +100,7 @@ class TrainingSession:
         Args:
             batch: ``inputs``, images as a pipeline leaves them, and ``data_samples`` with ``gt_instances``.
         """
-        hub = MessageHub.get_current_instance()
-        hub.update_info("iter", self.steps)
-        hub.update_info("epoch", self.epoch)
+        tell_place(self.steps, self.epoch)
         seed_step(self.seed, self.steps)
         self.steps += 1
         self.train_mode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -56,6 +56,10 @@ class Difference:
             max(self.box, other.box),
             max(self.score, other.score),
         )
+
+    def or_worse(self, other: Difference) -> Difference:
+        """Of the same detections, found twice: each is counted once, with the larger differences of both times."""
+        return Difference(*map(max, astuple(self), astuple(other)))
 
 
 def compare(expected: Detections, found: Detections, tolerance: float = TOLERANCE) -> Difference:

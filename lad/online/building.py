@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lad.base.config import load_config
+from lad.base.progress import last_epoch
+from lad.detectors.head_classes import head_classes
 from lad.engine.plain_config import student_only
 from lad.engine.session import TrainingSession
 from lad.errors import ConfigError
@@ -56,7 +58,7 @@ def build_student(networks: Networks) -> tuple[FrameDetector, tuple[str, ...]]:
 
     Raises:
         CheckpointError: its checkpoint does not fit.
-        ConfigError: its config has no test pipeline, or its classes have no names.
+        ConfigError: its config has no test pipeline, or its classes have no names, or not as many as its heads have.
     """
     return _build(networks.cfg, networks.checkpoint, networks.classes, "student", networks.device)
 
@@ -84,14 +86,13 @@ def build_trainer(networks: Networks, settings: OnlineSettings) -> Trainer:
         networks.device,
     )
     teacher.model.requires_grad_(False)
-    # Heads that change their assignment in the course of a training are at its end.
-    epoch = max(int((networks.cfg.get("train_cfg") or {}).get("max_epochs") or 0) - 1, 0)
     session = TrainingSession(
         own.model,
         networks.cfg.optim_wrapper,
         seed=settings.seed,
         norm_eval=settings.norm_eval,
-        epoch=epoch,
+        # Heads that change their assignment in the course of a training are at its end.
+        epoch=last_epoch(networks.cfg.get("train_cfg")),
     )
     return Trainer(own, teacher, class_map(classes, taught), session, settings)
 
@@ -104,10 +105,13 @@ def _build(
     model = MODELS.build(without_pretraining(cfg.model))
     meta = load_verified(model, checkpoint, owner=role)
     names = tuple(classes or class_names(meta) or ())
+    option = "--classes" if role == "student" else "online.teacher.classes"
     if not names:
-        raise ConfigError(
-            f"the checkpoint of the {role} does not name its classes: give them "
-            + ("with --classes." if role == "student" else "as online.teacher.classes.")
-        )
+        raise ConfigError(f"the checkpoint of the {role} does not name its classes: give them with {option}.")
+    for head, count in head_classes(model):
+        if count != len(names):
+            raise ConfigError(
+                f"{head} of the {role} has {count} classes and {len(names)} names are given: name all in {option}."
+            )
     model.dataset_meta = dict(classes=names)
     return FrameDetector(model.to(device).eval(), pipeline), names

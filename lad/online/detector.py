@@ -99,6 +99,8 @@ class FrameDetector:
 def training_batch(frame: PreparedFrame, labels: InstanceData) -> dict[str, Any]:
     """A batch of one frame, with boxes that are given in pixels of the original frame.
 
+    Boxes that are no wider or no higher than a pixel in the network's input are left out, so that there may be none.
+
     Raises:
         UnsupportedError: the pipeline shifts images, as centred padding does, so that boxes cannot follow.
     """

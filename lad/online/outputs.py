@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ from mmengine.structures import InstanceData
 
 #: BGR of Okabe and Ito's colours, told apart by colour-blind readers too.
 _COLOURS = ((178, 114, 0), (0, 94, 213), (115, 158, 0), (167, 121, 204), (0, 159, 230), (233, 180, 86))
+#: The parts of a video while they are joined.
+_WHOLE = ".whole.mp4"
 
 
 class Lines:
@@ -113,7 +116,7 @@ class VideoParts:
             path.replace(self._part(0))
 
     def _parts(self) -> list[Path]:
-        return sorted(part for part in self._folder.glob("*.mp4") if part.stem.isdigit())
+        return _parts(self._folder)
 
     def _part(self, frame: int) -> Path:
         return self._folder / f"{frame:010d}.mp4"
@@ -137,7 +140,7 @@ class VideoParts:
         Frames of another size than the first are resized to it.
         """
         self.rotate()
-        parts, whole = self._parts(), self._folder / ".whole.mp4"
+        parts, whole = self._parts(), self._folder / _WHOLE
         if len(parts) == 1:
             frames = len(mmcv.VideoReader(str(parts[0])))
             parts[0].replace(self.path)
@@ -148,6 +151,23 @@ class VideoParts:
         if not self._parts():
             self._folder.rmdir()
         return frames
+
+
+def remove_video(path: Path) -> None:
+    """Remove a video and the parts that it is written in, if they are there.
+
+    Args:
+        path: Of :class:`VideoParts`.
+    """
+    folder = path.with_suffix("")
+    for file in (path, *_parts(folder), folder / _WHOLE):
+        file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # there is none, or something else is in it
+        folder.rmdir()
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(part for part in folder.glob("*.mp4") if part.stem.isdigit())
 
 
 def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

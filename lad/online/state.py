@@ -10,9 +10,12 @@ from typing import Any
 from lad.compat.safe_loading import load_safely
 from lad.engine.checkpoints import write_torch
 from lad.errors import CheckpointError
+from lad.networks.fit import compare_state
+from lad.networks.verified_checkpoint import refuse_misfit
 from lad.online.controller import Stride
 
 from mmdet.models.detectors import BaseDetector
+from torch import Tensor
 
 #: Of the file's content; changed when the content changes.
 FORMAT = 1
@@ -57,7 +60,7 @@ class StreamState:
         frame: Number of the next frame.
         stride: When the teacher is asked next.
         tally: Counts and times.
-        training: State of the training, with the student's weights.
+        training: State of the training, with the student's weights (:func:`served_weights`).
         f1: Before any update, on the last labelled frame; None before the first.
         silent_since: Number of the frame since which the teacher has found nothing; None where it has.
         silence_told: Whether that was reported.
@@ -105,6 +108,46 @@ class StreamState:
             return cls(**content)
         except (KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} is no state of a stream: begin anew with --force.") from error
+
+
+def served_weights(training: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """The weights of the student that serves, in the state of a training or of a stream without one.
+
+    Args:
+        training: Of :meth:`lad.online.trainer.Trainer.state_dict`, or :func:`without_training`.
+
+    Raises:
+        CheckpointError: it is neither.
+    """
+    found: Any = training
+    if isinstance(training, Mapping):
+        found = training.get("good") or training.get("session") or training
+    weights = found.get("state_dict") if isinstance(found, Mapping) else None
+    if not isinstance(weights, Mapping):
+        raise CheckpointError(
+            "the state of the stream holds no weights of a student: begin anew with --force."
+        )
+    return weights
+
+
+def without_training(student: BaseDetector) -> dict[str, Any]:
+    """State of the training of a stream without one: the student that serves."""
+    return dict(state_dict=student.state_dict())
+
+
+def load_student(student: BaseDetector, training: Mapping[str, Any]) -> None:
+    """Give a student the weights of :func:`served_weights`.
+
+    Raises:
+        CheckpointError: there are none, or they are of another detector.
+    """
+    weights = served_weights(training)
+    refuse_misfit(
+        compare_state(student, weights),
+        "the state of the stream",
+        "name its student's config, or begin anew with --force.",
+    )
+    student.load_state_dict(weights, strict=False)
 
 
 def save_student(model: BaseDetector, path: Path, classes: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,16 @@ from lad.engine.checkpoints import remove_partial_files
 from lad.errors import CheckpointError, ConfigError
 from lad.online.controller import StrideRules, first_stride, next_stride
 from lad.online.detector import FrameDetector
+from lad.online.files import DETECTIONS, LOG, STATE, STUDENT, VIDEO, remove_stream
 from lad.online.frames import Frames
 from lad.online.outputs import Lines, NoLines, VideoParts, draw
 from lad.online.process import Learning, TrainingLostError
-from lad.online.state import StreamState, Tally, save_student
+from lad.online.state import StreamState, Tally, load_student, save_student, without_training
 from lad.online.trainer import Outcome
 
 import numpy as np
 from mmengine.structures import InstanceData
 
-STATE, STUDENT, LOG, DETECTIONS, VIDEO = (
-    "state.pth",
-    "student.pth",
-    "log.jsonl",
-    "detections.jsonl",
-    "annotated.mp4",
-)
 #: Seconds of a stream in which a teacher that finds nothing is worth a line.
 SILENCE = 60.0
 
@@ -70,7 +64,7 @@ class OnlineStream:
         student_score: Detections that score less are not served.
         options: What is written.
         report: Called with a line for the user.
-        resume: Go on from the state in the folder.
+        resume: Go on from the state in the folder. Otherwise a stream that is there is replaced: its files are removed.
 
     Raises:
         CheckpointError: there is no state to resume from, or it does not fit.
@@ -97,6 +91,8 @@ class OnlineStream:
         self._silent_since: int | None = None
         self._silence_told = self._save_failed = self._save_due = False
         self._f1: float | None = None
+        #: State of a training that a student without one goes on from, and which stays as it is meanwhile.
+        self._kept_training: Mapping[str, Any] | None = None
         #: Whether the process of the training ended before the stream did.
         self.lost_training = False
         lengths = [0, 0]
@@ -107,6 +103,8 @@ class OnlineStream:
             state = StreamState.load(folder / STATE)
             self._restore(state)
             lengths = [state.log_length, state.detections_length]
+        else:
+            remove_stream(folder)
         self._log = Lines(folder / LOG, lengths[0])
         self._detections: Lines | NoLines = NoLines(lengths[1])
         if options.detections:
@@ -124,7 +122,8 @@ class OnlineStream:
         if self._learning is not None:
             self._learning.load_state_dict(state.training)
         else:
-            self._student.model.load_state_dict(state.training["state_dict"])
+            load_student(self._student.model, state.training)
+            self._kept_training = state.training
 
     @property
     def tally(self) -> Tally:
@@ -253,6 +252,11 @@ class OnlineStream:
         self._report(message)
         self._log.write(dict(frame=self._frame, message=message))
 
+    def _training_state(self) -> Mapping[str, Any]:
+        if self._learning is not None:
+            return self._learning.state_dict()
+        return self._kept_training or without_training(self._student.model)
+
     def _save(self) -> bool:
         """Save the state; returns False where that is to be tried again at once. The stream goes on in any case."""
         if self.lost_training:
@@ -264,17 +268,12 @@ class OnlineStream:
         try:
             if not (self._log.is_whole and self._detections.is_whole):
                 raise CheckpointError("the log cannot be written")
-            training = (
-                dict(state_dict=self._student.model.state_dict())
-                if self._learning is None
-                else self._learning.state_dict()
-            )
             StreamState(
                 source=self._frames.name,
                 frame=self._frame,
                 stride=self._stride,
                 tally=replace(self._tally),
-                training=training,
+                training=self._training_state(),
                 f1=self._f1,
                 silent_since=self._silent_since,
                 silence_told=self._silence_told,

@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lad.engine.session import TrainingSession
 from lad.errors import CheckpointError
 from lad.online.accuracy import agreement
-from lad.online.detector import FrameDetector, as_labels, training_batch
+from lad.online.detector import FrameDetector, PreparedFrame, as_labels, training_batch
 from lad.online.object_weights import ObjectWeighting
 from lad.online.settings import OnlineSettings
+from lad.online.state import served_weights
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from mmengine.structures import InstanceData
 
 #: ``trained``: the trained weights are served from now on. ``held back``: they were worse on the frame than those that
 #: are served, which stay; training goes on with them. ``unchanged``: the student knew the frame already.
-#: ``no objects``: the teacher found none, and nothing is trained on.
+#: ``no objects``: the teacher found none, or none that is larger than a pixel in the student's input. Nothing is
+#: trained on: without objects the student would learn that there are none.
 Ending = Literal["trained", "held back", "unchanged", "no objects"]
 #: Frames in a row that are held back, after which training begins again with the weights that are served.
 MAX_HELD_BACK = 8
@@ -101,16 +103,23 @@ class Trainer:
             image: (H, W, 3).
             detections: What was served for it.
         """
-        rules = self._settings.rules
         start = time.perf_counter()
         found = self.teacher.detect(self.teacher.prepare(image), self._settings.teacher_score)
         labels = as_labels(found, self._classes)
         labelled = time.perf_counter()
         before = agreement(detections, labels).f1
-        if not len(labels) or not rules.wants_update(before, 0):
-            ending: Ending = "unchanged" if len(labels) else "no objects"
-            return Outcome(frame, len(labels), before, before, 0, ending, teacher_seconds=labelled - start)
-        f1, updates, faults, loss = self._train(image, labels, before)
+        untrained = Outcome(
+            frame, len(labels), before, before, 0, "unchanged", teacher_seconds=labelled - start
+        )
+        if len(labels) and not self._settings.rules.wants_update(before, 0):
+            return untrained
+        prepared = self.student.prepare(image)
+        batch = training_batch(prepared, labels)
+        # Not the teacher's labels: what is too small in the student's input is not in the batch.
+        if not any(len(sample.gt_instances) for sample in batch["data_samples"]):
+            return replace(untrained, ending="no objects")
+        f1, updates, faults, loss = self._train(prepared, batch, labels, before)
+        ending: Ending
         if f1 >= before and not (self._good is None and not updates):
             ending, self._good, self._held_back = "trained", None, 0
         elif self._good is None and not updates:
@@ -124,12 +133,10 @@ class Trainer:
         )
 
     def _train(
-        self, image: np.ndarray, labels: InstanceData, before: float
+        self, prepared: PreparedFrame, batch: Mapping[str, Any], labels: InstanceData, before: float
     ) -> tuple[float, int, list[str], float | None]:
         """Train on a frame; returns F1 after it, the number of updates, faults and the last loss."""
         rules, score = self._settings.rules, self._settings.student_score
-        prepared = self.student.prepare(image)
-        batch = training_batch(prepared, labels)
         boxes = [sample.gt_instances.bboxes for sample in batch["data_samples"]]
         f1, updates, faults, loss = before, 0, [], None
         if self._good is None:
@@ -157,9 +164,9 @@ class Trainer:
             self._session.load_state_dict(dict(good, steps=self._session.steps))
             self._good, self._held_back = None, 0
 
-    def served_weights(self) -> dict[str, torch.Tensor]:
+    def served_weights(self) -> Mapping[str, torch.Tensor]:
         """State dict of the student that is to serve; the session's own tensors, or older ones."""
-        return (self._good or self._session.state_dict())["state_dict"]
+        return served_weights(dict(session=self._session.state_dict(), good=self._good))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next frames depend on; changes with the student."""
@@ -173,7 +180,8 @@ class Trainer:
         """
         if not {"session", "good", "held_back"} <= set(state):
             raise CheckpointError(
-                "the state of a training does not fit this one: it is of a stream without training."
+                "the state of a training does not fit this one: it is of a stream without training; go on with "
+                "--frozen, or begin anew with --force."
             )
         self._session.load_state_dict(state["session"])
         self._good, self._held_back = copy.deepcopy(state["good"]), state["held_back"]

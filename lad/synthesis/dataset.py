@@ -22,13 +22,15 @@ from PIL import Image
 
 #: Files of the folder: the annotations, the images, and the log with the settings in its first line.
 ANNOTATIONS, IMAGES, LOG = "annotations.json", "images", "synthesis.jsonl"
+#: Settings that no image depends on.
+INFORMATION = {"config"}
 
 
 class Layouts(Protocol):
-    """Draws the objects of images."""
+    """Draws the objects of the images of a run."""
 
     def draw(self, count: int, generator: np.random.Generator) -> list[Layout]:
-        """Layouts of a number of images."""
+        """Layouts of all images; what occurs equally often does so over all of them."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class SynthesisSettings:
     """What the images depend on; a folder is gone on with under the same settings only.
 
     Attributes:
-        config: Path of the teacher's config.
+        config: Path of the teacher's config, for information: folders of two paths are not told apart by it.
+        model: SHA-256 of the ``model`` of that config, options of the command line included.
+        epoch: The epoch for heads whose loss changes in the course of a training.
         checkpoint: SHA-256 of its checkpoint.
         classes: Its class names.
         layouts: What the objects are drawn from: parameters, or the SHA-256 of a file.
@@ -49,6 +53,8 @@ class SynthesisSettings:
     """
 
     config: str
+    model: str
+    epoch: int
     checkpoint: str
     classes: tuple[str, ...]
     layouts: dict[str, Any]
@@ -74,10 +80,16 @@ class SynthesisSettings:
         full, rest = divmod(self.images, self.batch_size)
         return [self.batch_size] * full + [rest] * (rest > 0)
 
-    def seeds(self, batch: int) -> tuple[int, int]:
-        """Seeds of a batch's layouts and of its optimisation: of the settings and its number alone."""
-        layouts, images = np.random.SeedSequence([self.seed, batch]).generate_state(2)
-        return int(layouts), int(images)
+    def layouts_seed(self) -> int:
+        """Seed of the layouts of all images."""
+        return self._words(0)[0]
+
+    def image_seed(self, batch: int) -> int:
+        """Seed of a batch's optimisation: of the settings and its number alone."""
+        return self._words(batch)[1]
+
+    def _words(self, batch: int) -> list[int]:
+        return np.random.SeedSequence([self.seed, batch]).generate_state(2).tolist()
 
     def plain(self) -> dict[str, Any]:
         """As JSON has them."""
@@ -138,10 +150,11 @@ class SynthesisedFolder:
             # Another process may have made some since.
             self.batches = self._read()
             self._write_log()
+            # Of all images, whichever are done: what batches draw for themselves is not even over the run.
+            drawn = layouts.draw(self.settings.images, np.random.default_rng(self.settings.layouts_seed()))
             for number, count in list(enumerate(self.settings.batches()))[len(self.batches) :]:
-                seed, image_seed = self.settings.seeds(number)
-                drawn = layouts.draw(count, np.random.default_rng(seed))
-                made = synthesiser.make(drawn, self.settings.size, image_seed, progress)
+                own = drawn[self.images_done : self.images_done + count]
+                made = synthesiser.make(own, self.settings.size, self.settings.image_seed(number), progress)
                 self._add(made)
             self._write_annotations()
 
@@ -175,10 +188,16 @@ class SynthesisedFolder:
                 ) from None
             return []
         records = list(_records(lines))
-        if not records or "settings" not in records[0]:
+        theirs, ours = records[0].get("settings") if records else None, self.settings.plain()
+        if not isinstance(theirs, dict):
             raise ConfigError(f"{log} is not the log of a synthesis: give another folder.")
-        theirs, ours = records[0]["settings"], self.settings.plain()
-        different = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
+        if "model" not in theirs:
+            raise ConfigError(
+                f"{self.path} was made by an earlier version, which drew other objects and did not record what its "
+                "config's model was: give another folder."
+            )
+        compared = (ours | theirs).keys() - INFORMATION
+        different = sorted(key for key in compared if ours.get(key) != theirs.get(key))
         if different:
             key = different[0]
             raise ConfigError(

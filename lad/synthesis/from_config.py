@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from lad.datasets.configured import datasets_of
+from lad.datasets.configured import transforms_of
 from lad.errors import ConfigError
 
 from mmengine.config import Config
@@ -36,7 +36,11 @@ def image_size(cfg: Config) -> tuple[int, int]:
 
 
 def flip_prob(cfg: Config) -> float:
-    """Probability with which the training pipeline of a config mirrors images left to right; 0 if it does not."""
+    """Probability with which the training pipeline of a config mirrors images left to right; 0 if it does not.
+
+    The first mirroring counts, in the pipeline of a data set or of a wrapper, as YOLOX's ``MultiImageMixDataset`` has
+    one, or inside of another transform.
+    """
     for step in _steps(cfg, "train_dataloader"):
         if str(step.get("type")).endswith("RandomFlip"):
             direction, prob = step.get("direction", "horizontal"), step.get("prob")
@@ -46,7 +50,5 @@ def flip_prob(cfg: Config) -> float:
 
 
 def _steps(cfg: Config, loader: str) -> Iterator[dict[str, Any]]:
-    for dataset in datasets_of((cfg.get(loader) or {}).get("dataset")):
-        pipeline = dataset.get("pipeline")
-        if isinstance(pipeline, Iterable):
-            yield from (step for step in pipeline if isinstance(step, dict))
+    """The transforms of a loader's data sets and of their wrappers."""
+    return transforms_of((cfg.get(loader) or {}).get("dataset"))

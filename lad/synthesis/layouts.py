@@ -36,7 +36,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class RandomLayouts:
-    """Layouts with boxes of random sizes and places, whose classes occur equally often.
+    """Layouts with boxes of random sizes and places, whose classes occur equally often in all that is drawn at once.
 
     Attributes:
         size: (height, width) of the images, in pixels.

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+from lad.base.progress import LATE_EPOCH, tell_place
 from lad.base.random_state import RandomState
 from lad.errors import ConfigError, NumericalError
 from lad.networks.forward import set_head_flags
@@ -135,16 +136,23 @@ class ImageSynthesiser:
         scale: Of its images.
         objective: What is minimised.
         schedule: How.
+        epoch: The epoch for heads whose loss changes in the course of a training; by default they are at its end.
     """
 
     def __init__(
-        self, model: BaseDetector, scale: PixelScale, objective: Objective, schedule: Schedule
+        self,
+        model: BaseDetector,
+        scale: PixelScale,
+        objective: Objective,
+        schedule: Schedule,
+        epoch: int = LATE_EPOCH,
     ) -> None:
         self.model = model.requires_grad_(False).eval()
         set_head_flags(self.model)
         self.scale = scale
         self.objective = objective
         self.schedule = schedule
+        self.epoch = epoch
         self.statistics = StatisticsDistance(self.model)
         self.device = next(model.parameters()).device
 
@@ -226,6 +234,7 @@ class ImageSynthesiser:
             objects: Their objects.
             movement: How they are moved.
         """
+        tell_place(0, self.epoch)
         moved = movement.images(images)
         bboxes = movement.boxes(objects.bboxes, objects.image, images.shape[-1])
         with self.statistics.record():

@@ -74,6 +74,17 @@ def test_running_mean_is_centred_and_narrower_at_the_ends():
     np.testing.assert_allclose(running_mean(values, 1), values)
 
 
+@pytest.mark.parametrize("other", [np.nan, np.inf, -np.inf])
+def test_running_mean_leaves_out_what_is_no_number(other):
+    values = np.array([1.0, 2.0, other, 4.0, 5.0, 6.0])
+    np.testing.assert_allclose(running_mean(values, 3), [1, 1.5, other, 4.5, 5, 6])
+    np.testing.assert_array_equal(running_mean(np.array([other]), 5), [other])
+
+
+def test_running_mean_after_a_huge_value_is_that_of_the_small_ones():
+    assert running_mean(np.array([1.0, 1e30, 1.0, 2.0, 3.0, 4.0]), 3)[3:].tolist() == [2.0, 3.0, 4.0]
+
+
 @pytest.mark.parametrize(
     ("key", "parts"),
     [("loss", ("", "loss")), ("a.loss_cls", ("a", "loss_cls")), ("coco/x.5", ("", "coco/x.5"))],
@@ -157,6 +168,11 @@ def test_a_curve_of_one_point_has_its_value_beside_it():
     assert [text.get_color() for text in axes.texts[1:]] == ["C1", "C0"]
 
 
+def break_config(folder):
+    write(folder, "20260101_000000", step(20, 1.0))
+    (folder / "20260101_000000/vis_data/config.py").write_text("model = dict(\n")
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -166,9 +182,10 @@ def test_a_curve_of_one_point_has_its_value_beside_it():
             lambda folder: write(folder, "20260101_000000", {"coco/bbox_mAP": 0.1, "step": 0}),
             "hold no training",
         ),
+        (break_config, "vis_data/config.py cannot be read (SyntaxError"),
     ],
 )
-def test_a_folder_without_logs_is_refused_in_one_line(make, message, tmp_path, monkeypatch, capsys):
+def test_a_folder_without_readable_logs_is_refused_in_one_line(make, message, tmp_path, monkeypatch, capsys):
     make(tmp_path / "run")
     with pytest.raises(SystemExit) as stop:
         plot(monkeypatch, tmp_path / "run", "--out", tmp_path / "x.png")

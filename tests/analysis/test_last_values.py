@@ -88,3 +88,23 @@ def test_a_missing_work_dir_is_named(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         use_tool(monkeypatch, tmp_path / "nowhere")
     assert "there is no work_dir" in capsys.readouterr().err
+
+
+def test_a_run_that_is_named_twice_is_refused(runs, tmp_path, monkeypatch, capsys):
+    (tmp_path / "link").symlink_to(runs[0])
+    monkeypatch.chdir(tmp_path)
+    for again in (runs[0], tmp_path / "two/../one", "one", "link"):
+        with pytest.raises(SystemExit) as stop:
+            use_tool(monkeypatch, *runs, again)
+        assert stop.value.code == 2
+        assert (
+            capsys.readouterr().err
+            == f"error: {str(runs[0])!r} and {str(again)!r} are the same run: name it once.\n"
+        )
+
+
+def test_means_need_no_config(tmp_path, monkeypatch, capsys):
+    run = write(tmp_path / "run", "20260101_000000", step(20, 3.0))
+    (run / "20260101_000000/vis_data/config.py").write_text("model = dict(\n")
+    use_tool(monkeypatch, run, "--keys", "loss")
+    assert capsys.readouterr().out.splitlines()[2].split() == ["loss", "1", "3"]

@@ -1,6 +1,10 @@
-"""MMEngine's text logs are read. (Its scalars: test_curves.py.)"""
+"""MMEngine's text logs are read, and lines of its scalars that are wrong. (Its scalars: test_curves.py.)"""
 
-from lad.analysis.training_logs import Progress, last_error, read_progress, training_seconds
+from lad.analysis.training_logs import Progress, last_error, read_progress, read_scalars, training_seconds
+from lad.errors import DataError
+
+import pytest
+from scalar_logs import step, write
 
 
 def test_progress_is_the_last_step_of_the_log(tmp_path):
@@ -48,3 +52,22 @@ def test_the_time_of_a_training_is_that_of_all_its_starts_without_validation(tmp
             "".join(line.format(*each) for each in lines) + "no time\n"
         )
     assert training_seconds(tmp_path) == 90 + 10
+
+
+@pytest.mark.parametrize("key", ["iter", "epoch", "step"])
+@pytest.mark.parametrize("value", ["1", None, 1.5, -1, float("nan"), True, [1]])
+def test_a_position_that_is_no_whole_number_is_told_with_its_line(tmp_path, key, value):
+    work_dir = write(
+        tmp_path, "20260101_000000", step(20, 1.0), '{"cut off": ', {**step(40, 1.0), key: value}
+    )
+    with pytest.raises(
+        DataError, match=rf"scalars\.json, line 3: {key} must be a whole number, got"
+    ) as refused:
+        read_scalars(work_dir)
+    assert "\n" not in str(refused.value)
+
+
+def test_whole_numbers_that_are_written_as_floats_are_read(tmp_path):
+    run = read_scalars(write(tmp_path, "20260101_000000", dict(loss=1.0, iter=20.0, epoch=1.0, step=20)))
+    assert run.curves["loss"].iterations.tolist() == [20]
+    assert run.iterations_per_epoch == 20

@@ -2,9 +2,11 @@
 
 import json
 import runpy
+import shutil
 import sys
 
 from lad.base.config import load_config
+from lad.commands.visualize import picture_names
 from lad.datasets import DigitsParameters, make_digits
 
 import pytest
@@ -25,11 +27,12 @@ def workplace(tmp_path_factory):
     return folder
 
 
-def draw(monkeypatch, workplace, config, out, *arguments, teacher="teacher.pth"):
+def draw(monkeypatch, workplace, config, out, *arguments, teacher="teacher.pth", more_options=()):
     data = f"{workplace}/digits/"
     options = [f"{split}_dataloader.dataset.data_root={data}" for split in ("train", "val", "test")]
     options += [f"val_evaluator.ann_file={data}annotations/val.json"]
     options += [f"model.teacher.checkpoint={workplace}/{teacher}"] if teacher else []
+    options += more_options
     path = ROOT / "tools/visualize_assignment.py"
     command = [path, config, "--out-dir", out, *arguments, "--cfg-options", *options]
     monkeypatch.chdir(ROOT)
@@ -114,3 +117,49 @@ def test_a_missing_teacher_is_one_line(workplace, tmp_path, monkeypatch, capsys)
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: teacher")
     assert "there is no checkpoint" in error
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["d/a.png", "d/deep/b.jpg"], ["a.png", "b.png"]),
+        (["d/a/x.png", "d/b/x.png", "d/y.png"], ["a/x.png", "b/x.png", "y.png"]),
+        (["d/x.png", "d/a/b/x.jpg"], ["x.png", "a/b/x.png"]),
+        (["d/x.png", "d/x.jpg", "d/a/x.jpg"], ["x.png.png", "x.jpg.png", "a/x.png"]),
+        (["d/x.png", "d/x.png"], ["x.png", "x.png"]),
+        (["/data/a/x.png", "b/x.png"], None),
+    ],
+)
+def test_every_image_has_a_picture_of_its_own_and_its_plain_name_where_that_is_enough(paths, names):
+    found = picture_names(paths)
+    assert len(set(found.values())) == len(set(paths))
+    if names is not None:
+        assert [found[path] for path in paths] == names
+
+
+def test_images_of_one_name_in_two_folders_are_both_drawn(workplace, tmp_path, monkeypatch):
+    content = json.loads((workplace / "digits/annotations/train.json").read_text())
+    with_objects = [one["image_id"] for one in content["annotations"]]
+    chosen = [image for image in content["images"] if image["id"] in with_objects][:2]
+    for image, folder in zip(chosen, "ab", strict=True):
+        (tmp_path / folder).mkdir()
+        shutil.copy(workplace / "digits/images/train" / image["file_name"], tmp_path / folder / "x.png")
+        image["file_name"] = f"{folder}/x.png"
+    ids = {image["id"] for image in chosen}
+    boxes = [one for one in content["annotations"] if one["image_id"] in ids]
+    (tmp_path / "two.json").write_text(json.dumps(dict(content, images=chosen, annotations=boxes)))
+    options = [f"train_dataloader.dataset.ann_file={tmp_path}/two.json"]
+    options += [f"train_dataloader.dataset.data_prefix.img={tmp_path}"]
+    config = CONFIGS / "lad/paa_r18-c16_fpn_digits.py"
+    out = tmp_path / "out"
+    more = ["--images", "2", "--max-objects", "1"]
+    draw(monkeypatch, workplace, config, out, *more, teacher=None, more_options=options)
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.png")) == ["a/x.png", "b/x.png"]
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+def test_a_seed_that_is_none_is_a_mistake_in_the_command(seed, workplace, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        draw(monkeypatch, workplace, LAD, tmp_path, "--seed", seed)
+    assert stop.value.code == 2
+    assert f"--seed must be from 0 to 4294967295, got {seed}" in capsys.readouterr().err

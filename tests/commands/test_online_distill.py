@@ -107,6 +107,13 @@ def test_stream_leaves_all_that_it_promises(folder, here, capsys):
     assert StreamState.load(folder / "run/state.pth").frame == 3
 
 
+def test_nothing_is_replaced_without_being_told_to(here, tmp_path):
+    (tmp_path / "annotated.mp4").write_bytes(b"mine")
+    with pytest.raises(ConfigError, match=r"holds a stream \(annotated.mp4\)"):
+        here("--work-dir", tmp_path, "--no-video")
+    assert (tmp_path / "annotated.mp4").read_bytes() == b"mine"
+
+
 def test_frozen_student_stays_as_it_is(folder, here):
     here("--work-dir", folder / "frozen", "--frames", 6, "--frozen", "--no-video")
     before = torch.load(folder / "student.pth", weights_only=True)["state_dict"]

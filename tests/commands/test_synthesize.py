@@ -142,6 +142,20 @@ def test_folder_of_other_settings_is_refused(workplace, monkeypatch, capsys):
     assert "made was made with other settings (seed; seed: 0, now 1)" in message
 
 
+def test_folder_is_of_the_config_as_the_options_change_it(workplace, monkeypatch, capsys):
+    """Not of the config's path: it says nothing of the options, and one file has many."""
+    options = ["--cfg-options", "model.bbox_head.loss_cls.loss_weight=50"]
+    synthesize(monkeypatch, "--out", "made", *SMALL)
+    log = workplace / "made/synthesis.jsonl"
+    log.write_text("".join(line + "\n" for line in log.read_text().splitlines()[:2]))  # killed after a batch
+    before = log.read_bytes()
+    message = refused(monkeypatch, capsys, "--out", "made", *SMALL, *options)
+    assert "made was made with other settings (model; model: " in message
+    assert log.read_bytes() == before
+    synthesize(monkeypatch, "--out", "made", *SMALL, config=str(workplace / "config.py"))
+    assert "5 images" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

@@ -177,3 +177,24 @@ def test_tool_writes_a_video(photographs):
     assert done.returncode == 0, done.stdout
     assert "3 frames with" in done.stdout
     assert len(mmcv.VideoReader(str(folder / "out/video.mp4"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "says"),
+    [
+        ("[]", (), "error: {file}: not a COCO annotation file: it holds a list, not a dict."),
+        ('{"images": [', (), "error: {file}: not a JSON file"),
+        ('{"images": [{"id": 1, "file_name": "1.png", "width": 0, "height": 9}], "annotations": [], "categories": []}',
+         (), "error: {file}: 1 of images have no width that is a number above 0"),
+        ('{"images": [], "annotations": [], "categories": []}', (), "error: no image of the file has a box"),
+        ("{}", ("--seed", -1), "make_video.py: error: --seed must be at least 0, got -1"),
+    ],
+)  # fmt: skip
+def test_tool_tells_what_it_cannot_use_in_one_line(tmp_path, text, options, says):
+    file = tmp_path / "boxes.json"
+    file.write_text(text)
+    tool = ROOT / "tools/dataset_converters/make_video.py"
+    done = run_script(tool, file, tmp_path, tmp_path / "out", "--frames", 3, "--size", 32, 24, *options)
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[-1].startswith(says.format(file=file))
+    assert not (tmp_path / "out").exists()

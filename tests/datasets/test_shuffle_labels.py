@@ -64,3 +64,35 @@ def test_the_file_itself_is_never_overwritten_and_must_exist(source, says, tool,
     assert stopped.value.code == 2
     assert says in capsys.readouterr().err
     assert file.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "not a JSON file"),
+        ("[]", "it holds a list, not a dict"),
+        ('{"images": [], "annotations": []}', "it has no list of categories"),
+        (
+            '{"images": [], "annotations": [{"id": 4}], "categories": []}',
+            "have no category_id that is a number",
+        ),
+    ],
+)
+def test_files_that_cannot_be_used_are_one_line_and_write_nothing(
+    text, says, tool, file, monkeypatch, capsys
+):
+    file.write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        run(tool, monkeypatch, file, file.with_name("out.json"))
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert says in line
+    assert not file.with_name("out.json").exists()
+
+
+def test_a_negative_seed_is_refused(tool, file, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(tool, monkeypatch, file, file.with_name("out.json"), "--seed", -1)
+    assert stopped.value.code == 2
+    assert "--seed must be at least 0, got -1" in capsys.readouterr().err

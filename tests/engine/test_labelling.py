@@ -1,7 +1,10 @@
 """Pseudo labels of a trained detector: what is in them, resuming, and refusals."""
 
+import errno
 import json
+import os
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from unittest import mock
@@ -161,6 +164,172 @@ def test_an_unfinished_run_with_other_options_is_not_mixed_in(workplace, monkeyp
         label(workplace, "mixed.json", "--min-score", 0.3, monkeypatch=monkeypatch)
     line = refused(workplace, capsys, "mixed.json", "--min-score", 0.4, monkeypatch=monkeypatch)
     assert "mixed.json.unfinished is of a run with another checkpoint, other images or options" in line
+
+
+def interrupt(workplace, monkeypatch, out, *options, after=1):
+    """A run that is interrupted once so many images are done; returns its file of detections."""
+    calls = []
+    step = MODELS.get("RetinaNet").test_step
+
+    def interrupted(self, batch):
+        calls.append(batch)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    with (
+        mock.patch.object(MODELS.get("RetinaNet"), "test_step", interrupted),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        label(workplace, out, *options, monkeypatch=monkeypatch)
+    return workplace / f"{out}.unfinished"
+
+
+def other_folder(workplace):
+    shutil.copytree(workplace / "images", workplace / "copy", dirs_exist_ok=True)
+    return ("--images", "copy")
+
+
+def other_pixels(workplace):
+    path = workplace / "changed/b.png"
+    state = path.stat()
+    write_image(path, 64, 48)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 10**9))
+    return ("--images", "changed")
+
+
+def other_config(workplace):
+    text = (workplace / "config.py").read_text()
+    assert "score_thr=0.05" in text
+    (workplace / "own.py").write_text(text.replace("score_thr=0.05", "score_thr=0.2"))
+
+
+@pytest.mark.parametrize(
+    ("begun", "change", "differs"),
+    [
+        ((), other_folder, "folder"),
+        (("--images", "changed"), other_pixels, "images"),
+        ((), lambda _: ("--cfg-options", "model.test_cfg.score_thr=0.4"), "settings"),
+        ((), lambda _: ("--classes", "a", "b", "c"), "images"),
+    ],
+)
+def test_an_interrupted_run_is_not_continued_with_another_input(
+    workplace, monkeypatch, capsys, begun, change, differs
+):
+    shutil.copytree(workplace / "images", workplace / "changed", dirs_exist_ok=True)
+    unfinished = interrupt(workplace, monkeypatch, "other.json", *begun)
+    before = unfinished.read_bytes()
+    line = refused(workplace, capsys, "other.json", *begun, *change(workplace), monkeypatch=monkeypatch)
+    assert (
+        f"other.json.unfinished is of a run with another checkpoint, other images or options ({differs}"
+        in line
+    )
+    assert unfinished.read_bytes() == before
+    assert not (workplace / "other.json").exists()
+    unfinished.unlink()
+
+
+def test_the_same_config_under_another_path_goes_on_and_a_changed_one_does_not(
+    workplace, monkeypatch, capsys
+):
+    shutil.copy(workplace / "config.py", workplace / "own.py")
+    unfinished = interrupt(workplace, monkeypatch, "moved.json")
+    monkeypatch.chdir(workplace)
+    command = [
+        "label.py",
+        "own.py",
+        "model.pth",
+        "--images",
+        "images",
+        "--out",
+        "moved.json",
+        "--workers",
+        "0",
+    ]
+    monkeypatch.setattr(sys, "argv", [*command, "--device", "cpu"])
+    other_config(workplace)
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / "tools/label.py"), run_name="__main__")
+    assert "(settings differ)" in capsys.readouterr().err
+    shutil.copy(workplace / "config.py", workplace / "own.py")
+    runpy.run_path(str(ROOT / "tools/label.py"), run_name="__main__")
+    assert "detections in 4 images" in capsys.readouterr().out
+    assert not unfinished.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{"config": "config.py", "min_score": 0.3}\n', "is of a run with another version of lad"),
+        (b"[1, 2]\n", "is damaged: delete it to begin anew"),
+        (b"\xff\xfe\n", "is damaged: delete it to begin anew"),
+        (b"", "is damaged: delete it to begin anew"),
+    ],
+)
+def test_leftovers_of_other_versions_and_damaged_ones_are_one_line(
+    workplace, monkeypatch, capsys, content, says
+):
+    unfinished = workplace / "left.json.unfinished"
+    unfinished.write_bytes(content)
+    assert says in refused(workplace, capsys, "left.json", monkeypatch=monkeypatch)
+    assert unfinished.read_bytes() == content
+    unfinished.unlink()
+
+
+@pytest.mark.parametrize("line", ["7", "[[3, []]]", "[[1]]"])
+def test_damaged_lines_of_an_unfinished_run_are_one_line(workplace, monkeypatch, capsys, line):
+    unfinished = interrupt(workplace, monkeypatch, "damaged.json", after=0)
+    with open(unfinished, "a") as file:
+        file.write(f"{line}\n")
+    assert "is damaged: delete it" in refused(workplace, capsys, "damaged.json", monkeypatch=monkeypatch)
+    unfinished.unlink()
+
+
+@pytest.mark.parametrize(
+    ("out", "options", "says"),
+    [
+        ("early.json", ("--device", "nope"), "device 'nope' cannot be used"),
+        ("early.json", ("--workers", -1), "--workers must be at least 0, got -1"),
+        ("early.json", ("--classes", "a", "a", "b"), "'a' is the name of more than one class"),
+        ("images", ("--force",), "images is a folder: name a file in it"),
+        ("model.pth/early.json", (), "model.pth is a file, and model.pth/early.json needs a folder there"),
+    ],
+)
+def test_what_would_stop_the_run_is_found_before_anything_is_written(
+    workplace, monkeypatch, capsys, out, options, says
+):
+    before = sorted(workplace.iterdir())
+    with mock.patch.object(
+        MODELS.get("RetinaNet"), "test_step", side_effect=AssertionError("an image was done")
+    ):
+        assert says in refused(workplace, capsys, out, *options, monkeypatch=monkeypatch)
+    assert sorted(workplace.iterdir()) == before
+
+
+def test_an_image_that_the_pipeline_cannot_handle_is_named_and_leaves_nothing_in_the_way(
+    workplace, monkeypatch, capsys
+):
+    write_image(workplace / "thin/a.png", 600, 1)
+    line = refused(workplace, capsys, "thin.json", "--images", "thin", monkeypatch=monkeypatch)
+    assert line.startswith("error: image ")
+    assert "thin/a.png (600 x 1 pixels) cannot be brought into the form that the detector takes" in line
+    assert not list(workplace.glob("thin.json*"))
+
+
+def test_a_file_of_labels_that_cannot_be_written_says_how_to_go_on(workplace, monkeypatch, capsys):
+    replace = os.replace
+
+    def full(source, target):
+        if Path(target).name == "full.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    with mock.patch("os.replace", full):
+        line = refused(workplace, capsys, "full.json", monkeypatch=monkeypatch)
+    assert "cannot write full.json (0 MB): No space left on device; " in line
+    assert "the detections are kept in full.json.unfinished: make room, and the same command goes on" in line
+    label(workplace, "full.json", monkeypatch=monkeypatch)
+    assert (workplace / "full.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Comparison of detections."""
 
-from lad.export.compare import Detections, compare
+from lad.export.compare import Detections, Difference, compare
 
 import numpy as np
 
@@ -37,3 +37,7 @@ def test_which_of_two_equal_ones_is_the_last_makes_no_difference():
 
 def test_best_are_those_of_the_highest_scores():
     assert made(C, A, B).best(2).scores.tolist() == [0.9, 0.8]
+
+
+def test_detections_that_are_compared_twice_are_counted_once():
+    assert Difference(3, 1, 0.5, 0.1).or_worse(Difference(3, 2, 0.2, 0.3)) == Difference(3, 2, 0.5, 0.3)

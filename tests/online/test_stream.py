@@ -2,6 +2,8 @@
 
 import errno
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -9,11 +11,12 @@ from lad.engine import checkpoints
 from lad.errors import CheckpointError, ConfigError
 from lad.online.building import Networks, build_student, build_trainer
 from lad.online.controller import StrideRules
+from lad.online.files import remove_stream
 from lad.online.frames import Frames, open_frames
 from lad.online.outputs import Lines
 from lad.online.process import LearningHere, TrainingLostError
 from lad.online.settings import OnlineSettings
-from lad.online.state import StreamState
+from lad.online.state import StreamState, served_weights
 from lad.online.stream import OnlineStream, StreamOptions
 
 import mmcv
@@ -229,9 +232,9 @@ class Stack:
         self.networks = Networks(self.cfg, self.cfg.load_from, online.pop("teacher"), None, "cpu")
         self.settings = OnlineSettings.from_config(online)
 
-    def stream(self, name, resume=False, video=None, **options):
+    def stream(self, name, resume=False, video=None, learns=True, **options):
         student, _ = build_student(self.networks)
-        learning = LearningHere(build_trainer(self.networks, self.settings), student)
+        learning = LearningHere(build_trainer(self.networks, self.settings), student) if learns else None
         settings = dict(dict(save_every=5, detections=True), **options)
         return OnlineStream(
             open_frames(video or self.video),
@@ -325,6 +328,113 @@ def test_detections_that_are_no_longer_wanted_stay(stack):
     after = (stack.folder / "quiet/detections.jsonl").read_text()
     assert after.startswith(before)
     assert [json.loads(line)["frame"] for line in after.splitlines()] == [0, 1, 2, 3, 4, 5, 12, 13]
+
+
+def test_learning_stream_may_be_served_frozen_for_a_while(stack):
+    """It serves what it has learnt, and its training goes on later where it was."""
+    stack.stream("paused", max_frames=6).run()
+    learnt = stack.result("paused")[0]
+    before = StreamState.load(stack.folder / "paused/state.pth").training
+    stack.stream("paused", resume=True, learns=False, max_frames=12).run()
+    frozen = stack.result("paused")[0]
+    assert all(torch.equal(learnt[key], value) for key, value in frozen.items())
+    after = StreamState.load(stack.folder / "paused/state.pth").training
+    assert after["session"]["steps"] == before["session"]["steps"] > 0
+    stack.stream("paused", resume=True).run()
+    weights, detections, _ = stack.result("paused")
+    assert len(detections.splitlines()) == 24
+    assert (
+        StreamState.load(stack.folder / "paused/state.pth").training["session"]["steps"]
+        > (before["session"]["steps"])
+    )
+    assert not torch.equal(weights["bbox_head.retina_cls.weight"], learnt["bbox_head.retina_cls.weight"])
+
+
+def test_stream_that_cannot_be_gone_on_with_so_is_refused_in_one_line(stack):
+    stack.stream("frozen", learns=False, max_frames=3).run()
+    with pytest.raises(CheckpointError, match="without training; go on with --frozen, or begin anew"):
+        stack.stream("frozen", resume=True)
+    path = stack.folder / "frozen/state.pth"
+    state = StreamState.load(path)
+    for training, told in (
+        (dict(state_dict=dict(state.training["state_dict"], more=torch.zeros(1))), "1 .*more"),
+        (dict(session=dict(steps=3)), "holds no weights of a student"),
+        ([1], "holds no weights of a student"),
+    ):
+        replace(state, training=training).save(path)
+        with pytest.raises(CheckpointError, match=told) as refused:
+            stack.stream("frozen", resume=True, learns=False)
+        assert "\n" not in str(refused.value)
+
+
+def test_weights_that_serve_are_those_before_what_is_held_back():
+    good, trained, alone = (dict(state_dict=dict(weight=torch.tensor(value))) for value in (1.0, 2.0, 3.0))
+    assert served_weights(dict(session=trained, good=good))["weight"] == 1
+    assert served_weights(dict(session=trained, good=None))["weight"] == 2
+    assert served_weights(alone)["weight"] == 3
+
+
+@pytest.fixture
+def replaced(stack):
+    """A folder with a whole stream, a part of a video that was never joined, and a file of somebody else."""
+    folder = stack.folder / "replaced"
+    shutil.rmtree(folder, ignore_errors=True)
+    stack.stream("replaced", max_frames=9).run()
+    (folder / "annotated").mkdir()
+    for name in ("stream.png", "annotated/0000000007.mp4", "notes.txt"):
+        (folder / name).write_bytes(b"of the first stream")
+    return folder
+
+
+def test_stream_in_the_place_of_another_leaves_nothing_of_it(stack, replaced):
+    other = write_video(stack.folder / "another.mp4", frames=12)
+    # Killed before its first state.
+    stream = stack.stream("replaced", video=other, save_every=100, detections=False)
+    count = iter(range(100))
+
+    def progress():
+        if next(count) == 3:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        stream.run(progress=progress)
+    files = {str(path.relative_to(replaced)) for path in replaced.rglob("*") if path.is_file()}
+    assert files == {"log.jsonl", "notes.txt", "annotated/0000000000.mp4"}
+    for video in (None, other):
+        with pytest.raises(CheckpointError, match="no stream can be resumed"):
+            stack.stream("replaced", resume=True, video=video)
+
+
+def test_kill_while_a_stream_is_replaced_leaves_the_whole_or_what_cannot_be_resumed(replaced, monkeypatch):
+    unlink = Path.unlink
+    for moment in range(20):
+        copy = replaced.with_name(f"replaced_{moment}")
+        shutil.copytree(replaced, copy)
+        left = iter(range(moment))
+
+        def killed(path, *args, left=left, **kwargs):
+            if next(left, None) is None:
+                raise KilledError
+            unlink(path, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", killed)
+            try:
+                remove_stream(copy)
+            except KilledError:
+                ended = False
+            else:
+                ended = True
+        names = {path.name for path in copy.rglob("*") if path.is_file()}
+        whole = names == {path.name for path in replaced.rglob("*") if path.is_file()}
+        assert whole == ("state.pth" in names)
+        assert "log.jsonl" in names  # a stream is there until the next one begins its log
+        assert (copy / "notes.txt").exists()
+        if ended:
+            break
+    assert ended
+    assert moment > 3
+    assert names == {"log.jsonl", "notes.txt"}
 
 
 def test_state_of_another_video_is_refused(stack):

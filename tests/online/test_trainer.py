@@ -122,6 +122,20 @@ def test_teacher_that_finds_nothing_teaches_nothing():
     assert same(before, weights(session))
 
 
+def test_frame_whose_objects_vanish_in_the_students_input_is_not_trained_on():
+    """As a frame in which the teacher finds nothing: the student would learn that there is nothing."""
+    large = np.random.default_rng(0).integers(0, 255, (1920, 1920, 3), dtype=np.uint8)
+    far = found([100, 100, 125, 125], [300, 700, 328, 722])  # less than a pixel in 64 x 64
+    trainer, session = scripted_trainer(Scripted(far), NOTHING)
+    before = weights(session)
+    outcome = trainer.learn(0, large, NOTHING)
+    assert (outcome.labels, outcome.updates, outcome.ending, outcome.f1) == (2, 0, "no objects", 0.0)
+    assert same(before, weights(session))
+    near = found([100, 100, 125, 125], [300, 700, 900, 1000])
+    trainer, session = scripted_trainer(Scripted(near), NOTHING)
+    assert trainer.learn(0, large, NOTHING).updates == 8
+
+
 def test_step_that_is_not_finite_ends_the_frame():
     trainer, session = scripted_trainer(Scripted(LABELS), HALF)
     session.step = lambda batch: StepResult({}, "loss_cls is nan")

@@ -6,7 +6,7 @@ from lad.base.processes import locked
 from lad.datasets.coco_checks import check_coco
 from lad.errors import ConfigError, DataError
 from lad.synthesis.dataset import SynthesisedFolder, SynthesisSettings, png
-from lad.synthesis.layouts import RandomLayouts
+from lad.synthesis.layouts import Layout, RandomLayouts, RecordedLayouts
 from lad.synthesis.optimisation import Losses, Objective, Schedule, SynthesisedBatch
 
 import numpy as np
@@ -24,6 +24,8 @@ def settings(**changed):
         **(
             dict(
                 config="mine.py",
+                model="def",
+                epoch=11,
                 checkpoint="abc",
                 classes=CLASSES,
                 layouts=dict(objects=[1, 3]),
@@ -78,8 +80,7 @@ def test_folder_is_a_coco_data_set(tmp_path):
         with Image.open(folder.path / "images" / image["file_name"]) as file:
             assert file.size == (64, 32)
     # The boxes are those that were drawn, as left, top, width and height.
-    seed, _ = settings().seeds(0)
-    first = LAYOUTS.draw(3, np.random.default_rng(seed))[0]
+    first = LAYOUTS.draw(7, np.random.default_rng(settings().layouts_seed()))[0]
     boxes = [one["bbox"] for one in made["annotations"] if one["image_id"] == 1]
     drawn = torch.cat([first.bboxes[:, :2], first.bboxes[:, 2:] - first.bboxes[:, :2]], dim=1)
     assert torch.allclose(torch.tensor(boxes), drawn, atol=0.011)
@@ -155,6 +156,8 @@ def test_finished_folder_makes_nothing(tmp_path):
         (dict(seed=1), r"seed: 0, now 1"),
         (dict(images=8), "images: 7, now 8"),
         (dict(checkpoint="abd"), "checkpoint"),
+        (dict(model="deg"), "model: 'def', now 'deg'"),
+        (dict(epoch=2), "epoch: 11, now 2"),
         (dict(objective=Objective(variation=3)), "objective"),
         (dict(classes=("cat", "cow", "dog")), "classes"),
     ],
@@ -167,6 +170,58 @@ def test_folder_of_other_settings_is_refused_and_left_alone(tmp_path, changed, n
         SynthesisedFolder(folder.path, settings(**changed))
     assert "\n" not in str(refused.value)
     assert content(folder.path) == before
+
+
+def test_config_by_another_path_goes_on_in_the_same_folder(tmp_path):
+    SynthesisedFolder(tmp_path / "made", settings()).fill(StandIn(), LAYOUTS)
+    again = StandIn()
+    moved = SynthesisedFolder(tmp_path / "made", settings(config="/there/mine.py"))
+    moved.fill(again, LAYOUTS)
+    assert not again.made
+
+
+def test_folder_of_an_earlier_version_is_refused_in_one_line(tmp_path):
+    folder = SynthesisedFolder(tmp_path / "made", settings())
+    folder.fill(StandIn(), LAYOUTS)
+    log = folder.path / "synthesis.jsonl"
+    first, *batches = map(json.loads, log.read_text().splitlines())
+    del first["settings"]["model"], first["settings"]["epoch"]
+    log.write_text("".join(json.dumps(line) + "\n" for line in [first, *batches]))
+    before = content(folder.path)
+    with pytest.raises(ConfigError, match=r"made by an earlier version, .*: give another folder") as refused:
+        SynthesisedFolder(folder.path, settings())
+    assert "\n" not in str(refused.value)
+    assert content(folder.path) == before
+
+
+@pytest.mark.parametrize("first", ["[1]", '{"settings": [1]}', '{"images": []}'])
+def test_log_without_settings_is_refused(tmp_path, first):
+    (tmp_path / "synthesis.jsonl").write_text(f"{first}\n")
+    with pytest.raises(ConfigError, match="is not the log of a synthesis"):
+        SynthesisedFolder(tmp_path, settings())
+
+
+def drawn_labels(folder):
+    return [one[4] for batch in folder.batches for image in batch["images"] for one in image["objects"]]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 40])
+def test_classes_occur_equally_often_over_all_batches(tmp_path, batch_size):
+    folder = SynthesisedFolder(tmp_path / "made", settings(images=40, batch_size=batch_size))
+    folder.fill(StandIn(), LAYOUTS)
+    counts = np.bincount(drawn_labels(folder), minlength=3)
+    assert counts.max() - counts.min() <= 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 25])
+def test_layouts_of_a_file_are_used_equally_often_over_all_batches(tmp_path, batch_size):
+    recorded = RecordedLayouts(
+        [Layout(torch.tensor([[0.0, 0, 8, 8]]), torch.tensor([number])) for number in range(10)]
+    )
+    folder = SynthesisedFolder(tmp_path / "made", settings(images=25, batch_size=batch_size))
+    folder.fill(StandIn(), recorded)
+    # 25 images of 10 layouts.
+    assert sorted(np.bincount(drawn_labels(folder), minlength=10)) == [2] * 5 + [3] * 5
 
 
 @pytest.mark.parametrize("name", ["annotations.json", "photo.png", "images.zip"])
@@ -224,8 +279,9 @@ def test_full_disk_is_told_in_one_line_and_loses_nothing(tmp_path, monkeypatch):
 
 
 def test_seeds_of_batches_differ_and_depend_on_the_seed():
-    seeds = {one for seed in (0, 1) for batch in range(50) for one in settings(seed=seed).seeds(batch)}
-    assert len(seeds) == 200
+    seeds = {settings(seed=seed).image_seed(batch) for seed in (0, 1) for batch in range(50)}
+    seeds |= {settings(seed=seed).layouts_seed() for seed in (0, 1)}
+    assert len(seeds) == 102
 
 
 @pytest.mark.parametrize(("images", "batches"), [(7, [3, 3, 1]), (6, [3, 3]), (2, [2])])

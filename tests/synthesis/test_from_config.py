@@ -16,6 +16,7 @@ from mmengine.config import Config
         (str(ROOT / "configs/lad/paa_r18_fpn_bccd.py"), (256, 320), 0.5),
         ("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py", (800, 1344), 0.5),
         ("mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py", (640, 640), 0.5),
+        ("mmdet::yolox/yolox_s_8xb8-300e_coco.py", (640, 640), 0.5),  # in the pipeline of a wrapper
     ],
 )
 def test_size_and_mirroring_of_known_configs(path, size, prob):
@@ -40,6 +41,11 @@ def test_pipeline_without_a_size_is_refused_with_the_option_that_gives_it():
         image_size(pipelines(test=[dict(type="LoadImageFromFile")]))
     with pytest.raises(ConfigError, match="--size"):
         image_size(Config())
+
+
+def test_mirroring_inside_of_another_transform_counts():
+    nested = dict(type="MultiBranch", sup=[dict(type="RandomFlip", prob=0.4)])
+    assert flip_prob(pipelines(train=[nested])) == 0.4
 
 
 def test_vertical_mirroring_is_none_of_left_and_right():

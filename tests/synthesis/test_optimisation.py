@@ -11,7 +11,9 @@ from lad.synthesis.pixels import PixelScale
 import numpy as np
 import pytest
 import torch
-from helpers import make_batch
+from dense_detectors import dense
+from helpers import build, make_batch
+from mmengine.logging import MessageHub
 from mmengine.structures import InstanceData
 from synthesis.detectors import FAMILIES, detector
 from torch import nn
@@ -152,3 +154,21 @@ def test_loss_that_is_not_finite_is_named():
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ConfigError):
         wrong()
+
+
+def test_head_that_changes_in_the_course_of_a_training_is_at_its_end():
+    """TOOD assigns objects in its own way from epoch 4 on, and fails without an epoch."""
+    hub = MessageHub.get_current_instance()
+    hub.runtime_info.pop("epoch", None)
+    model = build(dense("tood"))
+    early, late = (
+        ImageSynthesiser(model, PixelScale.of(model, 3), Objective(), Schedule(1), epoch).make(
+            layouts(2), SIZE, seed=0
+        )
+        for epoch in (0, 4)
+    )
+    assert early.before.detector != late.before.detector
+    hub.update_info("epoch", 0)  # of whatever ran before in this process
+    default = synthesiser(model, 1).make(layouts(2), SIZE, seed=0)
+    assert default.before == late.before
+    assert torch.equal(default.pixels, late.pixels)

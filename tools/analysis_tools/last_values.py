@@ -10,7 +10,7 @@ import argparse
 from lad.analysis.last_values import LastValue, last_values
 from lad.analysis.pictures.curves import choose_keys
 from lad.analysis.tables import text_table
-from lad.analysis.training_logs import read_runs
+from lad.analysis.training_logs import check_distinct, read_runs
 from lad.cli.messages import one_line_errors
 from lad.errors import DataError
 
@@ -46,7 +46,8 @@ def row(value: LastValue) -> tuple[str, ...]:
 def main() -> None:
     args = parse_args()
     with one_line_errors():
-        runs = read_runs(args.work_dirs)
+        check_distinct(args.work_dirs)
+        runs = read_runs(args.work_dirs, predicts=False)
         keys = choose_keys(runs, args.keys)
         if not keys:
             raise DataError(f"no losses, shares or mAP are logged in {', '.join(args.work_dirs)}.")

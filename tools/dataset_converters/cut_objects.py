@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 
 from lad.cli.messages import one_line_errors
+from lad.cli.progress_bar import progress_bar
+from lad.datasets.coco_needs import BOX, ID, NUMBER, TEXT, read_needed
 from lad.datasets.object_crops import cut_objects
-from lad.errors import ConfigError
 
-from mmengine.utils import ProgressBar
+#: What is read of the file.
+NEEDS = dict(
+    images=dict(id=ID, file_name=TEXT),
+    annotations=dict(id=ID, image_id=ID, bbox=BOX, score=NUMBER.or_none()),
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,20 +35,17 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with one_line_errors():
-        if not args.file.is_file():
-            raise ConfigError(f"there is no annotation file {args.file}.")
-        content = json.loads(args.file.read_text())
-        bar = ProgressBar(len(content["images"]), file=sys.stderr)
-        count = cut_objects(
-            content,
-            args.images,
-            args.out,
-            args.context,
-            args.min_side,
-            args.min_score,
-            progress=lambda done, total: bar.update(),
-        )
-        print(file=sys.stderr)
+        content = read_needed(args.file, NEEDS)
+        with progress_bar(len(content["images"])) as update:
+            count = cut_objects(
+                content,
+                args.images,
+                args.out,
+                args.context,
+                args.min_side,
+                args.min_score,
+                progress=lambda done, total: update(1),
+            )
         print(f"{args.out}: {count} objects of {len(content['images'])} images")
 
 

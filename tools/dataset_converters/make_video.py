@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 
 from lad.cli.messages import one_line_errors
+from lad.cli.progress_bar import progress_bar
+from lad.datasets.coco_needs import BOX, ID, LENGTH, TEXT, read_needed
 from lad.datasets.panning_video import ANNOTATIONS, VIDEO, PanningParameters, make_video
-from lad.errors import ConfigError
 
-from mmengine.utils import ProgressBar
+#: What is read of the file.
+NEEDS = dict(
+    images=dict(id=ID, file_name=TEXT, width=LENGTH, height=LENGTH),
+    annotations=dict(image_id=ID, category_id=ID, bbox=BOX),
+    categories=dict(id=ID, name=TEXT),
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,14 +52,15 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=defaults.seed, help="same seed, same video")
     parser.add_argument("--force", action="store_true", help="replace existing files")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.seed < 0:
+        parser.error(f"--seed must be at least 0, got {args.seed}")
+    return args
 
 
 def main() -> None:
     args = parse_args()
     with one_line_errors():
-        if not args.file.is_file():
-            raise ConfigError(f"there is no annotation file {args.file}.")
         parameters = PanningParameters(
             frames=args.frames,
             width=args.size[0],
@@ -67,16 +72,16 @@ def main() -> None:
             min_visible=args.min_visible,
             seed=args.seed,
         )
-        bar = ProgressBar(args.frames, file=sys.stderr)
-        boxes = make_video(
-            json.loads(args.file.read_text()),
-            args.images,
-            args.out,
-            parameters,
-            force=args.force,
-            progress=lambda done, total: bar.update(),
-        )
-        print(file=sys.stderr)
+        content = read_needed(args.file, NEEDS)
+        with progress_bar(args.frames) as update:
+            boxes = make_video(
+                content,
+                args.images,
+                args.out,
+                parameters,
+                force=args.force,
+                progress=lambda done, total: update(1),
+            )
         print(f"{args.out}: {args.frames} frames with {boxes} boxes in {VIDEO} and {ANNOTATIONS}")
 
 

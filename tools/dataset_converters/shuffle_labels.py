@@ -7,9 +7,14 @@ import json
 from pathlib import Path
 
 from lad.cli.messages import one_line_errors
+from lad.datasets.coco_needs import ID, read_needed
+from lad.engine.checkpoints import write_whole
 from lad.errors import ConfigError
 
 import numpy as np
+
+#: What is read of the file.
+NEEDS = dict(annotations=dict(category_id=ID), categories={})
 
 
 def parse_args() -> argparse.Namespace:
@@ -17,7 +22,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("file", type=Path, help="annotations in COCO's form")
     parser.add_argument("out", type=Path, help="the file to write")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.seed < 0:
+        parser.error(f"--seed must be at least 0, got {args.seed}")
+    return args
 
 
 def shuffle_labels(content: dict, seed: int = 0) -> dict:
@@ -40,12 +48,11 @@ def shuffle_labels(content: dict, seed: int = 0) -> dict:
 def main() -> None:
     args = parse_args()
     with one_line_errors():
-        if not args.file.is_file():
-            raise ConfigError(f"there is no annotation file {args.file}.")
+        content = read_needed(args.file, NEEDS)
         if args.out.exists() and args.out.samefile(args.file):
             raise ConfigError(f"{args.out} is the file itself; give another name.")
-        content = shuffle_labels(json.loads(args.file.read_text()), args.seed)
-        args.out.write_text(json.dumps(content))
+        content = shuffle_labels(content, args.seed)
+        write_whole(args.out, json.dumps(content).encode())
         print(f"{args.out}: {len(content['annotations'])} boxes with classes dealt out anew")
 
 

@@ -65,11 +65,26 @@ def choose_keys(runs: Sequence[Scalars], patterns: Sequence[str] | None) -> list
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred running mean ``(T,)`` over ``window`` values, fewer towards both ends."""
-    sums = np.cumsum(np.concatenate([[0.0], values]))
-    index = np.arange(len(values))
-    reach = np.minimum(np.minimum(index, index[::-1]), (window - 1) // 2)
-    return (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
+    """Centred running mean over a number of values, fewer towards both ends.
+
+    NaN and infinite values are left out of the means around them, and are themselves in the result: a curve has a gap
+    where, and only where, the logged value is none.
+
+    Args:
+        values: ``(T,)``.
+        window: Number of values, odd.
+
+    Returns:
+        ``(T,)``.
+    """
+    known = np.isfinite(values)
+    means = np.array(values, float)
+    # Each window alone: after a value of 1e30 nothing is left of the others in a cumulative sum.
+    for index in np.flatnonzero(known).tolist():
+        reach = min(index, len(values) - 1 - index, (window - 1) // 2)
+        near = slice(index - reach, index + reach + 1)
+        means[index] = values[near][known[near]].mean()
+    return means
 
 
 def split_key(key: str) -> tuple[str, str]:
