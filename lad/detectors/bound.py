@@ -39,14 +39,10 @@ class BoundMethod:
     active: Window = field(default_factory=Window)
     factor: Schedule | LossRatio = field(default_factory=lambda: Schedule(1.0))
 
-    def has_terms(self, progress: Progress) -> bool:
-        """Whether a step's factor leaves anything of its loss terms, as far as it is known before the step."""
-        schedule = self.factor.ratio if isinstance(self.factor, LossRatio) else self.factor
-        return schedule.at(progress) != 0
-
     def acts(self, progress: Progress) -> bool:
-        """Whether it does anything in a step: it is active, and has loss terms or changes the own loss."""
-        return self.active.covers(progress) and (self.has_terms(progress) or self.method.changes_own_loss)
+        """Whether it does anything in a step: it is active, and its factor is not 0 or it changes the own loss."""
+        factor = self.factor.ratio if isinstance(self.factor, LossRatio) else self.factor
+        return self.active.covers(progress) and (self.method.changes_own_loss or factor.at(progress) != 0)
 
     @property
     def learner(self) -> str:

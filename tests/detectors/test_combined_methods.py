@@ -6,10 +6,9 @@ from lad.errors import ConfigError, UnsupportedError
 
 import pytest
 import torch
-from helpers import build, co_learning, make_batch, save_checkpoint, small_paa
+from helpers import build, co_learning, distillation_of, make_batch, small_paa
 from mmdet.registry import MODELS
 
-CLASSES = ("red", "white", "platelet")
 #: A method that takes its teachers apart, beside one that has one teacher.
 APART = [
     dict(type="MulDE", candidates=20),
@@ -23,26 +22,8 @@ SINGLE = [
 ]
 
 
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    config = small_paa(base=16)
-    path = tmp_path_factory.mktemp("teacher") / "teacher.pth"
-    return dict(config, checkpoint=save_checkpoint(build(config, 1), path))
-
-
-def distil(teacher, *methods):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = MODELS.build(
-            dict(
-                type="DistillationDetector",
-                student=small_paa(),
-                teacher=copy.deepcopy(teacher),
-                methods=copy.deepcopy(list(methods)),
-            )
-        )
-    model.student.load_state_dict(build(small_paa()).state_dict())
-    return model
+def distil(folder, *methods):
+    return distillation_of(folder, small_paa(), small_paa(base=16), *methods)
 
 
 def losses_of(model, batch=((3, 2), (64, 96))):
@@ -52,9 +33,9 @@ def losses_of(model, batch=((3, 2), (64, 96))):
 
 @pytest.mark.parametrize("single", SINGLE, ids=lambda method: method["type"])
 @pytest.mark.parametrize("apart", APART, ids=lambda method: method["type"])
-def test_methods_of_one_and_of_several_teachers_share_a_teacher_in_any_order(teacher, apart, single):
-    losses = losses_of(distil(teacher, single, apart))
-    for name, value in losses_of(distil(teacher, apart, single)).items():
+def test_methods_of_one_and_of_several_teachers_share_a_teacher_in_any_order(tmp_path, apart, single):
+    losses = losses_of(distil(tmp_path, single, apart))
+    for name, value in losses_of(distil(tmp_path, apart, single)).items():
         if name in losses and "loss" in name:
             torch.testing.assert_close(losses[name], value)
     assert any(name.startswith(("loss_mulde", "loss_cbd")) for name in losses)
@@ -112,9 +93,9 @@ def test_single_value_of_a_norm_is_one_line_in_a_joint_method_too():
         losses_of(together(), batch=((1,), (32, 32)))
 
 
-def test_factor_of_a_method_without_terms_is_refused(teacher):
+def test_factor_of_a_method_without_terms_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="it adds no loss terms that factor could multiply"):
-        distil(teacher, dict(type="LabelAssignmentDistillation", factor=0.5))
+        distil(tmp_path, dict(type="LabelAssignmentDistillation", factor=0.5))
     sharing = dict(type="CoLearningAssignment", switch=dict(type="StdMeanSwitch", per="gt"), name="second")
     with pytest.raises(ConfigError, match="it adds no loss terms that factor could multiply"):
         together(dict(sharing, factor=0))
