@@ -25,13 +25,16 @@ def checked_loss_name(owner: str, name: Any, begins: bool = False) -> str:
     return name
 
 
-def checked_classes(owner: str, classes: Any, setting: str = "classes") -> tuple[str, ...] | None:
+def checked_classes(
+    owner: str, classes: Any, setting: str = "classes", whose: str = "student"
+) -> tuple[str, ...] | None:
     """Class names, where a config gives them.
 
     Args:
         owner: What the setting belongs to, for the message.
         classes: The names; None if there are none.
         setting: What they are called in the config.
+        whose: The network that knows them.
 
     Raises:
         ConfigError: it is no list of names.
@@ -41,6 +44,6 @@ def checked_classes(owner: str, classes: Any, setting: str = "classes") -> tuple
     listed = isinstance(classes, Sequence) and not isinstance(classes, str)
     if not listed or not all(isinstance(name, str) for name in classes):
         raise ConfigError(
-            f"{owner}: {setting} must be a list of class names in the order of the head, got {classes!r:.60}."
+            f"{owner}: {setting} must be a list of the {whose}'s class names, got {classes!r:.60}."
         )
     return tuple(classes)

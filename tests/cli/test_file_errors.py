@@ -7,6 +7,7 @@ import sys
 
 from lad.cli.file_errors import explain_file_error
 from lad.cli.messages import one_line_errors
+from lad.datasets import DigitsParameters, make_digits
 
 import pytest
 from helpers import ROOT
@@ -68,21 +69,23 @@ def test_with_a_traceback_the_error_is_raised(monkeypatch, tmp_path):
         (tmp_path / "missing").read_text()
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["train.py", "configs/lad/paa_r18-c16_fpn_digits.py"],
-        ["benchmark.py", "run", "digits"],
-        ["demo.py"],
-    ],
-)
-def test_tools_name_a_work_dir_that_is_a_file(command, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("tool", ["train.py", "benchmark.py", "demo.py"])
+def test_tools_name_a_work_dir_that_is_a_file(tool, tmp_path, monkeypatch, capsys):
     file = tmp_path / "work"
     file.write_text("mine")
+    command = dict(benchmark=["run", "digits"]).get(tool.removesuffix(".py"), [])
+    options = []
+    if tool == "train.py":
+        make_digits(tmp_path / "digits", DigitsParameters(images=4, val_images=2))
+        command = ["configs/lad/paa_r18-c16_fpn_digits.py"]
+        roots = (
+            f"{name}_dataloader.dataset.data_root={tmp_path}/digits/" for name in ("train", "val", "test")
+        )
+        options = ["--cfg-options", *roots, f"val_evaluator.ann_file={tmp_path}/digits/annotations/val.json"]
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", [*command, "--work-dir", str(file)])
+    monkeypatch.setattr(sys, "argv", [tool, *command, "--work-dir", str(file), *options])
     with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(ROOT / "tools" / command[0]), run_name="__main__")
+        runpy.run_path(str(ROOT / "tools" / tool), run_name="__main__")
     assert stop.value.code == 2
     assert f"error: {file} is a file, and a folder is needed there" in capsys.readouterr().err
     assert file.read_text() == "mine"

@@ -20,7 +20,7 @@ model = dict(
     keep_exits=True,
     methods=[
         dict(type='SelfDistillation', alpha=dict(type='linear', end=0.5),
-            temperature=dict(type='cosine', start=4.0, end=1.0)),
+            temperature=dict(type='cosine', start=4.0, end=1.0), loss=dict(type='KDLoss')),
         dict(type='LabelAssignmentDistillation', learner='student.early', taught_by='student')])
 custom_hooks = [dict(type='EMAHook')]
 optim_wrapper = dict(accumulative_counts=2)

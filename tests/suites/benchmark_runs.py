@@ -50,6 +50,7 @@ with open(settings['test_evaluator']['outfile_prefix'] + '.bbox.json', 'w') as f
     file.write(sys.argv[3])
 """
 CONFIG = """
+teacher_checkpoint = None
 model = dict(type='Nothing')
 train_dataloader = dict()
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=2)

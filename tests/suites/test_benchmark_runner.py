@@ -487,14 +487,15 @@ def with_options(fake, entry, **changes):
 
 
 def test_options_of_any_kind_arrive_as_they_are(fake):
-    options = {"classes": ["red cell", "a, b"], "hooks": [dict(type="X", file="{teacher}", at=[1, [2, 3]])]}
+    hooks = [dict(type="X", file="{teacher}", at=[1, [2, 3]])]
+    options = {"model.classes": ["red cell", "a, b"], "custom_hooks": hooks}
     needs = dict(teacher=dict(entry="teacher", seed=0))
     with_options(fake, "student", options=options, needs=needs)
     assert run(fake, only=["student"], seeds=[0])[0] == 0
     arrived = settings(fake.folder("student/0") / "given/train/student.py")
-    assert arrived["classes"] == ["red cell", "a, b"]
+    assert arrived["model"]["classes"] == ["red cell", "a, b"]
     teacher = str(fake.folder("teacher/0") / "epoch_2.pth")
-    assert arrived["hooks"] == [dict(type="X", file=teacher, at=[1, [2, 3]])]
+    assert arrived["custom_hooks"] == [dict(type="X", file=teacher, at=[1, [2, 3]])]
 
 
 def test_a_config_that_is_edited_meanwhile_is_trained_as_it_was_and_seen_next_time(fake, tmp_path):

@@ -9,6 +9,7 @@ from functools import partial
 
 from lad.analysis.profiling import parts
 from lad.analysis.profiling.stopwatch import Stopwatch, memory_meter
+from lad.base.progress import LATE_EPOCH
 from lad.base.replace import replaced
 from lad.errors import ConfigError
 
@@ -16,9 +17,6 @@ import torch
 from mmdet.models.detectors import BaseDetector
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
-
-# Late enough for whatever changes in the course of a training: TOOD's own assigner, methods that pretrain.
-_LATE = 10**6
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,8 @@ def measure_step(
     """
     device = next(detector.parameters()).device
     detector.train()
-    MessageHub.get_current_instance().update_info("epoch", _LATE)
+    # As late as it gets: TOOD has its own assigner, methods have pretrained.
+    MessageHub.get_current_instance().update_info("epoch", LATE_EPOCH)
     if getattr(detector, "pretraining", None) is not None:
         with replaced(detector, "loss", partial(detector.loss_at, detector.pretraining.end)):
             return _measured(detector, optim_wrapper, batches, steps, warmup, device)

@@ -129,7 +129,7 @@ class MulDE(SeveralTeachersMethod):
         self.knows = {
             name: checked
             for name, names in (knows or {}).items()
-            if (checked := checked_classes(owner, names, f"knows.{name}")) is not None
+            if (checked := checked_classes(owner, names, f"knows.{name}", "teacher")) is not None
         }
         self.candidates = candidates
         self.attention_epochs = attention_epochs
