@@ -6,6 +6,8 @@ import errno
 import os
 from pathlib import Path
 
+from lad.base.paths import file_in_path
+
 #: What is wrong with a file, a folder or a disk, and not with the program.
 FILE_ERRORS = frozenset(
     {
@@ -34,14 +36,6 @@ def explain_file_error(error: OSError) -> str | None:
     if error.filename is None:
         return f"{error.strerror} {hint}."
     path = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(error.filename)
-    if error.errno in (errno.EEXIST, errno.ENOTDIR) and (file := _file_in_path(path)):
+    if error.errno in (errno.EEXIST, errno.ENOTDIR) and (file := file_in_path(Path(path))):
         return f"{file} is a file, and a folder is needed there: name another place {hint}."
     return f"{path}: {error.strerror} {hint}."
-
-
-def _file_in_path(path: str) -> Path | None:
-    """The part of a path that exists and is no folder; None if there is none."""
-    for part in (Path(path), *Path(path).parents):
-        if part.exists():
-            return None if part.is_dir() else part
-    return None

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from lad.cli.messages import one_line_errors
-from lad.datasets.client_split import check_entries, split_by_classes, split_by_dirichlet, split_by_folder
-from lad.datasets.coco_file import read_coco
+from lad.datasets.client_split import NEEDS, split_by_classes, split_by_dirichlet, split_by_folder
+from lad.datasets.coco_needs import read_needed
 from lad.engine.checkpoints import write_whole
-from lad.errors import ConfigError, DataError
+from lad.errors import ConfigError
 from lad.federated.settings import check_client_name
 
 
@@ -71,10 +71,7 @@ def parse_classes(texts: list[str]) -> dict[str, list[str]]:
 
 def split_clients(args: argparse.Namespace) -> None:
     """Split as the arguments say."""
-    content, problems = read_coco(args.file)
-    if content is None:
-        raise DataError(f"{args.file}: {problems[0].message}.")
-    check_entries(content, str(args.file))
+    content = read_needed(args.file, NEEDS)
     if not 0 <= args.skip < len(content["images"]):
         raise ConfigError(f"--skip must be from 0 to {len(content['images']) - 1}, got {args.skip}.")
     left = {image["id"] for image in content["images"][args.skip :]}

@@ -8,39 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from lad.datasets.coco_needs import ID
 from lad.errors import DataError, listed, nearest
 
 import numpy as np
 
 Content = dict[str, Any]
-#: What an entry needs to be given to a client: numbers or texts.
-NEEDS = dict(images=("id",), annotations=("image_id", "category_id"), categories=("id", "name"))
-
-
-def check_entries(content: Content, file: str) -> None:
-    """Refuse content whose images, annotations or categories cannot be told apart or do not belong anywhere.
-
-    Args:
-        content: Of a COCO file: ``images``, ``annotations`` and ``categories``.
-        file: Its path, for errors.
-
-    Raises:
-        DataError: names the first entry without an id or a name, and how many there are.
-    """
-    for kind, keys in NEEDS.items():
-        for key in keys:
-            wrong = [
-                number
-                for number, one in enumerate(content[kind])
-                if not isinstance(one.get(key), (int, float, str))
-            ]
-            if wrong:
-                one = content[kind][wrong[0]]
-                named = f" (id {one['id']})" if "id" in one and key != "id" else ""
-                raise DataError(
-                    f"{file}: {len(wrong)} of {len(content[kind])} {kind} have no {key} that is a number or a text, "
-                    f"the first being entry {wrong[0]}{named}: give it one, or take it out."
-                )
+#: What a tool that splits a file needs of its entries (:func:`lad.datasets.coco_needs.read_needed`).
+NEEDS = dict(
+    images=dict(id=ID), annotations=dict(image_id=ID, category_id=ID), categories=dict(id=ID, name=ID)
+)
 
 
 def split_by_classes(content: Content, classes: Mapping[str, Sequence[str]], seed: int) -> dict[str, Content]:

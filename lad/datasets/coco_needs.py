@@ -70,8 +70,8 @@ def read_needed(path: str | Path, needs: Mapping[str, Mapping[str, Need]]) -> di
                 named = f" (id {entry['id']})" if "id" in entry and key != "id" else ""
                 has = f"has {entry[key]!r:.60}" if key in entry else "has none"
                 raise DataError(
-                    f"{path}: {len(wrong)} of {kind} have no {key} that is {need.told}; the first is entry {wrong[0]}"
-                    f"{named}, which {has}: mend it, or take it out."
+                    f"{path}: {len(wrong)} of {len(content[kind])} {kind} have no {key} that is {need.told}; the first "
+                    f"is entry {wrong[0]}{named}, which {has}: mend it, or take it out."
                 )
     return content
 

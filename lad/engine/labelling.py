@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lad.base.paths import file_in_path
 from lad.datasets.bad_images import check_image_loading
 from lad.datasets.configured import datasets_of
 from lad.engine.checkpoints import write_whole
@@ -50,8 +51,7 @@ def check_out(out: Path, force: bool) -> None:
     """
     if out.is_dir():
         raise ConfigError(f"{out} is a folder: name a file in it with --out.")
-    blocked = next((path for path in out.parents if path.exists() and not path.is_dir()), None)
-    if blocked is not None:
+    if (blocked := file_in_path(out.parent)) is not None:
         raise ConfigError(f"{blocked} is a file, and {out} needs a folder there: give another --out.")
     if out.exists() and not force:
         raise ConfigError(f"{out} exists: give another --out, or --force to replace it.")

@@ -70,7 +70,7 @@ def own_inputs(
         if steps:
             which = f"image {number} of {len(images)} ({image.shape[1]} x {image.shape[0]})"
             own, factor = _prepared(steps, rule, image)
-            if any(side > most for side, most in zip(own.shape, rule.shape, strict=False)):
+            if any(side > most for side, most in zip(own.shape[:2], rule.shape, strict=True)):
                 raise UnsupportedError(
                     f"the test pipeline makes {own.shape[1]} x {own.shape[0]} pixels of {which}, more than the input's "
                     f"{rule.shape[1]} x {rule.shape[0]}: give another --shape."

@@ -1,6 +1,9 @@
 """A COCO file split among clients: nothing is lost or doubled but what a client does not annotate."""
 
-from lad.datasets.client_split import check_entries, split_by_classes, split_by_dirichlet, split_by_folder
+import json
+
+from lad.datasets.client_split import NEEDS, split_by_classes, split_by_dirichlet, split_by_folder
+from lad.datasets.coco_needs import read_needed
 from lad.errors import DataError
 
 import pytest
@@ -112,12 +115,15 @@ def test_what_cannot_be_split_is_refused():
         ("categories", "name", r"entry 2 \(id 3\)"),
     ],
 )
-def test_entries_that_belong_nowhere_are_refused_in_one_line(kind, key, place):
-    broken = content()
-    check_entries(broken, "mine.json")
+def test_entries_that_belong_nowhere_are_refused_in_one_line(kind, key, place, tmp_path):
+    broken, file = content(), tmp_path / "mine.json"
+    file.write_text(json.dumps(broken))
+    assert read_needed(file, NEEDS) == broken
     del broken[kind][2][key]
-    with pytest.raises(
-        DataError, match=rf"mine\.json: 1 of \d+ {kind} have no {key} .* {place}: give"
-    ) as error:
-        check_entries(broken, "mine.json")
+    file.write_text(json.dumps(broken))
+    says = (
+        rf"mine\.json: 1 of {len(broken[kind])} {kind} have no {key} that is a number or a text; the first is"
+    )
+    with pytest.raises(DataError, match=rf"{says} {place}, which has none: mend it") as error:
+        read_needed(file, NEEDS)
     assert "\n" not in str(error.value)

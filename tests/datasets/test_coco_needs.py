@@ -36,7 +36,7 @@ def test_a_file_that_has_what_is_needed_is_read(tmp_path):
         (
             dict(id=None),
             {},
-            "1 of images have no id that is a number or a text; the first is entry 1, which has None",
+            "1 of 2 images have no id that is a number or a text; the first is entry 1, which has None",
         ),
         (dict(id=True), {}, "no id that is a number or a text"),
         (dict(file_name=3), {}, "no file_name that is a text; the first is entry 1 (id x), which has 3"),

@@ -185,7 +185,7 @@ def test_tool_writes_a_video(photographs):
         ("[]", (), "error: {file}: not a COCO annotation file: it holds a list, not a dict."),
         ('{"images": [', (), "error: {file}: not a JSON file"),
         ('{"images": [{"id": 1, "file_name": "1.png", "width": 0, "height": 9}], "annotations": [], "categories": []}',
-         (), "error: {file}: 1 of images have no width that is a number above 0"),
+         (), "error: {file}: 1 of 1 images have no width that is a number above 0"),
         ('{"images": [], "annotations": [], "categories": []}', (), "error: no image of the file has a box"),
         ("{}", ("--seed", -1), "make_video.py: error: --seed must be at least 0, got -1"),
     ],
