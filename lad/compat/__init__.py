@@ -5,6 +5,6 @@ from lad.compat.stack import require_stack
 # Before the patches, which import what they patch.
 require_stack()
 
-from lad.compat.patches import apply, coco_evaluation_by  # noqa: E402
+from lad.compat.patches import apply, coco_evaluation_by, coco_results_of_nothing  # noqa: E402
 
-__all__ = ["apply", "coco_evaluation_by", "require_stack"]
+__all__ = ["apply", "coco_evaluation_by", "coco_results_of_nothing", "require_stack"]

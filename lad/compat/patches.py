@@ -26,6 +26,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.model import MMDistributedDataParallel
+from pycocotools.coco import COCO
 
 
 def _once(patch: Callable[[], None]) -> Callable[[], None]:
@@ -146,6 +147,26 @@ def coco_evaluation_by(evaluator: type) -> Iterator[None]:
     from mmdet.evaluation.metrics import coco_metric
 
     with mock.patch.object(coco_metric, "COCOeval", evaluator):
+        yield
+
+
+@contextmanager
+def coco_results_of_nothing() -> Iterator[None]:
+    """Temporarily let pycocotools load the results of a detector that detected nothing.
+
+    It looks at the first detection of them. MMDetection's ``CocoMetric`` gives no numbers then instead of zeros.
+    """
+    load_results = COCO.loadRes
+
+    def load(self: COCO, results: Any) -> COCO:
+        if not isinstance(results, list) or results:
+            return load_results(self, results)
+        nothing = COCO()
+        nothing.dataset = dict(self.dataset, annotations=[])
+        nothing.createIndex()
+        return nothing
+
+    with mock.patch.object(COCO, "loadRes", load):
         yield
 
 

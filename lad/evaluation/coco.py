@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lad.compat import coco_evaluation_by
+from lad.compat import coco_evaluation_by, coco_results_of_nothing
 from lad.datasets.tail import ClassCount, FrequencyBounds
 from lad.errors import ConfigError
 from lad.evaluation.faster import load_faster_coco_eval
@@ -89,13 +89,17 @@ class CocoMetric(_CocoMetric):
         self.iou_thrs = np.atleast_1d(self.iou_thrs)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Compute the metrics with the evaluator of the backend."""
-        if self._frequencies is None:
-            with nullcontext() if self._evaluator is None else coco_evaluation_by(self._evaluator):
-                return super().compute_metrics(results)
-        precisions: dict[str, np.ndarray] = {}
-        with coco_evaluation_by(_recording(self._evaluator or COCOeval, precisions)):
+        """Compute the metrics with the evaluator of the backend; they are 0 where nothing was detected."""
+        evaluator, precisions = self._evaluator, dict[str, np.ndarray]()
+        if self._frequencies is not None:
+            evaluator = _recording(evaluator or COCOeval, precisions)
+        by = nullcontext() if evaluator is None else coco_evaluation_by(evaluator)
+        with coco_results_of_nothing(), by:
             metrics = super().compute_metrics(results)
+        if not any(len(found["scores"]) for _, found in results):
+            MMLogger.get_current_instance().warning(f"Nothing was detected in {len(results)} images.")
+        if self._frequencies is None:
+            return metrics
         return metrics | self._by_frequency(precisions, *self._frequencies)
 
     def _by_frequency(

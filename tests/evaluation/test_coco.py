@@ -192,14 +192,6 @@ def test_fast_recall_asks_no_evaluator(tmp_path):
             evaluate(content, samples, tmp_path)
 
 
-def test_images_without_any_detection_are_said_and_not_evaluated(tmp_path):
-    content, samples = recorded(0)
-    for sample in samples:
-        sample["pred_instances"] = {key: value[:0] for key, value in sample["pred_instances"].items()}
-    for backend in ("pycocotools", "faster-coco-eval"):
-        assert evaluate(content, samples, tmp_path, backend=backend) == {}
-
-
 def test_without_a_backend_it_is_mmdetections_metric_with_pycocotools(tmp_path):
     content, samples = recorded(0)
     metric = METRICS.build(dict(type="mmdet.CocoMetric"))
@@ -239,3 +231,32 @@ def test_a_missing_package_is_said_when_the_metric_is_built(monkeypatch):
 def test_settings_that_cannot_be_are_refused_in_one_line(settings, message):
     with pytest.raises(ConfigError, match=message):
         CocoMetric(**settings)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(metric=["bbox", "segm"], classwise=True),
+        dict(metric="proposal"),
+        dict(metric="bbox", use_mp_eval=True),
+        dict(metric="bbox", backend="faster-coco-eval"),
+    ],
+    ids=lambda options: "-".join(str(value) for value in options.values()),
+)
+def test_a_detector_that_detects_nothing_has_an_map_of_zero(options, tmp_path):
+    content, samples = recorded(0, with_masks=True)
+    for one in samples:
+        one["pred_instances"] = {name: value[:0] for name, value in one["pred_instances"].items()}
+    found = evaluate(content, samples, tmp_path, **options)
+    names = {name for name in found if "precision" not in name}
+    assert len(names) == (12 if "segm" in options["metric"] else 6)
+    assert {found[name] for name in names} == {0.0}
+
+
+def test_a_detector_that_detects_nothing_has_an_ap_of_rare_classes_of_zero(tmp_path):
+    content, samples = recorded(0)
+    for one in samples:
+        one["pred_instances"] = {name: value[:0] for name, value in one["pred_instances"].items()}
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    found = evaluate(content, samples, tmp_path, frequencies=dict(ann_file=str(tmp_path / "train.json")))
+    assert found["coco/bbox_AP_rare"] == found["coco/bbox_mAP"] == 0.0

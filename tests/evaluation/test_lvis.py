@@ -192,3 +192,13 @@ def test_dataset_is_read_without_the_package_of_lvis(tmp_path):
     assert info["img_path"] == f"{tmp_path}/coco/val2017/000000000001.jpg"
     assert [own["bbox_label"] for own in info["instances"]] == [0, 2]
     assert dataset.get_cat_ids(1) == []
+
+
+def test_a_detector_that_detects_nothing_has_an_ap_of_zero(tmp_path):
+    content = annotations([([], []), ([], []), ([], [])], [(1, 1), (2, 2)])
+    samples = [sample(1, (0, 0.5, True)), sample(2, (0, 0.9, False))]
+    for one in samples:
+        one["pred_instances"] = {name: value[:0] for name, value in one["pred_instances"].items()}
+    found = evaluate(content, samples, tmp_path)
+    assert found["lvis/bbox_AP"] == found["lvis/bbox_APf"] == 0.0
+    assert found["lvis/bbox_APr"] == -1.0
