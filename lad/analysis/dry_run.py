@@ -14,7 +14,7 @@ from lad.analysis.profiling.batch import random_batch
 from lad.analysis.tables import text_table
 from lad.base.capture import Outputs, levels_of, split_level
 from lad.base.config import detector_config
-from lad.base.progress import Progress
+from lad.base.progress import LATE_EPOCH, Progress
 from lad.base.replace import replaced
 from lad.cli.config_settings import check_settings
 from lad.detectors.bound import BoundMethod
@@ -39,7 +39,7 @@ from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmengine.config import Config
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
@@ -166,6 +166,8 @@ def _losses_of_phase(model: DistillationDetector, phase: str, progress: Progress
             hook = "pretraining_losses" if phase == "pretraining" else hook
             stack.enter_context(replaced(one.method, hook, _recording(one, hook, sources)))
         torch.manual_seed(0)
+        # TOOD reads the epoch, and assigns by its predictions in a late one.
+        MessageHub.get_current_instance().update_info("epoch", LATE_EPOCH)
         losses = model.train().loss_at(progress, *noise(model))
     rows = []
     for name, value in losses.items():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from lad.assignment.finite import refuse_not_finite
 from lad.assignment.max_iou import IGNORED
 from lad.assignment.priors import PriorGrid
 
@@ -80,8 +81,7 @@ def find_candidates(
     is_candidate = (assigned >= 0).flatten()
     place = is_candidate.cumsum(0)
     count, *healthy = fetch(torch.cat([place[-1:], finite.to(place.dtype)]))
-    if not all(healthy):
-        raise FloatingPointError(_name_images(batch_img_metas, healthy))
+    refuse_not_finite(healthy, batch_img_metas)
     # nonzero() with a known count: anchors that are no candidates are written to one extra slot, which is cut off.
     index = place.new_zeros(count + 1)
     index.scatter_(0, torch.where(is_candidate, place - 1, count), torch.arange(len(place), device=device))
@@ -103,16 +103,4 @@ def find_candidates(
         ignored=(assigned == IGNORED).flatten(),
         gt_counts=tuple(counts),
         grid=grid,
-    )
-
-
-def _name_images(batch_img_metas: Sequence[dict], healthy: Sequence[int]) -> str:
-    names = [
-        str(meta.get("img_path") or meta.get("img_id") or f"number {number} of the batch")
-        for number, (meta, good) in enumerate(zip(batch_img_metas, healthy, strict=True))
-        if not good
-    ]
-    return (
-        f"predictions for image {', '.join(names)} are NaN or infinite: the labels cannot be assigned; "
-        "lower the learning rate or clip gradients, and check the teacher and that image."
     )

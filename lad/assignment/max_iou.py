@@ -100,17 +100,24 @@ def assign_one_by_one(
     batch_gt_instances: Sequence[InstanceData],
     batch_gt_instances_ignore: Sequence[InstanceData | None],
     assigner: BaseAssigner,
+    sampler: BaseSampler | None = None,
 ) -> Tensor:
     """Assign image by image with any assigner that uses priors alone, as MMDetection calls it.
 
-    For assigners that :func:`assign_max_iou` does not cover; waits for the device at every image.
-    Returns the same as :func:`assign_max_iou`.
+    For assigners and samplers that :func:`assign_max_iou` does not cover; waits for the device at every image.
+    Returns the same as :func:`assign_max_iou`; priors that the sampler leaves out are ignored.
     """
     assigned = inside.new_full(inside.shape, IGNORED, dtype=torch.long)
     for image, (gt_instances, ignore) in enumerate(
         zip(batch_gt_instances, batch_gt_instances_ignore, strict=True)
     ):
-        result = assigner.assign(InstanceData(priors=priors[inside[image]]), gt_instances, ignore)
+        own = InstanceData(priors=priors[inside[image]])
+        result = assigner.assign(own, gt_instances, ignore)
         # MMDetection: -1 ignored, 0 negative, 1 the first ground truth.
-        assigned[image, inside[image]] = result.gt_inds - 1
+        decided = result.gt_inds - 1
+        if sampler is not None:
+            sampled = sampler.sample(result, own, gt_instances)
+            chosen = torch.cat([sampled.pos_inds, sampled.neg_inds])
+            decided = torch.full_like(decided, IGNORED).scatter(0, chosen, decided[chosen])
+        assigned[image, inside[image]] = decided
     return assigned

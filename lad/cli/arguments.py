@@ -20,6 +20,13 @@ from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.device import get_device
 
+#: What a launcher's processes find in their environment, and what starts them.
+LAUNCHERS = dict(
+    pytorch=("RANK", "torchrun"),
+    slurm=("SLURM_PROCID", "srun"),
+    mpi=("OMPI_COMM_WORLD_LOCAL_RANK", "mpirun"),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that every tool with a config takes, under MMDetection's names."""
@@ -34,8 +41,9 @@ def read_config(args: argparse.Namespace) -> Config:
     """Read the config that the arguments of :func:`add_arguments` name, and apply their overrides.
 
     Raises:
-        ConfigError: there is no such config, or the options do not fit it.
+        ConfigError: there is no such config, the options do not fit it, or nothing has launched the process.
     """
+    _check_launcher(args.launcher)
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     setup_cache_size_limit_of_dynamo()
     cfg = load_config(args.config)
@@ -53,6 +61,15 @@ def read_config(args: argparse.Namespace) -> Config:
     elif cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs") / Path(args.config).stem)
     return cfg
+
+
+def _check_launcher(launcher: str) -> None:
+    if launcher in LAUNCHERS and LAUNCHERS[launcher][0] not in os.environ:
+        variable, command = LAUNCHERS[launcher]
+        raise ConfigError(
+            f"--launcher {launcher} is for processes that {command} starts, and {variable} is not set: start with "
+            f"{command}, or leave out --launcher."
+        )
 
 
 def prepare_training(
@@ -89,6 +106,8 @@ def prepare_training(
                 "--auto-scale-lr needs auto_scale_lr=dict(enable=False, base_batch_size=16) in the config."
             )
         cfg.auto_scale_lr.enable = True
+    if resume_schedule is not None and resume is None and not cfg.get("resume"):
+        raise ConfigError("--resume-schedule says how a resumed run goes on: give --resume too.")
     resume = resume_request(cfg.work_dir, resume)
     if resume is not None:
         cfg.resume = True

@@ -11,12 +11,12 @@ next commands. Without --checkpoint the teacher's config is written too, to be t
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from lad.analysis.profiling.building import with_random_weights
 from lad.base.config import load_config
 from lad.cli.messages import config_errors, one_line_errors
 from lad.compat.safe_loading import load_safely
-from lad.datasets.layouts import Layout, Split, coco_split, find_data
+from lad.datasets.layouts import Layout, Split, coco_split, find_data, in_class_order
 from lad.detectors.configs import describes_detectors
 from lad.errors import CheckpointError, ConfigError, UnsupportedError
 from lad.networks.verified_checkpoint import class_names
@@ -34,8 +34,10 @@ from lad.recipes.choice import RECIPES, Recipe, family, recipes_for
 from lad.recipes.classes import with_classes
 from lad.recipes.configs import Schedule, distillation_text, epochs_of, plain_text
 from lad.recipes.data import DataSummary, summarise_data
+from lad.recipes.output import Output
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
 
@@ -70,38 +72,18 @@ class Files:
     def __iter__(self) -> Iterator[Path]:
         return iter([file for file in (self.distillation, self.student, self.teacher) if file is not None])
 
-    def check_new(self, force: bool) -> None:
-        """Refuse to replace a file.
-
-        Raises:
-            ConfigError: one is there.
-        """
-        there = [file for file in self if file.exists()]
-        if there and not force:
-            raise ConfigError(f"{there[0]} exists: give another --out, or --force to replace it.")
-
-
-@contextmanager
-def unless_it_fails(files: Iterable[Path]) -> Iterator[None]:
-    """Give files the content that they had, or remove them, where what writes them fails."""
-    before = {file: file.read_bytes() if file.exists() else None for file in files}
-    try:
-        yield
-    except BaseException:
-        for file, content in before.items():
-            if content is None:
-                file.unlink(missing_ok=True)
-            else:
-                file.write_bytes(content)
-        raise
-
 
 def base_path(path: str, out: Path) -> str:
     """How a config names its base: a file relative to its own folder, a package's as it is."""
     return path if "::" in path else os.path.relpath(path, out.parent)
 
 
-def data_of(args: argparse.Namespace) -> Layout:
+def converted_folder(out: Path) -> Path:
+    """Folder of the annotations that are converted for a config, or put into its order of classes."""
+    return out.with_name(f"{out.stem}_annotations")
+
+
+def data_of(args: argparse.Namespace, output: Output) -> Layout:
     """Find the data that the arguments name."""
     given = {split: getattr(args, f"{split}_annotations") for split in ("train", "val")}
     if all(given.values()):
@@ -115,7 +97,7 @@ def data_of(args: argparse.Namespace) -> Layout:
         return layout
     if any(given.values()):
         raise ConfigError("name both --train-annotations and --val-annotations, or none of them.")
-    layout = find_data(args.data, args.out.with_name(f"{args.out.stem}_annotations"))
+    layout = find_data(args.data, converted_folder(args.out), output.write)
     return Layout(
         layout.kind,
         Split(layout.train.annotations, args.train_images or layout.train.images),
@@ -145,7 +127,7 @@ def teachers_classes(checkpoint: str | None) -> tuple[str, ...] | None:
     return class_names(content.get("meta") if isinstance(content, dict) else None)
 
 
-def write(args: argparse.Namespace, files: Files) -> tuple[Recipe, str]:
+def write(args: argparse.Namespace, files: Files, output: Output) -> tuple[Recipe, str]:
     """Write the configs; returns the recipe and the dry run's report.
 
     Raises:
@@ -153,12 +135,17 @@ def write(args: argparse.Namespace, files: Files) -> tuple[Recipe, str]:
     """
     student, teacher = read_detector(args.student, "student"), read_detector(args.teacher, "teacher")
     init_default_scope("mmdet")
-    layout = data_of(args)
-    data = summarise_data(layout, teachers_classes(args.checkpoint))
+    # MMEngine lists every weight's initialisation where there is no log file.
+    MMLogger.get_current_instance().setLevel(logging.WARNING)
+    order = teachers_classes(args.checkpoint)
+    layout = data_of(args, output)
+    data = summarise_data(layout, order)
+    layout = in_class_order(layout, data.classes, converted_folder(args.out), output.write)
     report_data(layout, data)
     schedule = Schedule(args.epochs, args.batch_size)
     heading = f"Written by: lad {shlex.join(['new', *sys.argv[1:]])}"
-    files.student.write_text(
+    output.write(
+        files.student,
         plain_text(
             f"The student alone. {heading}",
             base_path(args.student, args.out),
@@ -166,10 +153,11 @@ def write(args: argparse.Namespace, files: Files) -> tuple[Recipe, str]:
             layout,
             data,
             schedule,
-        )
+        ),
     )
     if files.teacher is not None:
-        files.teacher.write_text(
+        output.write(
+            files.teacher,
             plain_text(
                 f"The teacher. {heading}",
                 base_path(args.teacher, args.out),
@@ -177,13 +165,13 @@ def write(args: argparse.Namespace, files: Files) -> tuple[Recipe, str]:
                 layout,
                 data,
                 Schedule(),
-            )
+            ),
         )
     refused: list[str] = []
     for recipe in recipes_for(student.model, teacher.model, args.method):
         spec: dict[str, Any] = dict(config=args.teacher, **with_classes(teacher.model, len(data.classes)))
         spec["checkpoint"] = args.checkpoint or trained_checkpoint(files.teacher, teacher)
-        files.distillation.write_text(distillation_text(heading, files.student, spec, recipe))
+        output.write(files.distillation, distillation_text(heading, files.student, spec, recipe))
         cfg = load_config(str(files.distillation))
         try:
             with config_errors(), tempfile.TemporaryDirectory() as folder:
@@ -213,6 +201,18 @@ def report_data(layout: Layout, data: DataSummary) -> None:
     print(f"  {data.tail}")
 
 
+def check_no_input(args: argparse.Namespace, files: Files) -> None:
+    """Refuse to write over a config that is read.
+
+    Raises:
+        ConfigError: names it.
+    """
+    for role in ("student", "teacher"):
+        path = getattr(args, role)
+        if "::" not in path and Path(path).resolve() in {file.resolve() for file in files}:
+            raise ConfigError(f"--{role} {path} is one of the files that are written: give another --out.")
+
+
 def next_commands(args: argparse.Namespace, files: Files, student: Config, teacher: Config) -> Sequence[str]:
     """What to type next."""
     scaled = " --auto-scale-lr" if (student.get("auto_scale_lr") or {}).get("base_batch_size") else ""
@@ -220,12 +220,12 @@ def next_commands(args: argparse.Namespace, files: Files, student: Config, teach
     name = f"epoch_{steps}" if steps else f"iter_{student.train_cfg.max_iters}"
     work_dir = Path("work_dirs") / files.distillation.stem
     commands = [
-        f"lad train {files.distillation}{scaled}",
-        f"lad test {files.distillation} {work_dir / name}.pth",
+        f"lad train {shlex.quote(str(files.distillation))}{scaled}",
+        f"lad test {shlex.quote(str(files.distillation))} {shlex.quote(f'{work_dir / name}.pth')}",
     ]
     if files.teacher is not None:
         own = " --auto-scale-lr" if (teacher.get("auto_scale_lr") or {}).get("base_batch_size") else ""
-        commands.insert(0, f"lad train {files.teacher}{own}")
+        commands.insert(0, f"lad train {shlex.quote(str(files.teacher))}{own}")
     return commands
 
 
@@ -243,10 +243,11 @@ def main() -> None:
             args.out.with_name(f"{stem}_student.py"),
             None if args.checkpoint else args.out.with_name(f"{stem}_teacher.py"),
         )
-        files.check_new(args.force)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        with unless_it_fails(files):
-            recipe, report = write(args, files)
+        check_no_input(args, files)
+        output = Output(args.force)
+        output.check_new(files)
+        with output.unless_it_fails():
+            recipe, report = write(args, files, output)
         student, teacher = load_config(args.student), load_config(args.teacher)
         print(
             f"student: {family(student.model)}, teacher: {family(teacher.model)}; method: {recipe.name}, "

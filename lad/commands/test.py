@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from unittest.mock import patch
 
 from lad.cli.arguments import add_arguments, read_config
 from lad.cli.checks import check_test_data
 from lad.cli.config_settings import check_settings
 from lad.cli.messages import config_errors, one_line_errors, run_errors
+from lad.engine.config_files import config_beside_log
 from lad.engine.defaults import verify_checkpoints
 from lad.engine.leaving import leaving_process_group
 from lad.engine.plain_config import student_only
@@ -21,7 +21,6 @@ from lad.errors import CheckpointError, ConfigError
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict
-from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -64,19 +63,10 @@ def with_tta(cfg: Config) -> Config:
     return cfg
 
 
-def dump_beside_log(runner: Runner) -> None:
-    """Write a runner's config into the folder of its log, ``WORK_DIR/TIMESTAMP``.
-
-    MMEngine writes it into the work_dir itself, over the config of the training: a test's is the student's alone.
-    """
-    if is_main_process():
-        name = Path(runner.cfg.filename or f"{runner.timestamp}.py").name
-        runner.cfg.dump(str(Path(runner.log_dir) / name))
-
-
 def test(cfg: Config, out: str | None) -> None:
     """Test as the config says; with a file, write the predictions."""
-    with config_errors(), patch.object(Runner, "dump_config", dump_beside_log):
+    # The config of the training stays in the work_dir: a test's is the student's alone.
+    with config_errors(), config_beside_log():
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
         check_test_data(runner)
     if out is not None:

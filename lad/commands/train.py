@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
 from lad.analysis.dry_run import describe_config
@@ -17,6 +18,12 @@ from lad.cli.checks import check_training
 from lad.cli.messages import config_errors, one_line_errors, run_errors
 from lad.detectors.configs import check_layer_decay
 from lad.engine import standalone
+from lad.engine.config_files import (
+    check_replaceable,
+    config_beside_log,
+    dump_replaces_source,
+    write_network_config,
+)
 from lad.engine.leaving import leaving_process_group
 from lad.engine.plain_config import plain_configs
 
@@ -65,11 +72,16 @@ def train(cfg: Config) -> None:
     """Train as the prepared config says."""
     with config_errors():
         plain = plain_configs(cfg)
+        files = {name: Path(cfg.work_dir) / f"{name}.py" for name in plain}
+        for file in files.values():
+            check_replaceable(file)
+    beside = dump_replaces_source(cfg) or Path(cfg.filename or "").stem in plain
+    with config_errors(), config_beside_log() if beside else nullcontext():
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
         check_training(runner)
     if is_main_process():
         for name, config in plain.items():
-            standalone(config).dump(Path(runner.work_dir) / f"{name}.py")
+            write_network_config(standalone(config), files[name])
         if mismatch := learning_rate_mismatch(cfg, get_world_size()):
             runner.logger.warning(mismatch)
     with run_errors(runner):

@@ -183,6 +183,20 @@ def picture_names(paths: Iterable[str]) -> dict[str, str]:
     return names
 
 
+def check_no_image(out_dir: str, names: dict[str, str]) -> None:
+    """Refuse a folder in which a picture would replace an image of the data set.
+
+    Raises:
+        ConfigError: names one.
+    """
+    images = {Path(image).resolve() for image in names}
+    for name in names.values():
+        if (Path(out_dir) / name).resolve() in images:
+            raise ConfigError(
+                f"--out-dir {out_dir} has the data set's {name}, which its picture would replace: name another folder."
+            )
+
+
 def main() -> None:
     """Run ``lad visualize``."""
     args = parse_args()
@@ -203,10 +217,11 @@ def main() -> None:
         MessageHub.get_current_instance().update_info("epoch", 0)
         data = datasets(cfg, args.split)
         classes = data[0].metainfo.get("classes")
-        images = (
+        images = [
             dataset.get_data_info(index)["img_path"] for dataset in data for index in range(len(dataset))
-        )
+        ]
         names = picture_names(images)
+        check_no_image(args.out_dir, names)
         for sample in chosen(data, args.images):
             (picture,) = assignment_pictures(model, pseudo_collate([sample]), classes)
             out_file = Path(args.out_dir) / names[sample["data_samples"].img_path]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,17 @@ class Layout:
     val: Split
 
 
-def find_data(folder: Path, converted: Path) -> Layout:
+#: Writes a text to a file, and the file's folder.
+Writer = Callable[[Path, str], object]
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file, and its folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def find_data(folder: Path, converted: Path, write: Writer = write_text) -> Layout:
     """Find the training and validation data of a folder.
 
     ======  ==========================================================================================================
@@ -56,6 +66,7 @@ def find_data(folder: Path, converted: Path) -> Layout:
     Args:
         folder: The data.
         converted: Folder that converted annotations are written to, as ``train.json`` and ``val.json``.
+        write: Writes them.
 
     Raises:
         ConfigError: the folder has none of these, or several files could be meant.
@@ -69,7 +80,7 @@ def find_data(folder: Path, converted: Path) -> Layout:
             split: (convert_voc(folder, voc_names(folder, split), classes), folder / "JPEGImages")
             for split in SPLITS
         }
-        return _write(found, converted, "VOC")
+        return _write(found, converted, "VOC", write)
     description = next(
         (file for file in map(folder.joinpath, ("data.yaml", "data.yml")) if file.is_file()), None
     )
@@ -79,19 +90,51 @@ def find_data(folder: Path, converted: Path) -> Layout:
         if missing:
             raise ConfigError(f"{description} has no {listed(missing)}.")
         return _write(
-            {split: (convert_yolo(one, classes), one) for split, one in folders.items()}, converted, "YOLO"
+            {split: (convert_yolo(one, classes), one) for split, one in folders.items()},
+            converted,
+            "YOLO",
+            write,
         )
     return Layout("COCO", *(_coco_split(folder, split) for split in SPLITS))
 
 
-def _write(found: dict, converted: Path, kind: str) -> Layout:
-    converted.mkdir(parents=True, exist_ok=True)
+def _write(found: dict, converted: Path, kind: str, write: Writer) -> Layout:
     splits = {}
     for split, (content, images) in found.items():
-        file = converted / f"{split}.json"
-        file.write_text(json.dumps(content))
-        splits[split] = Split(file, images)
+        splits[split] = Split(converted / f"{split}.json", images)
+        write(splits[split].annotations, json.dumps(content))
     return Layout(kind, **splits)
+
+
+def in_class_order(
+    layout: Layout, classes: Sequence[str], converted: Path, write: Writer = write_text
+) -> Layout:
+    """The data with their categories in the order of the classes, which is that of a detector's labels.
+
+    A file in which they are in another order is left as it is, and a copy of it written.
+
+    Args:
+        layout: The data.
+        classes: The names of the categories, in the order that they are to have.
+        converted: Folder that copies are written to, as ``train.json`` and ``val.json``.
+        write: Writes them.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    splits = {}
+    for name in SPLITS:
+        split: Split = getattr(layout, name)
+        content, problems = read_coco(split.annotations)
+        if content is None:
+            raise DataError(f"{problems[0]}")
+        by_name = {str(category.get("name")): category for category in content["categories"]}
+        if list(by_name) != list(classes):
+            split = Split(converted / f"{name}.json", split.images)
+            categories = [by_name[one] for one in classes]
+            write(split.annotations, json.dumps(dict(content, categories=categories)))
+        splits[name] = split
+    return Layout(layout.kind, **splits)
 
 
 def _coco_split(folder: Path, split: str) -> Split:

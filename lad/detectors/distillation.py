@@ -245,10 +245,11 @@ class DistillationDetector(NetworksDetector):
             own = self._own_losses(steps, images, data_samples, outputs)
         losses = self._named(own)
         for name, one in active.items():
-            if isinstance(one.method, JointMethod):
-                terms = one.method.joint_losses(steps[name])
-            else:
-                terms = one.method.losses(steps[name][one.learner])
+            with explaining_single_values(type(one.method).__name__, images[self.deploy]):
+                if isinstance(one.method, JointMethod):
+                    terms = one.method.joint_losses(steps[name])
+                else:
+                    terms = one.method.losses(steps[name][one.learner])
             add_terms(losses, one, scaled_terms(one, terms, own, progress))
         resting = [one.method for name, one in self.bound.items() if name not in active]
         return reach_adapters(losses, resting)
@@ -344,7 +345,9 @@ class DistillationDetector(NetworksDetector):
         steps = steps_of(methods, self._candidates(), batch, is_pretraining=True)
         losses: dict[str, Tensor] = {}
         for name, one in methods.items():
-            add_terms(losses, one, one.method.pretraining_losses(steps[name][one.learner]))
+            with explaining_single_values(type(one.method).__name__, images[self.deploy]):
+                terms = one.method.pretraining_losses(steps[name][one.learner])
+            add_terms(losses, one, terms)
         return losses
 
     def _network_images(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:

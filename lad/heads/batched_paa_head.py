@@ -111,7 +111,8 @@ class BatchedPAAHead(PAAHead):
 
     Candidates, their losses, the mixtures and the separation into positives are computed for all images, objects
     and levels together; the assignment waits for the device once. Mixtures are fitted in float64 (MMDetection
-    passes float32 to scikit-learn).
+    passes float32 to scikit-learn). With ``train_cfg.allowed_border`` from 0 on, an image without an anchor inside
+    teaches nothing; MMDetection stops there.
 
     Args:
         box_loss_weight: How the box loss is averaged over the positives: ``'iou'`` weights each by its IoU as
@@ -119,8 +120,8 @@ class BatchedPAAHead(PAAHead):
         args, kwargs: As for ``PAAHead``.
 
     Raises:
-        ConfigError: ``box_loss_weight`` is unknown, or ``loss_cls`` takes probabilities where the head predicts logits
-            or the other way round.
+        ConfigError: ``box_loss_weight`` is unknown, ``reg_decoded_bbox`` is not set, or ``loss_cls`` takes
+            probabilities where the head predicts logits or the other way round.
     """
 
     #: Whether class scores are probabilities rather than logits.
@@ -131,6 +132,11 @@ class BatchedPAAHead(PAAHead):
         if box_loss_weight not in ("iou", "uniform"):
             raise ConfigError(
                 f"BatchedPAAHead: box_loss_weight must be 'iou' or 'uniform', got {box_loss_weight!r}."
+            )
+        if not self.reg_decoded_bbox:
+            raise ConfigError(
+                f"{type(self).__name__} learns boxes, not deltas: set reg_decoded_bbox=True and a loss of boxes "
+                "(loss_bbox=dict(type='GIoULoss', loss_weight=1.3))."
             )
         self.box_loss_weight = box_loss_weight
         self._check_class_loss()
@@ -192,7 +198,9 @@ class BatchedPAAHead(PAAHead):
         if is_batchable(self.assigner, self.sampler, has_ignored_regions):
             bboxes = [instances.bboxes for instances in batch_gt_instances]
             return assign_max_iou(grid.anchors, inside, bboxes, self.assigner)
-        return assign_one_by_one(grid.anchors, inside, batch_gt_instances, ignore, self.assigner)
+        return assign_one_by_one(
+            grid.anchors, inside, batch_gt_instances, ignore, self.assigner, self.sampler
+        )
 
     def reassign(self, losses: Tensor, candidates: PAACandidates) -> PAAReassignment:
         """Decide which candidates are positive by their losses (K,)."""

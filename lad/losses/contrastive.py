@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lad.losses.precision import upcast
+from lad.losses.unit_vectors import unit_vectors
 
 import torch
 import torch.nn.functional as F
@@ -52,8 +53,8 @@ def nt_xent_loss(
         raise ValueError(f"temperature must be positive, got {temperature!r}")
     # Autocast would take the product in half precision.
     with torch.autocast(first.device.type, enabled=False):
-        own = F.normalize(torch.cat([upcast(first), upcast(second)]), dim=1)
-        every = own if candidates is None else F.normalize(upcast(candidates).flatten(0, 1), dim=1)
+        own = unit_vectors(torch.cat([upcast(first), upcast(second)]))[0]
+        every = own if candidates is None else unit_vectors(upcast(candidates).flatten(0, 1))[0]
         cosines = own @ every.T
         count, total = len(first), len(every) // 2
         images = torch.arange(start, start + count, device=first.device)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lad.losses.feature import check_maps
 from lad.losses.precision import upcast_pair
+from lad.losses.unit_vectors import unit_vectors
 
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -30,4 +30,4 @@ def direction_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """
     check_maps(student, teacher)
     student, teacher = (each.flatten(1) for each in upcast_pair(student, teacher))
-    return (F.normalize(student, dim=1) - F.normalize(teacher, dim=1)).square().mean(dim=1)
+    return (unit_vectors(student)[0] - unit_vectors(teacher)[0]).square().mean(dim=1)

@@ -67,7 +67,8 @@ def object_masks(objects: Objects, num_images: int, map_size: tuple[int, int]) -
     left, top = (left * across).floor(), (top * down).floor()
     right, bottom = (right * across).ceil(), (bottom * down).ceil()
     # Of the whole box, as in the authors' code: also of what the edge of the image cuts off.
-    positions = (right - left + 1) * (bottom - top + 1)
+    # A reversed box has none, and weighs nothing.
+    positions = ((right - left + 1) * (bottom - top + 1)).clamp(min=1)
     columns = torch.arange(width, device=left.device)
     rows = torch.arange(height, device=left.device)
     inside_x = (columns >= left[:, None]) & (columns <= right[:, None])

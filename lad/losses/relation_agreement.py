@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lad.losses.precision import upcast
+from lad.losses.unit_vectors import unit_vectors
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,7 @@ def relation_agreement_loss(
     # Autocast would take the product in half precision.
     with torch.autocast(first.device.type, enabled=False):
         views, references = upcast(torch.stack([first, second])), upcast(references)
-        cosines = F.normalize(views, dim=-1) @ F.normalize(references, dim=-1).T
+        cosines = unit_vectors(views)[0] @ unit_vectors(references)[0].T
     target = (cosines.detach() / target_temperature).softmax(dim=-1).mean(dim=0)
     log_relations = (cosines / temperature).log_softmax(dim=-1)
     # `kl_div` takes the logarithm of a target of 0 as its limit.

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from lad.base.settings import check_numbers
 from lad.losses.precision import upcast_pair
+from lad.losses.unit_vectors import TINY, unit_vectors
 from lad.losses.weighted import WeightedLoss
 
 import torch
 import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
-
-#: Embeddings that are closer than this coincide: they have no direction to each other.
-TINY = 1e-12
 
 
 def relative_distances(embeddings: Tensor) -> Tensor:
@@ -28,7 +26,7 @@ def relative_distances(embeddings: Tensor) -> Tensor:
     """
     # Not F.pdist, whose backward pass of nothing kills the process.
     first, second = torch.triu_indices(len(embeddings), len(embeddings), 1, device=embeddings.device)
-    _, distances = _directions(embeddings[second] - embeddings[first])
+    _, distances = unit_vectors(embeddings[second] - embeddings[first])
     return distances / (distances.sum() / max(len(distances), 1)).clamp(min=TINY)
 
 
@@ -43,17 +41,8 @@ def angle_cosines(embeddings: Tensor) -> Tensor:
     Returns:
         (n, n, n), indexed by [j, i, k]; 0 where t_i or t_k coincides with t_j.
     """
-    direction, _ = _directions(embeddings[None] - embeddings[:, None])
+    direction, _ = unit_vectors(embeddings[None] - embeddings[:, None])
     return direction @ direction.transpose(1, 2)
-
-
-def _directions(difference: Tensor) -> tuple[Tensor, Tensor]:
-    """Vectors (..., C) at length 1, and their lengths (...); both 0, with gradients of 0, where shorter than TINY."""
-    squared = difference.square().sum(dim=-1, keepdim=True)
-    # Not F.normalize, whose gradient where nothing is to be normalised is 1 / eps.
-    coincide = squared <= TINY**2
-    length = squared.masked_fill(coincide, 1).sqrt()
-    return difference.masked_fill(coincide, 0) / length, length.masked_fill(coincide, 0)[..., 0]
 
 
 def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:

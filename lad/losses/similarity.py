@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from lad.losses.feature import FeatureLoss
 from lad.losses.precision import upcast, upcast_pair
+from lad.losses.unit_vectors import unit_vectors
 
 import torch
-import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
@@ -23,7 +23,7 @@ def batch_similarity(features: Tensor) -> Tensor:
     # Products of half precision overflow when they are added up over a whole map; autocast would choose it.
     with torch.autocast(features.device.type, enabled=False):
         flat = upcast(features).flatten(1)
-        return F.normalize(flat @ flat.T, dim=1)
+        return unit_vectors(flat @ flat.T)[0]
 
 
 def similarity_preserving_loss(student: Tensor, teacher: Tensor) -> Tensor:

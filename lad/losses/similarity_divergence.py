@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from lad.losses.knowledge_distillation import kl_divergence
 from lad.losses.precision import upcast
+from lad.losses.unit_vectors import unit_vectors
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -61,4 +61,4 @@ def _cosines(first: Tensor, second: Tensor) -> Tensor:
         )
     # Autocast would take the product in half precision.
     with torch.autocast(first.device.type, enabled=False):
-        return F.normalize(upcast(first), dim=1) @ F.normalize(upcast(second), dim=1).T
+        return unit_vectors(upcast(first))[0] @ unit_vectors(upcast(second))[0].T

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lad.base.settings import check_numbers
+from lad.errors import ConfigError
 from lad.losses.logits import soften_logits
 from lad.losses.precision import upcast
 from lad.losses.weighted import WeightedLoss
@@ -151,10 +152,11 @@ class SoftCrossEntropyLoss(WeightedLoss):
         dtype = upcast(logits).dtype
         if isinstance(self.class_weight, Sequence):
             if len(self.class_weight) != foreground:
-                raise ValueError(
-                    f"class_weight has {len(self.class_weight)} numbers for {foreground} classes"
+                raise ConfigError(
+                    f"{type(self).__name__}: class_weight has {len(self.class_weight)} numbers for {foreground} "
+                    "classes: give one for each, in their order."
                 )
-            weights = torch.tensor(self.class_weight, dtype=dtype, device=logits.device)
+            weights = torch.tensor(self.class_weight, dtype=dtype).to(logits.device, non_blocking=True)
         else:
             weights = logits.new_full((foreground,), self.class_weight, dtype=dtype)
         return weights if self.use_sigmoid else F.pad(weights, (0, 1), value=self.background_weight)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lad.mmcv_ops.precision import leaves, upcast
+from lad.mmcv_ops.precision import leaves, somewhere, upcast
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ def deform_conv_forward(
     """
     geometry = Geometry((dH, dW), (padH, padW), (dilationH, dilationW))
     x, offset, weight = upcast(input, offset, weight)
-    output.copy_(deform_conv2d(x, offset, weight, **geometry._asdict()))
+    output.copy_(deform_conv2d(x, somewhere(offset), weight, **geometry._asdict()))
 
 
 def deform_conv_backward_input(
@@ -117,7 +117,7 @@ def deform_conv_backward_parameters(
     # The convolution is linear in its weight: any weight has this gradient, and mmcv passes none.
     (weight,) = leaves(torch.zeros_like(grad_weight))
     with torch.enable_grad():
-        output = deform_conv2d(x.detach(), offset.detach(), weight, **geometry._asdict())
+        output = deform_conv2d(x.detach(), somewhere(offset.detach()), weight, **geometry._asdict())
     grad_weight.add_(torch.autograd.grad(output, weight, grad)[0], alpha=scale)
 
 
@@ -149,7 +149,7 @@ def modulated_deform_conv_forward(
     size = output.shape[-2:]
     convolved = deform_conv2d(
         x,
-        _read_flat(offset, 2 * cells, size),
+        somewhere(_read_flat(offset, 2 * cells, size)),
         weight,
         bias if with_bias else None,
         mask=_read_flat(mask, cells, size),
@@ -220,8 +220,8 @@ def _read_flat(tensor: Tensor, channels: int, size: torch.Size) -> Tensor:
 def _fixed_outside(
     offset: Tensor, input_size: torch.Size, kernel: tuple[int, int], geometry: Geometry
 ) -> Tensor:
-    """Detach the offsets of samples a pixel or more outside the input; values are unchanged."""
-    cells = offset.unflatten(1, (-1, *kernel, 2))
+    """Detach the offsets of samples a pixel or more outside the input; values that are numbers are unchanged."""
+    cells = somewhere(offset).unflatten(1, (-1, *kernel, 2))
     inside = torch.ones((), dtype=torch.bool, device=offset.device)
     for axis in range(2):
         taps = torch.arange(kernel[axis], device=offset.device) * geometry.dilation[axis]

@@ -1,4 +1,4 @@
-"""Conversion of half-precision tensors to float32 for computation."""
+"""Conversion of tensors to what torchvision's kernels compute with: float32, and places that are numbers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,18 @@ def upcast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """
     halves = (torch.float16, torch.bfloat16)
     return tuple(tensor.float() if tensor.dtype in halves else tensor for tensor in tensors)
+
+
+#: A coordinate outside of every map.
+FAR = -1e6
+
+
+def somewhere(places: Tensor) -> Tensor:
+    """Move places that are NaN far outside of the map, where mmcv's kernels, too, read zeros.
+
+    To torchvision's a NaN lies inside, and on a CPU they read memory at an index that is made of it.
+    """
+    return torch.where(places.isnan(), FAR, places)
 
 
 def leaves(*tensors: Tensor) -> tuple[Tensor, ...]:

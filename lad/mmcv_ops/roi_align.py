@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lad.mmcv_ops.missing import needs_compiled_mmcv
-from lad.mmcv_ops.precision import upcast
+from lad.mmcv_ops.precision import FAR, upcast
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ def roi_align_forward(
         aligned: Whether pixel centres lie at half-integers.
     """
     _check(pool_mode)
-    features, rois = upcast(input, rois)
+    features, rois = upcast(input, _regions(rois))
     size = (aligned_height, aligned_width)
     pooled = roi_align(features, rois.to(features.dtype), size, spatial_scale, sampling_ratio, aligned)
     output.copy_(pooled)
@@ -65,12 +65,21 @@ def roi_align_backward(
     forward and keeps its deterministic path on CUDA.
     """
     _check(pool_mode)
-    grad, rois, like = upcast(grad_output, rois, grad_input)
+    grad, rois, like = upcast(grad_output, _regions(rois), grad_input)
     with torch.enable_grad():
         features = torch.zeros_like(like).requires_grad_()
         size = (aligned_height, aligned_width)
         pooled = roi_align(features, rois.to(features.dtype), size, spatial_scale, sampling_ratio, aligned)
     grad_input.copy_(torch.autograd.grad(pooled, features, grad)[0])
+
+
+def _regions(rois: Tensor) -> Tensor:
+    """Regions ``(R, 5)``, those that are not finite as points far outside, where zeros are read.
+
+    torchvision's kernel would read memory at an index that is made of a NaN.
+    """
+    corners = torch.where(rois[:, 1:].isfinite().all(1, keepdim=True), rois[:, 1:], FAR)
+    return torch.cat([rois[:, :1], corners], dim=1)
 
 
 def _check(pool_mode: int) -> None:

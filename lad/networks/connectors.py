@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lad.base.settings import is_number, is_whole
 from lad.errors import ConfigError, UnsupportedError
 
 import torch
@@ -23,6 +24,9 @@ class ConvConnector(BaseModule):
         kernel_size: Odd, so that the map keeps its size.
         bias: Whether it has a bias.
         init_cfg: As in MMEngine.
+
+    Raises:
+        ConfigError: the size is even.
     """
 
     def __init__(
@@ -34,6 +38,11 @@ class ConvConnector(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
+        if not is_whole(kernel_size) or kernel_size < 1 or kernel_size % 2 == 0:
+            raise ConfigError(
+                f"{type(self).__name__}: kernel_size must be odd, so that the map keeps its size, got "
+                f"{kernel_size!r:.60}."
+            )
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -111,8 +120,10 @@ class MaskedGenerationConnector(BaseModule):
         self, in_channels: int, out_channels: int, mask_ratio: float = 0.65, init_cfg: dict | None = None
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        if not 0 <= mask_ratio < 1:
-            raise ConfigError(f"MaskedGenerationConnector: mask_ratio must be in [0, 1), got {mask_ratio}.")
+        if not is_number(mask_ratio) or not 0 <= mask_ratio < 1:
+            raise ConfigError(
+                f"MaskedGenerationConnector: mask_ratio must be in [0, 1), got {mask_ratio!r:.60}."
+            )
         self.mask_ratio = mask_ratio
         self.align = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
         self.generation = nn.Sequential(

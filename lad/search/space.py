@@ -14,7 +14,7 @@ from lad.errors import ConfigError
 from mmengine.config import Config
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
+    import optuna
 
 _RANGE = re.compile(
     r"^(?P<log>log:)?(?P<low>(?:[^.,:]+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)\.\.(?P<high>.+)$", re.IGNORECASE
@@ -40,15 +40,14 @@ class Parameter:
     integer: bool = False
     choices: tuple[bool | int | float | str, ...] = ()
 
-    def distribution(self) -> BaseDistribution:
-        """The parameter in optuna's terms."""
-        from optuna import distributions
-
+    def suggest(self, trial: optuna.Trial) -> None:
+        """Give a trial a value; one that has one keeps it."""
         if self.choices:
-            return distributions.CategoricalDistribution(self.choices)
-        if self.integer:
-            return distributions.IntDistribution(int(self.low), int(self.high), log=self.log)
-        return distributions.FloatDistribution(self.low, self.high, log=self.log)
+            trial.suggest_categorical(self.key, self.choices)
+        elif self.integer:
+            trial.suggest_int(self.key, int(self.low), int(self.high), log=self.log)
+        else:
+            trial.suggest_float(self.key, self.low, self.high, log=self.log)
 
     @property
     def example(self) -> bool | int | float | str:

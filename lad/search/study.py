@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -21,14 +22,29 @@ from lad.engine.checkpoints import write_whole
 from lad.errors import ConfigError, DataError, MissingPackageError
 from lad.search import trials
 from lad.search.data import split_training_data
+from lad.search.folder import (
+    BEST,
+    DATA,
+    JOURNAL,
+    SETTINGS,
+    TABLE,
+    TRIALS,
+    check_free,
+    check_journal,
+    keep_edited,
+    read_settings,
+    remove_stale_lock,
+)
 from lad.search.space import Parameter, current_value
 
+import numpy as np
 from mmengine.config import Config
 
 if TYPE_CHECKING:
     import optuna
 
-JOURNAL, SETTINGS, BEST, TABLE = "study.journal", "search.json", "best.py", "search.md"
+#: What settings are called in messages, where not by their own name.
+_SETTING_NAMES = dict(parameters="--space")
 #: Trials that are never stopped early, and the share of a training before which none is.
 STARTUP_TRIALS, WARMUP = 4, 0.3
 #: Failures in a row after which a search ends.
@@ -86,11 +102,11 @@ class Search:
         self.work_dir = work_dir
         self.print_line = print_line
         self.processes = Processes()
-        # Before anything is written: a mistake in a key is mended by the same command with another.
+        # Before anything is written.
         values = {one.key: one.example for one in settings.parameters}
         merge_options(_copy(cfg), values, "--space")
         self._check_same()
-        self.split = split_training_data(cfg, work_dir / "data", settings.share, settings.seed)
+        self.split = split_training_data(cfg, work_dir / DATA, settings.share, settings.seed)
         self.study = self._open()
 
     def run(self) -> bool:
@@ -125,27 +141,38 @@ class Search:
     # -- The study -----------------------------------------------------------------------------------------------------
 
     def _check_same(self) -> None:
-        """Write down what is searched, or refuse a folder in which something else is."""
+        """Write down what is searched, or refuse a folder in which something else is.
+
+        A search of which no trial has come to an end is replaced: its first trial has shown a mistake.
+        """
         own = asdict(self.settings)
         del own["trials"], own["hours"]  # may grow
         own["config"] = hashlib.sha256(self.cfg.pretty_text.encode()).hexdigest()
         own = json.loads(json.dumps(own))
         file = self.work_dir / SETTINGS
         if file.is_file():
-            try:
-                before = json.loads(file.read_bytes())
-            except ValueError as error:
-                raise DataError(
-                    f"{file} cannot be read ({error}): remove it to go on with the search."
-                ) from error
-            changed = [key for key, value in own.items() if before.get(key) != value]
-            if changed:
+            before = read_settings(file)
+            changed = [_SETTING_NAMES.get(key, key) for key, value in own.items() if before.get(key) != value]
+            if changed and not self._is_replaceable():
                 raise ConfigError(
                     f"{self.work_dir} has a search with another {' and '.join(changed)}: go on with the same, or give "
                     "another --work-dir."
                 )
+            if changed:
+                self.print_line(
+                    f"{self.work_dir} begins anew: no trial with another {' and '.join(changed)} was finished"
+                )
+                (self.work_dir / JOURNAL).unlink(missing_ok=True)
+                shutil.rmtree(self.work_dir / TRIALS, ignore_errors=True)
+        else:
+            check_free(self.work_dir)
         self.work_dir.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps(own, indent=1).encode())
+
+    def _is_replaceable(self) -> bool:
+        """Whether no trial of the search in the folder has been finished, and none is being trained."""
+        study = self._open()
+        return not _finished(study) and not any(map(is_locked, (self.work_dir / TRIALS).glob("*")))
 
     def _open(self) -> optuna.Study:
         try:
@@ -154,8 +181,11 @@ class Search:
         except ImportError as error:
             raise MissingPackageError("a search needs optuna: pip install optuna.") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        journal = self.work_dir / JOURNAL
+        # Absolute: the lock is a link to the file, and optuna looks at what it leads to for one that was left behind.
+        journal = (self.work_dir / JOURNAL).resolve()
         if journal.is_file():
+            check_journal(journal)
+            remove_stale_lock(journal)
             lock = JournalFileSymlinkLock(str(journal))
             lock.acquire()
             try:
@@ -172,7 +202,7 @@ class Search:
             storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
             load_if_exists=True,
             direction="maximize",
-            sampler=optuna.samplers.TPESampler(seed=self.settings.seed, n_startup_trials=STARTUP_TRIALS),
+            sampler=_sampler([self.settings.seed]),
             pruner=optuna.pruners.MedianPruner(
                 n_startup_trials=STARTUP_TRIALS, n_warmup_steps=math.ceil(WARMUP * evaluations)
             ),
@@ -194,13 +224,21 @@ class Search:
             running = self.study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING])
             for frozen in running:
                 if not is_locked(self._folder(frozen.number)):
-                    return optuna.Trial(self.study, frozen._trial_id)
+                    return self._suggested(optuna.Trial(self.study, frozen._trial_id))
             if self._left() > 0:
-                return self.study.ask({one.key: one.distribution() for one in self.settings.parameters})
+                return self._suggested(self.study.ask())
             if not running:
                 return None
             time.sleep(processes.POLL)
         return None
+
+    def _suggested(self, trial: optuna.Trial) -> optuna.Trial:
+        """The trial, with values for what is searched: a function of the seed, its number and the trials before it."""
+        # A sampler that goes on is in one process: one that begins anew would draw the values of the trials before.
+        self.study.sampler = _sampler([self.settings.seed, trial.number])
+        for one in self.settings.parameters:
+            one.suggest(trial)
+        return trial
 
     def _left(self) -> int:
         """Number of trials that are still to begin. A failed one does not count."""
@@ -208,13 +246,10 @@ class Search:
         return self.settings.trials - sum(state not in ("FAIL", "WAITING") for state in states)
 
     def _finished(self) -> list[optuna.trial.FrozenTrial]:
-        import optuna
-
-        done = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-        return self.study.get_trials(deepcopy=False, states=done)
+        return _finished(self.study)
 
     def _folder(self, number: int) -> Path:
-        return self.work_dir / "trials" / f"{number:03d}"
+        return self.work_dir / TRIALS / f"{number:03d}"
 
     def _is_over(self, begin: float) -> bool:
         hours = self.settings.hours
@@ -291,10 +326,33 @@ class Search:
         best = self.best
         if best is None:
             return
-        cfg = _copy(self.cfg)
-        merge_options(cfg, best.params, "the search's values")
-        write_whole(self.work_dir / BEST, cfg.pretty_text.encode())
+        file = self.work_dir / BEST
+        done = [trial for trial in self._finished() if trial.state.name == "COMPLETE"]
+        if (kept := keep_edited(file, map(self._text, done))) is not None:
+            self.print_line(f"{file} was changed by hand: it is kept as {kept.name}")
+        write_whole(file, self._text(best).encode())
         write_whole(self.work_dir / TABLE, results_table(self._finished(), self.settings).encode())
+
+    def _text(self, trial: optuna.trial.FrozenTrial) -> str:
+        """The config with a trial's values, for all training images."""
+        cfg = _copy(self.cfg)
+        merge_options(cfg, trial.params, "the search's values")
+        return cfg.pretty_text
+
+
+def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """The trials that were trained to their end, or stopped below the median."""
+    import optuna
+
+    done = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    return study.get_trials(deepcopy=False, states=done)
+
+
+def _sampler(seed: list[int]) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    number = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    return optuna.samplers.TPESampler(seed=number, n_startup_trials=STARTUP_TRIALS)
 
 
 def _copy(cfg: Config) -> Config:

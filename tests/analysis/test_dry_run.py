@@ -16,6 +16,8 @@ from dense_detectors import dense
 from helpers import ROOT, build, co_learning, save_checkpoint, small_paa
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.logging import MessageHub
+from seam_detectors import small
 from torch import nn
 
 LAD = ROOT / "configs/lad/solad_paa-r18-c16_paa-r18-c32_fpn_digits.py"
@@ -250,3 +252,20 @@ def test_students_pretrained_weights_are_not_fetched_whatever_the_scope(teacher_
     student.backbone.init_cfg = dict(type="Pretrained", checkpoint="/nowhere/r18.pth")
     model = dict(type=kind, student=student, teacher=teacher_spec(), methods=[dict(type="LinkProbe")])
     assert describe_config(Config(dict(model=model))).startswith("student PAA, teacher PAA\n")
+
+
+def test_losses_of_a_head_that_reads_the_epoch_are_those_of_a_late_one(tmp_path):
+    """TOOD assigns by ATSS, without a teacher, in its first epochs; outside of a run there is no epoch."""
+    MessageHub.get_current_instance().runtime_info.pop("epoch", None)
+    teacher = save_checkpoint(build(small("tood", base=16), 1), tmp_path / "teacher.pth")
+    model = MODELS.build(
+        dict(
+            type="DistillationDetector",
+            student=small("tood"),
+            teacher=dict(small("tood", base=16), checkpoint=teacher),
+            methods=[dict(type="LabelAssignmentDistillation")],
+        )
+    )
+    report = describe(model)
+    assert "could not be computed" not in report
+    assert "loss_cls" in report

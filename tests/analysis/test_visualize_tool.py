@@ -54,6 +54,16 @@ def test_lad_before_training_by_id_and_name(workplace, tmp_path, monkeypatch, ca
     assert capsys.readouterr().out.count("positives: student alone") == 2
 
 
+def test_pictures_never_replace_the_images(workplace, tmp_path, monkeypatch, capsys):
+    folder = workplace / "digits/images/train"
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    assert before
+    with pytest.raises(SystemExit):
+        draw(monkeypatch, workplace, LAD, folder, "--images", "1")
+    assert "which its picture would replace: name another folder" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in folder.iterdir()} == before
+
+
 def test_a_plain_detector_from_its_checkpoint(workplace, tmp_path, monkeypatch, capsys):
     config = CONFIGS / "lad/paa_r18-c32_fpn_digits.py"
     chosen = [

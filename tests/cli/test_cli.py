@@ -7,7 +7,7 @@ import subprocess
 import sys
 import warnings
 
-from lad.cli.arguments import add_arguments, learning_rate_mismatch, read_config
+from lad.cli.arguments import add_arguments, learning_rate_mismatch, prepare_training, read_config
 from lad.cli.messages import one_line_errors
 from lad.detectors import DistillationDetector
 from lad.engine.plain_config import plain_configs, student_only
@@ -141,3 +141,33 @@ def test_preprocessor_of_a_base_config_does_not_take_the_place_of_the_students(t
         f"_base_ = {str(ROOT / 'configs/lad/paa_r18_fpn_bccd.py')!r}\ndata_preprocessor = dict(mean=[0, 0, 0])\n"
     )
     assert read_config(parser.parse_args([str(plain)])).data_preprocessor.mean == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "variable", "command"),
+    [
+        ("pytorch", "RANK", "torchrun"),
+        ("slurm", "SLURM_PROCID", "srun"),
+        ("mpi", "OMPI_COMM_WORLD_LOCAL_RANK", "mpirun"),
+    ],
+)
+def test_a_launcher_that_launched_nothing_is_named(launcher, variable, command, monkeypatch):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = parser.parse_args([str(ROOT / LAD), "--launcher", launcher])
+    monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(
+        ConfigError, match=f"--launcher {launcher} .* {variable} is not set: start with {command}, or"
+    ):
+        read_config(args)
+    monkeypatch.setenv(variable, "0")
+    assert read_config(args).launcher == launcher
+
+
+def test_resume_schedule_without_resume_is_refused(tmp_path):
+    cfg = Config.fromfile(ROOT / "configs/lad/paa_r18-c16_fpn_digits.py")
+    cfg.work_dir = str(tmp_path)
+    with pytest.raises(
+        ConfigError, match="--resume-schedule says how a resumed run goes on: give --resume too"
+    ):
+        prepare_training(cfg, amp=False, auto_scale_lr=False, resume=None, resume_schedule="config")

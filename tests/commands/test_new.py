@@ -191,3 +191,71 @@ def test_existing_files_are_kept_unless_forced(data, monkeypatch, capsys):
     assert (data / "out_student.py").read_text() == "mine"
     run(monkeypatch, "--force")
     assert "_base_" in (data / "out_student.py").read_text()
+
+
+def yolo(folder):
+    """The images as YOLO's, a box on each."""
+    for split in ("train", "val"):
+        for file in (folder / f"mine/{split}").glob("*.png"):
+            moved = folder / f"yolo/images/{split}" / file.name
+            moved.parent.mkdir(parents=True, exist_ok=True)
+            moved.write_bytes(file.read_bytes())
+            label = folder / f"yolo/labels/{split}" / f"{file.stem}.txt"
+            label.parent.mkdir(parents=True, exist_ok=True)
+            label.write_text("0 0.5 0.5 0.5 0.5")
+    (folder / "yolo/data.yaml").write_text("names: [cat, dog]\ntrain: images/train\nval: images/val\n")
+
+
+def test_annotations_in_another_order_than_the_teachers_classes_are_copied_into_it(data, monkeypatch, capsys):
+    before = (data / "mine/annotations/train.json").read_bytes()
+    run(monkeypatch, "--checkpoint", checkpoint(data, ["dog", "cat"]))
+    assert (data / "mine/annotations/train.json").read_bytes() == before
+    cfg = load_config("out.py")
+    for split, loader in (("train", cfg.train_dataloader), ("val", cfg.val_dataloader)):
+        content = json.loads((data / f"out_annotations/{split}.json").read_text())
+        assert content["categories"] == [dict(id=2, name="dog"), dict(id=1, name="cat")]
+        dataset = DATASETS.build(loader.dataset)
+        assert dataset.metainfo["classes"] == ("dog", "cat")
+        # Image 0 has the cat.
+        assert [one["bbox_label"] for one in dataset.get_data_info(0)["instances"]] == [1]
+    # A training's own check of the files finds nothing.
+    from lad.cli.checks import check_dataset_files
+
+    check_dataset_files(cfg)
+
+
+def test_converted_annotations_are_kept_unless_forced_and_taken_back_where_it_fails(
+    data, monkeypatch, capsys
+):
+    yolo(data)
+    mine = data / "out_annotations/val.json"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    assert "out_annotations/val.json exists" in refused(monkeypatch, capsys, "--data", "yolo")
+    assert [file.name for file in mine.parent.iterdir()] == ["val.json"]
+    assert "no checkpoint" in refused(
+        monkeypatch, capsys, "--data", "yolo", "--force", "--checkpoint", "gone.pth"
+    )
+    refused(monkeypatch, capsys, "--data", "yolo", "--force", "--method", "crosskd")
+    assert mine.read_text() == "mine"
+    mine.unlink()
+    mine.parent.rmdir()
+    refused(monkeypatch, capsys, "--data", "yolo", "--method", "crosskd")
+    assert sorted(file.name for file in data.iterdir()) == ["mine", "yolo"]
+    run(monkeypatch, "--data", "yolo")
+    assert len(json.loads(mine.read_text())["annotations"]) == 3
+
+
+def test_a_config_that_is_read_is_not_written_over(data, monkeypatch, capsys):
+    own = data / "own.py"
+    own.write_text(f"_base_ = {STUDENT!r}")
+    line = refused(monkeypatch, capsys, "--force", student="own.py", out="own.py")
+    assert "--student own.py is one of the files that are written" in line
+    assert own.read_text() == f"_base_ = {STUDENT!r}"
+
+
+def test_commands_are_quoted_for_a_shell_and_nothing_else_is_printed(data, monkeypatch, capsys):
+    run(monkeypatch, out="a b/it's.py")
+    out = capsys.readouterr().out
+    assert """\n  lad train 'a b/it'"'"'s.py' --auto-scale-lr\n""" in out
+    assert "mmengine - INFO" not in out

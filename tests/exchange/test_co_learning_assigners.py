@@ -8,7 +8,7 @@ from lad.exchange.switching import StdMeanSwitch
 
 import pytest
 import torch
-from helpers import build, co_learning, make_batch
+from helpers import build, co_learning, make_batch, small_paa
 from mmdet.models.task_modules import AssignResult
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import bbox_overlaps
@@ -239,3 +239,31 @@ def test_heads_of_two_kinds_and_decisions_by_batch_are_refused():
         co_learn(dict(a=small("tood"), b=other))
     with pytest.raises(UnsupportedError, match=r"a: DDOD \(DDODHead\).*works with .*TOODHead"):
         co_learn(dict(a=small("ddod"), b=small("ddod")))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("bad", ["a", "b"])
+def test_network_whose_predictions_are_nan_stops_with_the_images_name(family, bad):
+    config = small(family)
+    model = co_learn(dict(a=config, b=config))
+    head = model.trained_networks[bad].bbox_head
+
+    def spoil(head, args, outputs):
+        outputs[0][0].data.fill_(torch.nan)
+
+    head.register_forward_hook(spoil)
+    with pytest.raises(FloatingPointError, match=r"predictions for image .* are NaN or infinite"):
+        model.loss(*make_batch((3, 0, 7)))
+
+
+@pytest.mark.parametrize("family", ["tood", "paa"])
+@pytest.mark.parametrize("finer", ["a", "b"])
+def test_feature_maps_of_other_sizes_are_named(family, finer):
+    configs = {name: small_paa() if family == "paa" else small(family) for name in "ab"}
+    configs[finer].backbone.strides = (1, 1, 2, 2)
+    model = MODELS.build(co_learning(configs, dict(type="StdMeanSwitch"))).train()
+    sizes = ("24x32", "12x16")[:: 1 if finer == "a" else -1]
+    with pytest.raises(
+        UnsupportedError, match=rf"a has feature maps of {sizes[0]}, .* and b of {sizes[1]}, "
+    ):
+        model.loss(*make_batch((3, 0, 7)))

@@ -271,6 +271,23 @@ def test_feature_maps_of_other_sizes_are_found_at_the_first_batch_and_both_heads
         loss_of(model, make_batch(**BATCH))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("branch", "value"), [("cls", torch.nan), ("reg", torch.inf)])
+def test_teacher_whose_predictions_are_not_finite_stops_with_the_images_name(family, branch, value, tmp_path):
+    """To an assigner a NaN is no candidate: without a check TOOD and DDOD would have no positives, and no fault."""
+    model = distil(small(family), small(family), tmp_path)
+    batch = make_batch(**BATCH)
+
+    def spoil(head, args, outputs):
+        outputs[0 if branch == "cls" else 1][1].data[1, 0, 0, 0] = value
+
+    handle = model.teacher.model.bbox_head.register_forward_hook(spoil)
+    with pytest.raises(FloatingPointError, match=r"image image_1\.jpg are NaN or infinite"):
+        loss_of(model, batch)
+    handle.remove()
+    assert all(value.isfinite() for value in loss_of(model, batch).values())
+
+
 def test_assigner_that_looks_at_anchors_alone_is_refused_though_its_head_could_do_better():
     static = small("ddod")
     static.train_cfg.reg_assigner = dict(type="ATSSAssigner", topk=9)

@@ -422,3 +422,16 @@ def test_detector_that_makes_its_queries_in_another_way_is_refused(tmp_path):
 def test_misspelt_option_is_refused():
     with pytest.raises(ConfigError, match="inherit_queries must be True, 'frozen' or False, got 'forzen'"):
         MODELS.build(dict(type="LabelAssignmentDistillation", inherit_queries="forzen"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("output", [0, 1])
+def test_teacher_whose_predictions_are_not_finite_stops_with_the_images_name(family, output, tmp_path):
+    model = distil(small(family), small(family), tmp_path)
+
+    def spoil(head, args, outputs):
+        outputs[output][-1, 1, 0, 0] = torch.nan
+
+    model.teacher.model.bbox_head.register_forward_hook(spoil)
+    with pytest.raises(FloatingPointError, match=r"image image_1\.jpg are NaN or infinite"):
+        seeded_loss(model, make_batch(**BATCH))

@@ -13,6 +13,8 @@ TEXT = "synchronizing CUDA operation"
 DOCUMENTED = {
     # PAA's candidates of a batch: their number comes to the host once.
     ("lad.assignment.candidates", "fetch"),
+    # Whether a teacher's predictions are finite, before assigners that wait for each image themselves.
+    ("lad.assignment.finite", "check_finite"),
     # The number of candidates of an image, as RTMDet's and YOLOX' assigners wait for it themselves.
     ("lad.exchange.co_learning.assigner", "_decide"),
     # The priors that a head uses of an image, as the head itself does.

@@ -79,6 +79,34 @@ def test_ignored_regions_take_mmdetections_own_assigner_and_equal_it():
     compare(dict(assigner=MaxIoUAssigner(0.1, 0.1, min_pos_iou=0, ignore_iof_thr=0.3)), inputs, samples)
 
 
+@pytest.mark.parametrize(("num", "share"), [(20, 0.5), (500, 0.1), (60, 0.25)])
+def test_sampled_anchors_are_mmdetections(num, share):
+    sampler = dict(
+        type="RandomSampler", num=num, pos_fraction=share, neg_pos_ub=-1, add_gt_as_proposals=False
+    )
+    found = []
+    for head in ("PAAHead", "BatchedPAAHead"):
+        model = small_paa(head)
+        model.train_cfg.sampler = sampler
+        model = build(model, 0).train()
+        torch.manual_seed(1)
+        with float64_mixtures():
+            found.append(losses_and_gradients(model, *make_batch((3, 0, 7))))
+    (wanted, gradients), (losses, own) = found
+    assert wanted["loss_bbox"] > 0
+    for name, value in wanted.items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-5)
+    for one, other in zip(own, gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_a_loss_of_deltas_is_refused():
+    with pytest.raises(
+        ConfigError, match="BatchedPAAHead learns boxes, not deltas: set reg_decoded_bbox=True"
+    ):
+        build(small_paa(reg_decoded_bbox=False))
+
+
 def test_predictions_equal_mmdetections():
     inputs, samples = make_batch()
     results = []

@@ -94,6 +94,13 @@ def test_masks_equal_those_of_loops_over_images_and_objects(boxes, map_size):
     assert not ((masks.foreground > 0) & (masks.background > 0)).any()
 
 
+def test_a_reversed_box_weighs_nothing():
+    objects = Objects(torch.tensor([[20.0, 4.0, 4.0, 8.0]]), torch.tensor([0]), (16, 32))
+    masks = object_masks(objects, 1, (2, 4))
+    assert not masks.foreground.any()
+    torch.testing.assert_close(masks.background, torch.full((1, 2, 4), 1 / 8))
+
+
 def test_attention_by_hand():
     """One channel (0, ln 3 / 2) at T 1/2: softmax of (0, ln 3) is 1/4, 3/4, times two positions 1/2, 3/2. The channels'
     means are ln 3 / 4 and, for a channel of zeros, 0: softmax of (ln 3 / 2, 0) = (0.633975, 0.366025), times 2."""

@@ -120,9 +120,12 @@ def test_head_is_as_before_after_a_step_and_after_an_exception(head, tmp_path):
     assert set(vars(model.bbox_head)) == before
 
 
-@pytest.mark.parametrize("broken", ["student", "teacher"])
-def test_predictions_that_are_not_finite_stop_with_the_images_name(broken, tmp_path):
-    model = distillation(*networks(), tmp_path, "BatchedPAAHead")
+@pytest.mark.parametrize(
+    ("broken", "kind"),
+    [("student", "BatchedPAAHead"), ("teacher", "BatchedPAAHead"), ("teacher", "PAAHead")],
+)
+def test_predictions_that_are_not_finite_stop_with_the_images_name(broken, kind, tmp_path):
+    model = distillation(*networks(), tmp_path, kind)
     head = (model.student if broken == "student" else model.teacher.model).bbox_head
 
     def spoil(module, args, outputs):

@@ -259,6 +259,12 @@ def test_mask_head_with_a_loss_of_its_own_is_refused(tmp_path):
         (dict(loss_name="kd"), ConfigError, "loss_name must contain 'loss'"),
         (dict(loss=dict(type="DKDLoss")), UnsupportedError, "DKDLoss"),
         (dict(loss=dict(type="L1Loss")), UnsupportedError, "L1Loss does not compare"),
+        (
+            dict(loss=dict(type="SoftCrossEntropyLoss")),
+            UnsupportedError,
+            "SoftCrossEntropyLoss does not compare masks",
+        ),
+        (dict(loss=dict(type="KDLoss", use_sigmoid=False)), ConfigError, "leave out use_sigmoid=False"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes, error, message):

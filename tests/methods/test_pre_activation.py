@@ -96,6 +96,16 @@ def test_boundaries_without_pretraining_are_a_loss_of_the_task_and_a_pyramid_has
     assert pretrained.methods[0].level_weights == [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
 
 
+def test_a_connector_with_a_single_value_to_normalise_is_answered_in_one_line(tmp_path):
+    """The coarsest level of 64 x 64 pixels is one cell, and the student's own norms see maps enough."""
+    method = dict(AB, pretrain=None, student="neck", teacher="neck", level_weights=None)
+    model = distil(tmp_path, [method])
+    message = r"ActivationBoundaryDistillation: a batch .* at least two images"
+    with pytest.raises(UnsupportedError, match=message) as caught:
+        seeded_loss(model, *make_batch((2,), size=(64, 64)))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_overhaul_takes_margins_from_the_last_batch_norm_of_each_stage(tmp_path, kind):
     inputs, samples = make_batch((2, 1), size=(64, 96))

@@ -245,3 +245,11 @@ def test_losses_on_cuda_inputs_do_not_wait():
         step = Step(None, samples, student, Answer(head, outputs), dict(bbox_head=outputs))
         losses = SoftLabelDistillation().losses(step)
         assert all(value.device.type == "cuda" for value in losses.values())
+
+
+def test_feature_maps_of_other_sizes_are_named(tmp_path):
+    finer = small_paa(base=16)
+    finer.backbone.strides = (1, 1, 2, 2)
+    model = distil(tmp_path, [SOFT], finer)
+    with pytest.raises(UnsupportedError, match=r"the student has feature maps of .* and the teacher of "):
+        model.loss(*make_batch((3, 2)))

@@ -226,3 +226,27 @@ def test_half_precision_offsets_decide_the_dtype(dtype):
     plain = deform_conv2d(x, offset, weight, 1, 1)
     assert plain.dtype == dtype
     torch.testing.assert_close(plain, deform_conv2d(*precise[:2], precise[3], 1, 1).to(dtype))
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+def test_samples_at_offsets_that_are_nan_are_zero_and_end_no_process(modulated):
+    """As in mmcv's kernels; torchvision's read memory at an index made of the NaN."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 4, 8, 8, requires_grad=True)
+    offset = torch.zeros(1, 18, 8, 8)
+    offset[0, :, 4, 4] = torch.nan
+    offset.requires_grad_()
+    if modulated:
+        module = ModulatedDeformConv2d(4, 5, 3, padding=1, bias=False)
+        found = module(x, offset, torch.ones(1, 9, 8, 8))
+    else:
+        module = DeformConv2d(4, 5, 3, padding=1)
+        found = module(x, offset)
+    expected = torch.nn.functional.conv2d(x, module.weight, padding=1)
+    expected[0, :, 4, 4] = 0
+    torch.testing.assert_close(found, expected)
+    gradients = torch.autograd.grad(found.square().sum(), (x, module.weight), retain_graph=True)
+    wanted = torch.autograd.grad(expected.square().sum(), (x, module.weight))
+    for own, other in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
+    assert not torch.autograd.grad(found.sum(), offset)[0][0, :, 4, 4].any()

@@ -174,3 +174,18 @@ def test_roi_pool_of_a_region_that_ends_before_it_starts():
     pooled.sum().backward()
     assert not pooled.any()
     assert not feats.grad.any()
+
+
+@pytest.mark.parametrize("ratio", [0, 2])
+@pytest.mark.parametrize(
+    "corners", [(math.nan, 1, 5, 5), (1, 1, math.nan, 5), (math.inf, 1, 5, 5), (-math.inf, 1, math.inf, 5)]
+)
+def test_regions_that_are_not_finite_hold_zeros_and_end_no_process(corners, ratio):
+    feats = features().requires_grad_()
+    rois = torch.tensor([[0, 2.0, 2, 10, 10], [0, *corners]], dtype=torch.float64)
+    pooled = roi_align(feats, rois, (2, 3), 0.5, ratio, "avg", True)
+    alone = roi_align(feats, rois[:1], (2, 3), 0.5, ratio, "avg", True)
+    torch.testing.assert_close(pooled[:1], alone)
+    assert not pooled[1].any()
+    gradient, wanted = (torch.autograd.grad(each.sum(), feats)[0] for each in (pooled, alone))
+    torch.testing.assert_close(gradient, wanted)

@@ -148,9 +148,82 @@ def test_more_trials_go_on_with_the_same_search(config, tmp_path):
     assert not said
 
 
+def test_a_search_that_goes_on_tries_other_values_and_those_of_one_that_was_never_stopped(config, tmp_path):
+    straight, _ = search(config, tmp_path / "straight", trials=4)
+    straight.run()
+    for trials_wanted in (1, 2, 3, 4):
+        parts, _ = search(config, tmp_path / "parts", trials=trials_wanted)
+        parts.run()
+    values = [trial.params["model.weight"] for trial in straight.study.trials]
+    assert len(set(values)) == 4
+    assert [trial.params["model.weight"] for trial in parts.study.trials] == values
+
+
+def test_a_trial_that_was_killed_before_it_had_values_gets_those_of_its_number(config, tmp_path):
+    straight, _ = search(config, tmp_path / "straight", trials=2)
+    straight.run()
+    killed, _ = search(config, tmp_path / "killed", trials=1)
+    killed.run()
+    killed.study.ask()
+    again, _ = search(config, tmp_path / "killed", trials=2)
+    assert again.run()
+    assert again.study.trials[1].params == straight.study.trials[1].params
+
+
+@pytest.mark.parametrize("name", ["best.py", "search.md", "data/fit.json", "trials/mine.txt"])
+def test_files_in_a_folder_that_is_no_search_are_kept(name, config, tmp_path):
+    file = tmp_path / "search" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    with pytest.raises(ConfigError, match="is there and of no search: move it, or give another --work-dir"):
+        search(config, tmp_path)
+    assert file.read_text() == "mine"
+    assert not (tmp_path / "search/search.json").exists()
+
+
+def test_a_best_config_that_was_changed_by_hand_is_kept(config, tmp_path):
+    search(config, tmp_path, trials=1)[0].run()
+    best = tmp_path / "search/best.py"
+    own = best.read_text()
+    for number in (1, 2):
+        best.write_text(f"mine = {number}")
+        one, said = search(config, tmp_path, trials=1)
+        one.run()
+        assert (tmp_path / f"search/best.edited{number}.py").read_text() == f"mine = {number}"
+        assert best.read_text() == own
+        assert any(f"kept as best.edited{number}.py" in line for line in said)
+
+
+def test_a_search_whose_first_trial_failed_is_replaced_by_the_mended_one(config, tmp_path):
+    config.model.weight = 95.0
+    with pytest.raises(DataError):
+        search(config, tmp_path, space="model.weight=90.5..99.0")[0].run()
+    one, said = search(config, tmp_path, space="model.weight=0.0..10.0", trials=2)
+    assert any("begins anew: no trial with another --space was finished" in line for line in said)
+    assert one.run()
+    assert [trial.number for trial in one.study.trials] == [0, 1]
+
+
+def test_a_lock_that_a_killed_process_left_is_passed_over(config, tmp_path, monkeypatch):
+    from optuna.storages.journal import JournalFileSymlinkLock
+
+    monkeypatch.chdir(tmp_path)
+    search(config, Path(), trials=1)[0].run()
+    JournalFileSymlinkLock(str(Path("search/study.journal").resolve()), grace_period=1).acquire()
+    # A second of grace, in the place of half a minute.
+    monkeypatch.setattr(JournalFileSymlinkLock.__init__, "__defaults__", (1,))
+    assert search(config, Path(), trials=2)[0].run()
+
+
+def test_a_lock_that_leads_nowhere_is_removed(config, tmp_path):
+    search(config, tmp_path, trials=1)[0].run()
+    (tmp_path / "search/study.journal.lock").symlink_to(tmp_path / "moved/study.journal")
+    assert search(config, tmp_path, trials=2)[0].run()
+
+
 def test_another_search_in_the_folder_is_refused(config, tmp_path):
     search(config, tmp_path, trials=1)[0].run()
-    with pytest.raises(ConfigError, match="has a search with another parameters: go on with the same"):
+    with pytest.raises(ConfigError, match="has a search with another --space: go on with the same"):
         search(config, tmp_path, space="model.weight=0.0..5.0")
     config.model.other = 1
     with pytest.raises(ConfigError, match="another config"):
@@ -182,7 +255,7 @@ def test_a_first_trial_that_fails_ends_the_search_with_its_error(config, tmp_pat
 
 
 def test_a_later_trial_that_fails_is_replaced(config, tmp_path):
-    one, said = search(config, tmp_path, space="model.weight=1.0,2.0,3.0,4.0,5.0,95.0", trials=6)
+    one, said = search(config, tmp_path, space="model.weight=1.0,2.0,3.0,4.0,5.0,95.0", trials=6, seed=4)
     assert one.run()
     states = [trial.state.name for trial in one.study.trials]
     failed = states.count("FAIL")
@@ -284,9 +357,20 @@ def test_a_half_written_line_of_the_journal_is_passed_over(config, tmp_path):
         assert len(one.study.trials) == trials_wanted
 
 
-def test_broken_settings_of_a_search_are_named(config, tmp_path):
+@pytest.mark.parametrize("line", [b"[1]garbage\n", b"\xff\xfe\n"])
+def test_a_broken_line_of_the_journal_is_named(line, config, tmp_path):
+    search(config, tmp_path, trials=1)[0].run()
+    journal = tmp_path / "search/study.journal"
+    first, rest = journal.read_bytes().split(b"\n", 1)
+    journal.write_bytes(first + b"\n" + line + rest)
+    with pytest.raises(DataError, match=r"study\.journal, line 2, cannot be read .*: take the line out"):
+        search(config, tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_broken_settings_of_a_search_are_named(content, config, tmp_path):
     search(config, tmp_path)
-    (tmp_path / "search/search.json").write_text("{")
+    (tmp_path / "search/search.json").write_text(content)
     with pytest.raises(DataError, match=r"search\.json cannot be read .*: remove it to go on"):
         search(config, tmp_path)
 

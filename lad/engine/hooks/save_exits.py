@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lad.engine.config_files import write_network_config
 from lad.engine.hooks.save_networks import SaveNetworksHook
 from lad.engine.model import detector_of
 from lad.engine.plain_config import plain_config, standalone
@@ -40,7 +41,7 @@ class SaveExitsHook(SaveNetworksHook):
         if is_main_process():
             for file, (network, name) in self.exits.items():
                 config = plain_config(runner.cfg, self.model.exits[network][name].plain_config)
-                standalone(config).dump(Path(runner.work_dir) / f"{file}.py")
+                write_network_config(standalone(config), Path(runner.work_dir) / f"{file}.py")
         self._last: list[Path] = []
         self._find_split(runner)
 

@@ -10,14 +10,23 @@ from __future__ import annotations
 import copy
 import inspect
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
+from lad.assignment.finite import check_finite
 from lad.errors import UnsupportedError
 from lad.exchange.replay import AssignerCall, replace_assigners
-from lad.exchange.seams.base import Memory, Mode, Seam, TeacherOutputs, check_same_classes, check_same_priors
+from lad.exchange.seams.base import (
+    Memory,
+    Mode,
+    Seam,
+    TeacherOutputs,
+    check_same_classes,
+    check_same_priors,
+    check_same_sizes,
+)
 from lad.heads.dense import DensePredictions, Scores, level_sizes
 
 import torch
@@ -28,10 +37,6 @@ from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
 from torch import Tensor
-
-
-def _sizes(sizes: Sequence[tuple[int, int]]) -> str:
-    return ", ".join(f"{height}x{width}" for height, width in sizes)
 
 
 class AssignerSeam(Seam):
@@ -173,15 +178,21 @@ class TeacherPredictions:
     @cached_property
     @torch.no_grad()
     def predictions(self) -> DensePredictions:
-        """The teacher's predictions, with scores of the kind that the student's assigner takes."""
+        """The teacher's predictions, with scores of the kind that the student's assigner takes.
+
+        Raises:
+            UnsupportedError: its feature maps are of other sizes.
+            FloatingPointError: they are not finite.
+        """
         family = self._seam.teacher
         found = family.predictions(self._teacher, self._outputs(range(len(self._metas))))
-        if self._student_sizes not in (None, found.sizes):
-            raise UnsupportedError(
-                f"the student's {type(self._student).__name__} has feature maps of {_sizes(self._student_sizes)} cells "
-                f"and the teacher's {type(self._teacher).__name__} of {_sizes(found.sizes)}: their feature maps differ "
-                "in size; give both the same strides and the same padding."
+        if self._student_sizes is not None:
+            student, teacher = type(self._student).__name__, type(self._teacher).__name__
+            check_same_sizes(
+                f"the student's {student}", f"the teacher's {teacher}", self._student_sizes, found.sizes
             )
+        # Waits for the device, as these assigners themselves do for every image.
+        check_finite(self._metas, found.scores, found.bboxes)
         return found.convert_scores(family.scores, self._seam.scores)
 
     @cached_property

@@ -23,6 +23,10 @@ Mode = Literal["hard", "soft"]
 TeacherOutputs = Callable[[Sequence[int]], Any]
 
 
+#: (height, width) in cells of each level.
+Sizes = Sequence[tuple[int, int]]
+
+
 class Memory(Protocol):
     """Records of a teacher's decisions on the images of one batch."""
 
@@ -95,6 +99,27 @@ def check_same_classes(student: BaseDenseHead, teacher: BaseDenseHead) -> None:
             f"the student has {student.num_classes} classes and the teacher {teacher.num_classes}: "
             "a teacher that assigns labels must have the same classes; set both num_classes alike."
         )
+
+
+def check_same_sizes(student: str, teacher: str, own: Sizes, others: Sizes) -> None:
+    """Refuse feature maps of other sizes.
+
+    Args:
+        student, teacher: What to call the two in the message.
+        own, others: (height, width) of each level in cells of the first's maps, and of the second's.
+
+    Raises:
+        UnsupportedError: names both.
+    """
+    if tuple(own) != tuple(others):
+        raise UnsupportedError(
+            f"{student} has feature maps of {_cells(own)} cells and {teacher} of {_cells(others)}: their feature maps "
+            "differ in size; give both the same strides and the same padding."
+        )
+
+
+def _cells(sizes: Sizes) -> str:
+    return ", ".join(f"{height}x{width}" for height, width in sizes)
 
 
 def check_same_priors(

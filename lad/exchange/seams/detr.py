@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from lad.assignment.finite import check_finite
 from lad.errors import UnsupportedError
 from lad.exchange.replay import AssignerCall, replace_assigners
 from lad.exchange.seams.base import Memory, Mode, Seam, TeacherOutputs, check_same_classes
@@ -73,6 +74,9 @@ class DETRSeam(Seam):
         memory: Memory | None = None,
     ) -> Iterator[None]:
         cls_scores, bbox_preds = teacher_outputs(range(len(samples)))
+        # Waits for the device, as the matching itself does for every image.
+        metas = [sample.metainfo for sample in samples]
+        check_finite(metas, cls_scores.transpose(0, 1), bbox_preds.transpose(0, 1))
         bboxes = pixel_bboxes(bbox_preds, [sample.img_shape for sample in samples])
 
         def assign(call: AssignerCall) -> AssignResult:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 
 from lad.assignment.candidates import PAACandidates
+from lad.assignment.finite import check_finite
 from lad.assignment.paa import PAAReassignment
 from lad.base.replace import replaced
 from lad.errors import UnsupportedError
@@ -64,9 +65,7 @@ class PAASeam(Seam):
     ) -> AbstractContextManager:
         metas = [sample.metainfo for sample in samples]
         if not isinstance(student, BatchedPAAHead):
-            return replaced(
-                student, "get_pos_loss", _scorer_image_by_image(teacher, teacher_outputs, len(metas))
-            )
+            return replaced(student, "get_pos_loss", _scorer_image_by_image(teacher, teacher_outputs, metas))
         if memory is None:
             return replaced(student, "scorer", _batched_scorer(teacher, teacher_outputs))
         return _replay_cached(student, teacher, teacher_outputs, metas, memory)
@@ -116,7 +115,7 @@ def _replay_cached(
 
 
 def _scorer_image_by_image(
-    teacher: PAAHead, teacher_outputs: TeacherOutputs, num_images: int
+    teacher: PAAHead, teacher_outputs: TeacherOutputs, metas: Sequence[dict]
 ) -> Callable[..., tuple[Tensor]]:
     """Replacement of ``get_pos_loss`` of MMDetection's own head, which is called for one image after the other."""
     indices = count()
@@ -127,7 +126,9 @@ def _scorer_image_by_image(
         anchors: list[Tensor], cls_score: Tensor, bbox_pred: Tensor, *targets: Tensor
     ) -> tuple[Tensor]:
         if not images:
-            cls_scores, bbox_preds, _ = teacher_outputs(range(num_images))
+            cls_scores, bbox_preds, _ = teacher_outputs(range(len(metas)))
+            # Waits for the device, as the head itself does for every object.
+            check_finite(metas, *cls_scores, *bbox_preds)
             images.extend(zip(levels_to_images(cls_scores), levels_to_images(bbox_preds), strict=True))
         teacher_cls, teacher_bbox = images[next(indices)]
         teacher_cls = teacher_cls.reshape(-1, teacher.cls_out_channels)

@@ -8,7 +8,9 @@ from typing import Any
 from lad.base.random_state import RandomState
 from lad.errors import ConfigError
 from lad.exchange.co_learning import find_co_learning
+from lad.exchange.seams import check_same_sizes
 from lad.exchange.switching import RoleSwitch, Switch
+from lad.heads.dense import level_sizes
 from lad.methods.base import JointMethod, Step
 
 from mmdet.models.detectors import BaseDetector
@@ -60,6 +62,9 @@ class CoLearningAssignment(JointMethod):
             start.restore()
             heads.append(step.student.bbox_head)
             outputs.append(step.student.bbox_head(step.student.extract_feat(step.inputs)))
+        sizes = [level_sizes(output[0]) for output in outputs]
+        for name, other in zip(steps, sizes, strict=True):
+            check_same_sizes(f"CoLearningAssignment: {next(iter(steps))}", name, sizes[0], other)
         losses, roles = self.co_learning.losses(heads, outputs, first.data_samples, self.switch)
         named = dict(zip(steps, losses, strict=True))
         if roles is None:

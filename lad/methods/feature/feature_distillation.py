@@ -8,7 +8,7 @@ from typing import Any
 
 from lad.base.capture import levels_of, split_level
 from lad.base.schedules import Schedule
-from lad.base.settings import checked_flag
+from lad.base.settings import check_numbers, checked_flag
 from lad.errors import ConfigError, UnsupportedError
 from lad.losses.feature import Objects
 from lad.methods.base import DistillationMethod, Link, Step
@@ -100,6 +100,13 @@ class FeatureDistillation(DistillationMethod):
         self.connector = connector
         self.teacher_transform = teacher_transform
         self.loss_weight = build_weight(loss_weight, f"{type(self).__name__}: loss_weight")
+        if level_weights is not None:
+            if not isinstance(level_weights, (list, tuple)):
+                raise self.mistake(
+                    f"level_weights must be a list of numbers or None, got {level_weights!r:.60}."
+                )
+            for weight in level_weights:
+                check_numbers(type(self).__name__, minimum=0, level_weights=weight)
         self.level_weights = level_weights
         self.average = checked_flag(type(self).__name__, "average", average)
         self.loss_name = checked_loss_name(type(self).__name__, loss_name)

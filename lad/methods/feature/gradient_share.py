@@ -137,12 +137,12 @@ def build_weight(config: Any, owner: str) -> Schedule | GradientShare:
         owner: What it sets, for messages.
 
     Raises:
-        ConfigError: it is no such setting.
+        ConfigError: it is no such setting, or below 0.
     """
     if isinstance(config, GradientShare):
         return config
     if not isinstance(config, dict) or config.get("type") != GRADIENT_SHARE:
-        return build_schedule(config, owner)
+        return build_schedule(config, owner, minimum=0)
     settings = {key: value for key, value in config.items() if key != "type"}
     wrong = [key for key, value in settings.items() if not is_number(value)]
     if wrong or "share" not in settings:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from lad.base.replace import replaced
-from lad.base.settings import check_numbers, checked_flag
+from lad.base.settings import check_numbers, checked_flag, is_whole
 from lad.errors import ConfigError, UnsupportedError
 from lad.heads.dense import class_logits, flatten_levels
 from lad.losses import LDLoss, binary_kl_divergence
@@ -20,7 +20,7 @@ from lad.methods.response.dense import (
     check_fit,
     check_labels_known,
 )
-from lad.methods.response.logits import build_logit_loss
+from lad.methods.response.logits import build_binary_loss
 from lad.networks.connectors import build_connector
 from lad.networks.routes import Teacher
 
@@ -104,13 +104,16 @@ class CrossHeadDistillation(DenseDistillation):
             raise ConfigError(
                 f"{OWNER}: feature must be one of {', '.join(get_args(Feature))}, got {feature!r}."
             )
-        self.depth = depth
-        self.loss_cls = build_logit_loss(loss_cls or dict(type="QualityKDLoss", beta=1.0), use_sigmoid=True)
-        if getattr(self.loss_cls, "needs_labels", False):
-            raise UnsupportedError(
-                f"{OWNER}: {type(self.loss_cls).__name__} needs labels, and the teacher's classes may be others "
-                "than the student's; use QualityKDLoss or KDLoss."
+        if depth is not None and not is_whole(depth):
+            raise ConfigError(
+                f"{OWNER}: depth must be a whole number of convolutions or None, got {depth!r:.60}."
             )
+        self.depth = depth
+        self.loss_cls = build_binary_loss(
+            OWNER,
+            loss_cls or dict(type="QualityKDLoss", beta=1.0),
+            "the teacher's classes may be others than the student's",
+        )
         self.loss_bbox_config = loss_bbox
         check_numbers(OWNER, minimum=0, centerness_weight=centerness_weight)
         self.centerness_weight = centerness_weight

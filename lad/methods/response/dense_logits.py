@@ -79,7 +79,7 @@ class DenseLogitDistillation(DenseDistillation):
         self.mapping = find_class_mapping(
             "DenseLogitDistillation", self.classes, heads[0].num_classes, heads[1].num_classes, teacher
         )
-        self.loss = build_logit_loss(self.loss_config, heads[0].use_sigmoid_cls)
+        self.loss = build_logit_loss("DenseLogitDistillation", self.loss_config, heads[0].use_sigmoid_cls)
 
     def loss_weights(self) -> dict[str, float]:
         """The factor of the loss."""

@@ -9,8 +9,8 @@ from lad.assignment.max_iou import MAX_OVERLAPS
 from lad.assignment.priors import prior_grid
 from lad.base.settings import check_numbers
 from lad.errors import ConfigError, UnsupportedError
-from lad.exchange.seams import check_same_priors
-from lad.heads.dense import class_logits, flatten_levels
+from lad.exchange.seams import check_same_priors, check_same_sizes
+from lad.heads.dense import class_logits, flatten_levels, level_sizes
 from lad.losses import focal_kl_loss
 from lad.losses.precision import upcast
 from lad.methods.base import DistillationMethod, Step
@@ -127,6 +127,12 @@ class SoftLabelDistillation(DistillationMethod):
         """
         outputs, taught = step.outputs["bbox_head"], step.teacher.outputs["bbox_head"]
         head, teacher_head = step.student.bbox_head, step.teacher.model.bbox_head
+        check_same_sizes(
+            "SoftLabelDistillation: the student",
+            "the teacher",
+            level_sizes(outputs[0]),
+            level_sizes(taught[0]),
+        )
         logits = class_logits(head, outputs).flatten(0, 1)
         teacher_logits = class_logits(teacher_head, taught).flatten(0, 1)
         deltas, teacher_deltas = (flatten_levels(own[1], 4).flatten(0, 1) for own in (outputs, taught))

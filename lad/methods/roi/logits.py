@@ -55,7 +55,7 @@ class RoILogitDistillation(RoIDistillation):
     def bind(self, student: BaseDetector, teacher: Teacher) -> None:
         """Refuse RoI heads whose classes cannot be compared."""
         super().bind(student, teacher)
-        self.loss = build_logit_loss(self.loss_config, is_sigmoid(stages_of(student)[0]))
+        self.loss = build_logit_loss(type(self).__name__, self.loss_config, is_sigmoid(stages_of(student)[0]))
 
     def check_without_labels(self, student: BaseDetector) -> None:
         """Proposals are sampled by the student's own loss."""

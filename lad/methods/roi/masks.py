@@ -9,8 +9,9 @@ from typing import Any
 
 from lad.base.replace import replaced
 from lad.errors import UnsupportedError
+from lad.losses import KDLoss, QualityKDLoss
 from lad.methods.base import DistillationMethod, Step
-from lad.methods.response.logits import build_logit_loss
+from lad.methods.response.logits import build_binary_loss
 from lad.methods.roi.heads import forward_masks, mask_rois
 from lad.methods.roi.stages import pooled_module, stage_numbers
 from lad.methods.roi.two_stage import averaged_over_ranks, find_class_mapping
@@ -82,11 +83,12 @@ class MaskLogitDistillation(DistillationMethod):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        self.loss = build_logit_loss(loss or dict(type="KDLoss"), use_sigmoid=True)
-        if getattr(self.loss, "needs_labels", False):
+        owner = type(self).__name__
+        self.loss = build_binary_loss(owner, loss or dict(type="KDLoss"), "pixels are no classes")
+        if not isinstance(self.loss, (KDLoss, QualityKDLoss)):
+            # A soft cross-entropy weights "the background", which is no other class of a pixel.
             raise UnsupportedError(
-                f"MaskLogitDistillation: {type(self.loss).__name__} compares classes, which pixels are not: use "
-                "KDLoss or QualityKDLoss."
+                f"{owner}: {type(self.loss).__name__} does not compare masks: use KDLoss or QualityKDLoss."
             )
         self.classes = checked_classes(type(self).__name__, classes)
         self.loss_name = checked_loss_name(type(self).__name__, loss_name)

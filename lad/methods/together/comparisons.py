@@ -87,7 +87,7 @@ class DenseComparison(Comparison):
             check_dense_heads(pair_label(owner, learner, teacher), found, models)
             check_labels_known(pair_label(owner, learner, teacher), found[0])
         first = next(iter(heads.values()))
-        self.loss = build_logit_loss(loss, first.use_sigmoid_cls)
+        self.loss = build_logit_loss(owner, loss, first.use_sigmoid_cls)
 
     def modules_of(self, learner: str) -> tuple[str, ...]:
         """Its dense head."""

@@ -22,7 +22,6 @@ from lad.methods.together.comparisons import check_same_classes, compare_dense, 
 from lad.methods.together.fused_predictor import FusedPrediction, FusedPredictor
 from lad.networks.dry_run import dry_run
 from lad.networks.fusion import DeepAndShallow, DeepToShallow, LevelwiseSeparableConv, find_deep_and_shallow
-from lad.networks.single_value import explaining_single_values
 
 import torch
 from mmdet.models.detectors import BaseDetector
@@ -135,7 +134,7 @@ class FeatureFusionSelfDistillation(JointMethod):
                     "neck such as FPN."
                 )
         check_same_classes(self.owner, networks)
-        self.loss = build_logit_loss(self.loss_config, leader.bbox_head.use_sigmoid_cls)
+        self.loss = build_logit_loss(self.owner, self.loss_config, leader.bbox_head.use_sigmoid_cls)
         outputs = {name: dry_run(network, ["backbone", "neck"]) for name, network in networks.items()}
         necks = {name: levels_of(found.calls("neck")) for name, found in outputs.items()}
         widths = {name: [level.shape[1] for level in necks[name]] for name in networks}
@@ -201,12 +200,11 @@ class FeatureFusionSelfDistillation(JointMethod):
         """The terms of the students, of their fusion and of the leader."""
         progress = steps[self.leader].progress
         necks = {name: levels_of(step.outputs.calls("neck")) for name, step in steps.items()}
-        with explaining_single_values(self.owner, steps[self.leader].inputs):
-            students = {name: necks[name] for name in self.students}
-            fused = self.fusion(students, steps[self.leader].data_samples)
-            terms = self._logit_terms(steps, fused)
-            terms |= self._attention_terms(necks, fused, progress)
-            terms |= self._self_terms(steps, necks, fused, progress)
+        students = {name: necks[name] for name in self.students}
+        fused = self.fusion(students, steps[self.leader].data_samples)
+        terms = self._logit_terms(steps, fused)
+        terms |= self._attention_terms(necks, fused, progress)
+        terms |= self._self_terms(steps, necks, fused, progress)
         named = {f"{self.loss_name}.{name}": value for name, value in terms.items()}
         return named | {f"{FUSION}.{name}": value for name, value in fused.losses.items()}
 

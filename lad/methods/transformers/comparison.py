@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lad.errors import ConfigError, UnsupportedError
+from lad.errors import ConfigError
 from lad.exchange.seams.detr import pixel_bboxes
 from lad.losses import FocalKLLoss
 from lad.methods.response.dense import best_probability
-from lad.methods.response.logits import build_logit_loss
+from lad.methods.response.logits import build_binary_loss
 from lad.methods.roi.two_stage import averaged_over_ranks
 from lad.methods.transformers.decoding import Answers
 
@@ -51,12 +51,11 @@ def build_answer_losses(owner: str, cls: dict, bbox: dict, iou: dict) -> AnswerL
             raise ConfigError(f"{owner}: {name} must be dict(type=..., ...), got {config!r:.60}.")
     kind = MODELS.get(cls["type"]) if isinstance(cls["type"], str) else cls["type"]
     # Its elements are single classes, those of others whole samples.
-    built = MODELS.build(cls) if kind is FocalKLLoss else build_logit_loss(cls, use_sigmoid=True)
-    if getattr(built, "needs_labels", False):
-        raise UnsupportedError(
-            f"{owner}: {type(built).__name__} needs labels, and shared queries have none: use KDLoss, FocalKLLoss or "
-            "QualityKDLoss."
-        )
+    built = (
+        MODELS.build(cls)
+        if kind is FocalKLLoss
+        else build_binary_loss(owner, cls, "shared queries have none")
+    )
     boxes = []
     for name, config, kinds in (("loss_bbox", bbox, DISTANCES), ("loss_iou", iou, OVERLAPS)):
         kind = MODELS.get(config["type"]) if isinstance(config.get("type"), str) else config.get("type")
