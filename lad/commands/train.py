@@ -71,17 +71,17 @@ def parse_args() -> argparse.Namespace:
 def train(cfg: Config) -> None:
     """Train as the prepared config says."""
     with config_errors():
-        plain = plain_configs(cfg)
+        plain = {name: standalone(config) for name, config in plain_configs(cfg).items()}
         files = {name: Path(cfg.work_dir) / f"{name}.py" for name in plain}
-        for file in files.values():
-            check_replaceable(file)
+        for name, file in files.items():
+            check_replaceable(plain[name], file)
     beside = dump_replaces_source(cfg) or Path(cfg.filename or "").stem in plain
     with config_errors(), config_beside_log() if beside else nullcontext():
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
         check_training(runner)
     if is_main_process():
         for name, config in plain.items():
-            write_network_config(standalone(config), files[name])
+            write_network_config(config, files[name])
         if mismatch := learning_rate_mismatch(cfg, get_world_size()):
             runner.logger.warning(mismatch)
     with run_errors(runner):

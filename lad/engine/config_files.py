@@ -18,13 +18,19 @@ from mmengine.runner import Runner
 MARK = "# Written by a training of lad: the plain config of a network that it leaves behind.\n"
 
 
-def check_replaceable(file: Path) -> None:
+def check_replaceable(config: Config, file: Path) -> None:
     """Refuse a file in the place of a network's config that no training has written.
 
+    Args:
+        config: The network's.
+        file: Where it will be.
+
     Raises:
-        ConfigError: it is there.
+        ConfigError: another file is there.
     """
-    if file.exists() and not file.read_text(errors="replace").startswith(MARK):
+    there = file.read_text(errors="replace") if file.exists() else None
+    # Before there was the mark, the text was the config's alone.
+    if there is not None and not there.startswith(MARK) and there != config.pretty_text:
         raise ConfigError(
             f"a training writes its network's config to {file}, and another file is there: move it, or name another "
             "--work-dir."
@@ -37,7 +43,7 @@ def write_network_config(config: Config, file: Path) -> None:
     Raises:
         ConfigError: another file is there; see :func:`check_replaceable`.
     """
-    check_replaceable(file)
+    check_replaceable(config, file)
     write_whole(file, (MARK + config.pretty_text).encode())
 
 

@@ -35,6 +35,13 @@ def test_a_networks_config_is_written_again_and_read_as_a_config(tmp_path):
     assert file.read_text().startswith(MARK)
 
 
+def test_a_networks_config_of_an_earlier_version_is_replaced(tmp_path):
+    config = Config(dict(a=1))
+    (tmp_path / "student.py").write_text(config.pretty_text)
+    write_network_config(config, tmp_path / "student.py")
+    assert (tmp_path / "student.py").read_text().startswith(MARK)
+
+
 def read(file, work_dir):
     cfg = Config.fromfile(file)
     cfg.work_dir = str(work_dir)
