@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lad.base.settings import is_number
-from lad.errors import ConfigError
+from lad.errors import ConfigError, nearest
 
 from mmengine.config import Config
 
@@ -109,6 +109,28 @@ def current_value(cfg: Config, key: str) -> Any:
         else:
             return None
     return value
+
+
+def check_key(cfg: Config, key: str) -> None:
+    """Refuse a dotted key of which a part but the last is nothing in a config; the last may have a default.
+
+    Raises:
+        ConfigError: names the part.
+    """
+    value: Any = cfg
+    *parents, _ = names = key.split(".")
+    for depth, name in enumerate(parents, 1):
+        if isinstance(value, (list, tuple)) and name.isdigit() and int(name) < len(value):
+            value = value[int(name)]
+        elif isinstance(value, (dict, Config)) and name in value:
+            value = value[name]
+        elif isinstance(value, str):
+            return  # the path of a config, which has the rest
+        else:
+            known = value if isinstance(value, (dict, Config)) else ()
+            raise ConfigError(
+                f"--space {key}: the config has no {'.'.join(names[:depth])}{nearest(name, known)}."
+            )
 
 
 def _value(text: str) -> Any:

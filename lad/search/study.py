@@ -35,7 +35,7 @@ from lad.search.folder import (
     read_settings,
     remove_stale_lock,
 )
-from lad.search.space import Parameter, current_value
+from lad.search.space import Parameter, check_key, current_value
 
 import numpy as np
 from mmengine.config import Config
@@ -105,6 +105,8 @@ class Search:
         # Before anything is written.
         values = {one.key: one.example for one in settings.parameters}
         merge_options(_copy(cfg), values, "--space")
+        for key in values:
+            check_key(cfg, key)
         self._check_same()
         self.split = split_training_data(cfg, work_dir / DATA, settings.share, settings.seed)
         self.study = self._open()
@@ -143,7 +145,7 @@ class Search:
     def _check_same(self) -> None:
         """Write down what is searched, or refuse a folder in which something else is.
 
-        A search of which no trial has come to an end is replaced: its first trial has shown a mistake.
+        A search of which every trial has failed is replaced: they have shown a mistake.
         """
         own = asdict(self.settings)
         del own["trials"], own["hours"]  # may grow
@@ -160,7 +162,7 @@ class Search:
                 )
             if changed:
                 self.print_line(
-                    f"{self.work_dir} begins anew: no trial with another {' and '.join(changed)} was finished"
+                    f"{self.work_dir} begins anew: every trial with another {' and '.join(changed)} has failed"
                 )
                 (self.work_dir / JOURNAL).unlink(missing_ok=True)
                 shutil.rmtree(self.work_dir / TRIALS, ignore_errors=True)
@@ -170,9 +172,9 @@ class Search:
         write_whole(file, json.dumps(own, indent=1).encode())
 
     def _is_replaceable(self) -> bool:
-        """Whether no trial of the search in the folder has been finished, and none is being trained."""
-        study = self._open()
-        return not _finished(study) and not any(map(is_locked, (self.work_dir / TRIALS).glob("*")))
+        """Whether all trials of the search in the folder have failed, or there are none."""
+        states = {trial.state.name for trial in self._open().get_trials(deepcopy=False)}
+        return states <= {"FAIL", "WAITING"}
 
     def _open(self) -> optuna.Study:
         try:

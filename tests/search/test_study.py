@@ -199,9 +199,17 @@ def test_a_search_whose_first_trial_failed_is_replaced_by_the_mended_one(config,
     with pytest.raises(DataError):
         search(config, tmp_path, space="model.weight=90.5..99.0")[0].run()
     one, said = search(config, tmp_path, space="model.weight=0.0..10.0", trials=2)
-    assert any("begins anew: no trial with another --space was finished" in line for line in said)
+    assert any("begins anew: every trial with another --space has failed" in line for line in said)
     assert one.run()
     assert [trial.number for trial in one.study.trials] == [0, 1]
+
+
+def test_a_trial_that_was_stopped_is_not_lost_to_another_search(config, tmp_path):
+    config.pause = 1.0
+    search(config, tmp_path, trials=1, hours=1.5 / 3600)[0].run()
+    with pytest.raises(ConfigError, match="has a search with another --space"):
+        search(config, tmp_path, space="model.weight=0.0..5.0")
+    assert (tmp_path / "search/trials/000/starts.txt").exists()
 
 
 def test_a_lock_that_a_killed_process_left_is_passed_over(config, tmp_path, monkeypatch):
