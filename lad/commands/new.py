@@ -140,7 +140,8 @@ def write(args: argparse.Namespace, files: Files, output: Output) -> tuple[Recip
     order = teachers_classes(args.checkpoint)
     layout = data_of(args, output)
     data = summarise_data(layout, order)
-    layout = in_class_order(layout, data.classes, converted_folder(args.out), output.write)
+    if not data.in_order:
+        layout = in_class_order(layout, data.classes, converted_folder(args.out), output.write)
     report_data(layout, data)
     schedule = Schedule(args.epochs, args.batch_size)
     heading = f"Written by: lad {shlex.join(['new', *sys.argv[1:]])}"

@@ -25,9 +25,8 @@ from lad.cli.options import add_config_options, add_hours
 from lad.errors import ConfigError, DataError
 from lad.search import Search, SearchSettings, parse_parameter
 from lad.search.folder import BEST, TABLE
+from lad.search.space import with_examples
 from lad.search.trials import train
-
-from mmengine.config import Config
 
 #: Exit code of a start after which trials are left.
 UNFINISHED = 3
@@ -83,18 +82,6 @@ def settings_of(args: argparse.Namespace) -> SearchSettings:
     return SearchSettings(parameters, args.trials, args.share, args.seed, args.metric, args.hours)
 
 
-def check_keys(cfg: Config, settings: SearchSettings) -> None:
-    """Refuse keys that are no settings of the config, before anything is written and trained.
-
-    Raises:
-        ConfigError: names one.
-    """
-    tried = Config(cfg._cfg_dict.to_dict(), filename=cfg.filename)
-    merge_options(tried, {one.key: one.example for one in settings.parameters}, "--space")
-    check_types(tried)
-    check_settings(tried)
-
-
 def final(search: Search) -> None:
     """Train the best config on all training images, and print what it gives on the validation data."""
     assert search.best is not None  # a finished search has one
@@ -119,7 +106,9 @@ def main() -> None:
         settings = settings_of(args)
         cfg = load_config(args.config)
         merge_options(cfg, args.cfg_options or {}, "--cfg-options")
-        check_keys(cfg, settings)
+        tried = with_examples(cfg, settings.parameters)
+        check_types(tried)
+        check_settings(tried)
         work_dir = args.work_dir or Path("work_dirs/search") / Path(args.config).stem
         search = Search(cfg, settings, work_dir)
 

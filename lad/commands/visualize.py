@@ -189,8 +189,10 @@ def check_no_image(out_dir: str, names: dict[str, str]) -> None:
     Raises:
         ConfigError: names one.
     """
-    images = {Path(image).resolve() for image in names}
-    for name in names.values():
+    there = [name for name in names.values() if (Path(out_dir) / name).exists()]
+    # Data sets have very many images: their paths are followed only where pictures could replace something.
+    images = {Path(image).resolve() for image in names} if there else set()
+    for name in there:
         if (Path(out_dir) / name).resolve() in images:
             raise ConfigError(
                 f"--out-dir {out_dir} has the data set's {name}, which its picture would replace: name another folder."

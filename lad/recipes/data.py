@@ -26,6 +26,7 @@ class DataSummary:
         rare: Names of classes in few training images.
         tail: One line about them.
         has_masks: Whether every training object has a segmentation.
+        in_order: Whether the categories of both files are in the order of the classes.
     """
 
     classes: tuple[str, ...]
@@ -36,6 +37,7 @@ class DataSummary:
     rare: tuple[str, ...]
     tail: str
     has_masks: bool
+    in_order: bool = True
 
 
 def summarise_data(layout: Layout, order: Sequence[str] | None = None) -> DataSummary:
@@ -76,6 +78,7 @@ def summarise_data(layout: Layout, order: Sequence[str] | None = None) -> DataSu
         tail=describe_tail(counts),
         has_masks=bool(content["annotations"])
         and all(annotation.get("segmentation") for annotation in content["annotations"]),
+        in_order=list(classes) == names == other,
     )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lad.base.config import merge_options
 from lad.base.settings import is_number
 from lad.errors import ConfigError, nearest
 
@@ -131,6 +133,25 @@ def check_key(cfg: Config, key: str) -> None:
             raise ConfigError(
                 f"--space {key}: the config has no {'.'.join(names[:depth])}{nearest(name, known)}."
             )
+
+
+def with_values(cfg: Config, values: Mapping[str, Any], source: str = "the search's values") -> Config:
+    """A copy of a config with other values of dotted keys; see :func:`lad.base.config.merge_options`."""
+    copied = Config(cfg._cfg_dict.to_dict(), filename=cfg.filename)
+    merge_options(copied, values, source)
+    return copied
+
+
+def with_examples(cfg: Config, parameters: Sequence[Parameter]) -> Config:
+    """A copy of a config with one of the values of each parameter, to be checked before anything is trained.
+
+    Raises:
+        ConfigError: a key does not fit the config.
+    """
+    tried = with_values(cfg, {one.key: one.example for one in parameters}, "--space")
+    for one in parameters:
+        check_key(cfg, one.key)
+    return tried
 
 
 def _value(text: str) -> Any:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lad.base import processes
-from lad.base.config import merge_options
 from lad.base.json_lines import end_last_line
 from lad.base.processes import Processes, is_locked, locked
 from lad.base.status import clock
@@ -35,7 +34,7 @@ from lad.search.folder import (
     read_settings,
     remove_stale_lock,
 )
-from lad.search.space import Parameter, check_key, current_value
+from lad.search.space import Parameter, current_value, with_examples, with_values
 
 import numpy as np
 from mmengine.config import Config
@@ -103,10 +102,7 @@ class Search:
         self.print_line = print_line
         self.processes = Processes()
         # Before anything is written.
-        values = {one.key: one.example for one in settings.parameters}
-        merge_options(_copy(cfg), values, "--space")
-        for key in values:
-            check_key(cfg, key)
+        with_examples(cfg, settings.parameters)
         self._check_same()
         self.split = split_training_data(cfg, work_dir / DATA, settings.share, settings.seed)
         self.study = self._open()
@@ -133,8 +129,7 @@ class Search:
     @property
     def best(self) -> optuna.trial.FrozenTrial | None:
         """The best of the trials that were trained to their end; None before the first."""
-        done = [trial for trial in self._finished() if trial.state.name == "COMPLETE"]
-        return max(done, key=lambda trial: trial.values[0], default=None)
+        return max(self._complete(), key=lambda trial: trial.values[0], default=None)
 
     def stop(self) -> None:
         """Stop the running training; the search can be gone on with."""
@@ -165,7 +160,8 @@ class Search:
                     f"{self.work_dir} begins anew: every trial with another {' and '.join(changed)} has failed"
                 )
                 (self.work_dir / JOURNAL).unlink(missing_ok=True)
-                shutil.rmtree(self.work_dir / TRIALS, ignore_errors=True)
+                if (self.work_dir / TRIALS).exists():
+                    shutil.rmtree(self.work_dir / TRIALS)
         else:
             check_free(self.work_dir)
         self.work_dir.mkdir(parents=True, exist_ok=True)
@@ -250,6 +246,10 @@ class Search:
     def _finished(self) -> list[optuna.trial.FrozenTrial]:
         return _finished(self.study)
 
+    def _complete(self) -> list[optuna.trial.FrozenTrial]:
+        """Those of them that were trained to their end."""
+        return [trial for trial in self._finished() if trial.state.name == "COMPLETE"]
+
     def _folder(self, number: int) -> Path:
         return self.work_dir / TRIALS / f"{number:03d}"
 
@@ -306,9 +306,7 @@ class Search:
         return error
 
     def _write_config(self, trial: optuna.Trial, folder: Path) -> Path:
-        cfg = _copy(self.split)
-        options = {**trial.params, "randomness.seed": self.settings.seed}
-        merge_options(cfg, options, "the search's values")
+        cfg = with_values(self.split, {**trial.params, "randomness.seed": self.settings.seed})
         checkpoints = (cfg.get("default_hooks") or {}).get("checkpoint")
         if isinstance(checkpoints, dict):
             checkpoints["max_keep_ckpts"] = 1  # to go on from
@@ -329,17 +327,14 @@ class Search:
         if best is None:
             return
         file = self.work_dir / BEST
-        done = [trial for trial in self._finished() if trial.state.name == "COMPLETE"]
-        if (kept := keep_edited(file, map(self._text, done))) is not None:
+        if (kept := keep_edited(file, map(self._text, self._complete()))) is not None:
             self.print_line(f"{file} was changed by hand: it is kept as {kept.name}")
         write_whole(file, self._text(best).encode())
         write_whole(self.work_dir / TABLE, results_table(self._finished(), self.settings).encode())
 
     def _text(self, trial: optuna.trial.FrozenTrial) -> str:
         """The config with a trial's values, for all training images."""
-        cfg = _copy(self.cfg)
-        merge_options(cfg, trial.params, "the search's values")
-        return cfg.pretty_text
+        return with_values(self.cfg, trial.params).pretty_text
 
 
 def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
@@ -355,10 +350,6 @@ def _sampler(seed: list[int]) -> optuna.samplers.BaseSampler:
 
     number = int(np.random.SeedSequence(seed).generate_state(1)[0])
     return optuna.samplers.TPESampler(seed=number, n_startup_trials=STARTUP_TRIALS)
-
-
-def _copy(cfg: Config) -> Config:
-    return Config(cfg._cfg_dict.to_dict(), filename=cfg.filename)
 
 
 def results_table(finished: list[optuna.trial.FrozenTrial], settings: SearchSettings) -> str:

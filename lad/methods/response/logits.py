@@ -51,13 +51,16 @@ def build_logit_loss(owner: str, config: dict, use_sigmoid: bool) -> nn.Module:
     return MODELS.build(config)
 
 
-def build_binary_loss(owner: str, config: dict, why: str) -> nn.Module:
+def build_binary_loss(
+    owner: str, config: dict, why: str, choice: str = "KDLoss or QualityKDLoss"
+) -> nn.Module:
     """A loss of logits that are binary classifiers without labels: :func:`build_logit_loss` for these alone.
 
     Args:
         owner: What the loss belongs to, for messages.
         config: As for :func:`build_logit_loss`.
         why: Why there are no labels, for the message; like 'shared queries have none'.
+        choice: What to use, for the message.
 
     Raises:
         ConfigError: as :func:`build_logit_loss`, or it is a softmax.
@@ -65,9 +68,7 @@ def build_binary_loss(owner: str, config: dict, why: str) -> nn.Module:
     """
     loss = build_logit_loss(owner, config, use_sigmoid=True)
     if getattr(loss, "needs_labels", False):
-        raise UnsupportedError(
-            f"{owner}: {type(loss).__name__} needs labels, and {why}: use KDLoss or QualityKDLoss."
-        )
+        raise UnsupportedError(f"{owner}: {type(loss).__name__} needs labels, and {why}: use {choice}.")
     if not getattr(loss, "use_sigmoid", True):
         raise ConfigError(
             f"{owner}: {type(loss).__name__} compares binary classifiers: leave out use_sigmoid=False."

@@ -54,7 +54,7 @@ def build_answer_losses(owner: str, cls: dict, bbox: dict, iou: dict) -> AnswerL
     built = (
         MODELS.build(cls)
         if kind is FocalKLLoss
-        else build_binary_loss(owner, cls, "shared queries have none")
+        else build_binary_loss(owner, cls, "shared queries have none", "KDLoss, FocalKLLoss or QualityKDLoss")
     )
     boxes = []
     for name, config, kinds in (("loss_bbox", bbox, DISTANCES), ("loss_iou", iou, OVERLAPS)):
